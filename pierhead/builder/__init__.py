@@ -1,0 +1,1 @@
+"""Dockerfile builder (a later piece of work)."""

@@ -1,0 +1,1 @@
+"""[Docker Client] The pier command."""

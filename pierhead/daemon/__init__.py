@@ -1,0 +1,1 @@
+"""[Docker Daemon] Server, Engine and Jobs; main.py puts the parts together."""

@@ -1,0 +1,1 @@
+"""[Engine] Runs jobs, owns state, locks and events."""

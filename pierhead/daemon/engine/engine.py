@@ -1,0 +1,152 @@
+"""The Engine: what a job is given, and what runs it.
+
+A Job is an async function that takes the Engine first: ``await engine.run(containers.create, name, request)``.
+``Engine.run`` gives each job an id, a span (its parent job, phases, durations), a log line at its beginning and end,
+cancellation, and a place in ``pier jobs``.
+"""
+
+import asyncio
+import contextvars
+import itertools
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
+
+from pierhead.daemon.config import Config
+from pierhead.daemon.engine.events import Events
+from pierhead.driver.execdriver.api import ExecDriver
+from pierhead.driver.graphdriver.api import GraphDriver
+from pierhead.driver.networkdriver.api import NetworkDriver
+from pierhead.errors import Unavailable
+from pierhead.graph.graphdb import GraphDB
+
+if TYPE_CHECKING:
+    from pierhead.daemon.engine.running import Running
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+log = logging.getLogger("pierd")
+HISTORY = 200
+
+
+@dataclass(slots=True)
+class Span:
+    """One job's life, or one phase of it. Times are monotonic ns; ended is 0 while it runs."""
+
+    id: int
+    name: str
+    parent: "Span | None"
+    started: int
+    ended: int = 0
+    outcome: str = ""
+    subject: str = ""
+    children: "list[Span]" = field(default_factory=list)
+
+
+current: contextvars.ContextVar[Span | None] = contextvars.ContextVar("span", default=None)
+_ids = itertools.count(1)
+
+
+@contextmanager
+def phase(name: str) -> Iterator[Span]:
+    """A named part of the current job, for its waterfall: ``with phase("networkdriver: join"): …``."""
+    parent = current.get()
+    span = Span(next(_ids), name, parent, time.monotonic_ns())
+    if parent is not None:
+        parent.children.append(span)
+    token = current.set(span)
+    try:
+        yield span
+    except BaseException as error:
+        span.outcome = f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        span.ended = time.monotonic_ns()
+        current.reset(token)
+
+
+class Locks:
+    """One asyncio.Lock per object id, made on demand and gone when nobody holds or awaits it."""
+
+    def __init__(self) -> None:
+        self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
+
+    @asynccontextmanager
+    async def hold(self, id: str) -> AsyncIterator[None]:
+        """Exclude every other job that holds the same id. Not re-entrant."""
+        lock, users = self._locks.get(id, (asyncio.Lock(), 0))
+        self._locks[id] = (lock, users + 1)
+        try:
+            async with lock:
+                yield
+        finally:
+            users = self._locks[id][1] - 1
+            if users:
+                self._locks[id] = (lock, users)
+            else:
+                del self._locks[id]
+
+
+@dataclass(slots=True)
+class Engine:
+    """The parts that jobs work with, and the running of jobs itself. Made once, by ``daemon.main``."""
+
+    config: Config
+    db: GraphDB
+    layers: GraphDriver
+    networks: Mapping[str, NetworkDriver]
+    exec: ExecDriver
+    events: Events = field(default_factory=Events)
+    locks: Locks = field(default_factory=Locks)
+    running: "dict[str, Running]" = field(default_factory=dict)
+    jobs: dict[int, Span] = field(default_factory=dict)
+    past: deque[Span] = field(default_factory=lambda: deque(maxlen=HISTORY))
+    closing: bool = False
+    tasks: "dict[int, asyncio.Task[object]]" = field(default_factory=dict)
+
+    async def run(
+        self, job: Callable[Concatenate["Engine", P], Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run a job to its end. Raises what the job raises, and Unavailable once the daemon is closing."""
+        if self.closing:
+            raise Unavailable("the daemon is shutting down")
+        name = f"{job.__module__.rpartition('.')[2]}.{job.__name__}"
+        subject = args[0] if args and isinstance(args[0], str) else ""
+        parent = current.get()
+        span = Span(next(_ids), name, parent, time.monotonic_ns(), subject=subject)
+        if parent is not None:
+            parent.children.append(span)
+        self.jobs[span.id] = span
+        task = asyncio.current_task()
+        if task is not None:
+            self.tasks[span.id] = task
+        token = current.set(span)
+        log.debug("+job %s(%s)", name, subject)
+        try:
+            result = await job(self, *args, **kwargs)
+            span.outcome = "OK"
+            return result
+        except asyncio.CancelledError:
+            span.outcome = "cancelled"
+            raise
+        except Exception as error:
+            span.outcome = f"{type(error).__name__}: {error}"
+            raise
+        finally:
+            span.ended = time.monotonic_ns()
+            current.reset(token)
+            del self.jobs[span.id]
+            self.tasks.pop(span.id, None)
+            if parent is None:
+                self.past.append(span)
+            log.debug("-job %s(%s) = %s %.1f ms", name, subject, span.outcome, (span.ended - span.started) / 1e6)
+
+
+async def blocking(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run plain blocking code (everything below the daemon) in a thread, with the job's span."""
+    return await asyncio.to_thread(function, *args, **kwargs)

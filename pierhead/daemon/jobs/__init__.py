@@ -1,0 +1,1 @@
+"""[Jobs] One async function per piece of work."""

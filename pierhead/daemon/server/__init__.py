@@ -1,0 +1,1 @@
+"""[Server] HTTP on a socket: parsing, routes, hijacked streams."""

@@ -1,0 +1,1 @@
+"""[Driver] The three driver families; each has its Protocol in api.py."""

@@ -1,0 +1,1 @@
+"""[execdriver] How a container's processes are started, watched and ended."""

@@ -1,0 +1,200 @@
+"""The exec driver's Protocol: a container's processes are started, watched, talked to and ended through it.
+
+The daemon never waits inside a driver: ``start`` and every method of a Monitor return at once, and what comes of them
+arrives as Events on the Monitor, whose ``fileno()`` the daemon's loop watches.
+"""
+
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from pierhead.libcontainer.spec import NetworkSetup, Process, SetupFailed, Spec
+
+
+@dataclass(frozen=True, slots=True)
+class LogConfig:
+    """Where and how the container's output is kept: Docker's json-file format, rotated.
+
+    path: the newest file (Docker's LogPath); older ones get ".1", ".2", …; empty: nothing is kept.
+    attrs: extra key/value pairs written with each line (json-file's labels and env options).
+    """
+
+    path: str = ""
+    max_size: int = 20 * 1000 * 1000
+    max_files: int = 5
+    attrs: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """One client's end of a container's or exec's stdio.
+
+    connection: a connected AF_UNIX SOCK_STREAM socket that the driver takes over (its other end is the daemon's).
+    The driver writes output to it: with a terminal the raw bytes, else stdcopy frames (1 byte stream: 1 stdout,
+    2 stderr; 3 zero bytes; 4 bytes big-endian length; payload), and shuts it down when the process has ended and
+    all its output is out.  What the daemon writes to it is the process's stdin; its SHUT_WR ends stdin if
+    ``close_stdin``.
+    A Stream that is closed by the daemon is dropped; the process goes on.
+    """
+
+    connection: socket.socket
+    stdin: bool = True
+    stdout: bool = True
+    stderr: bool = True
+    close_stdin: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class StartRequest:
+    """All that a container's start needs.
+
+    descriptors: "ns:<kind>" for each namespace to join.
+    ports: sockets that reserve published ports; the driver's process for this container holds them until it ends.
+    listeners: (socket, (ip, port)): reservation sockets that must also listen and splice to that address.
+    open_stdin: keep a stdin pipe; else stdin is /dev/null (with a terminal stdin is the terminal).
+    """
+
+    spec: Spec
+    log: LogConfig = field(default_factory=LogConfig)
+    streams: tuple[Stream, ...] = ()
+    descriptors: Mapping[str, int] = field(default_factory=dict)
+    ports: tuple[socket.socket, ...] = ()
+    listeners: tuple[tuple[socket.socket, tuple[str, int]], ...] = ()
+    open_stdin: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The container's command has been executed. pid as the host sees it; time in ns since the epoch.
+
+    resolver: the sockets of NetworkSetup.resolver (udp, tcp listening), now the daemon's to serve and close.
+    """
+
+    pid: int
+    started_at: int
+    resolver: tuple[socket.socket, socket.socket] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StartError:
+    """The start failed; everything that was made for it is gone again."""
+
+    error: SetupFailed
+
+
+@dataclass(frozen=True, slots=True)
+class Exited:
+    """The container's command (exec_id None) or an exec has ended; all its output is written and sent.
+
+    code: as Docker's ExitCode (128 + signal if killed).  oom: the kernel killed in this cgroup for memory.
+    """
+
+    code: int
+    signal: int
+    at: int
+    oom: bool = False
+    exec_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ExecStarted:
+    """An exec's command has been executed (pid as the host sees it)."""
+
+    exec_id: str
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExecError:
+    """An exec could not be started."""
+
+    exec_id: str
+    error: SetupFailed
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkJoined:
+    """The answer to ``Monitor.join_network`` / ``leave_network``; error None when it worked."""
+
+    serial: int
+    error: SetupFailed | None
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The driver's process for this container is gone without an exit report; the cgroup has been killed."""
+
+
+Event = Started | StartError | Exited | ExecStarted | ExecError | NetworkJoined | Lost
+
+
+class Monitor(Protocol):
+    """The daemon's connection to one container. All calls return at once; they raise OSError if it is gone."""
+
+    id: str
+
+    def fileno(self) -> int:
+        """A descriptor that is readable when ``events`` has something to give."""
+
+    def events(self) -> tuple[Event, ...]:
+        """What has happened since the last call; never waits. After the container's Exited or Lost nothing more."""
+
+    def attach(self, stream: Stream) -> None:
+        """Give one more client the container's stdio, from now on."""
+
+    def exec(self, exec_id: str, process: Process, stream: Stream | None, open_stdin: bool, privileged: bool) -> None:
+        """Run another process in the container's namespaces. Answer: ExecStarted or ExecError, later Exited."""
+
+    def resize(self, rows: int, columns: int, exec_id: str | None = None) -> None:
+        """Set the terminal's size (TIOCSWINSZ); ignored without a terminal."""
+
+    def signal(self, signum: int, exec_id: str | None = None) -> None:
+        """Send a signal to the container's PID 1 (or to an exec's process) through its pidfd."""
+
+    def join_network(self, setup: NetworkSetup, serial: int) -> None:
+        """Apply one more NetworkSetup to the running container. Answer: NetworkJoined."""
+
+    def leave_network(self, inside: tuple[bytes, ...], serial: int) -> None:
+        """Send rtnetlink messages inside the container's namespace (take an interface down). Answer: NetworkJoined."""
+
+    def hold_ports(
+        self, ports: tuple[socket.socket, ...], listeners: tuple[tuple[socket.socket, tuple[str, int]], ...]
+    ) -> None:
+        """Replace the reservation sockets that the container's process holds."""
+
+    def close(self) -> None:
+        """Let go of the connection; the container goes on (a daemon that stops)."""
+
+
+class ExecDriver(Protocol):
+    """One way of running containers. No state of it is lost by a restart of the daemon."""
+
+    name: str
+
+    def open(self) -> None:
+        """Make ready to start containers (idempotent). Raises OSError with what is missing."""
+
+    def close(self) -> None:
+        """End what belongs to the daemon's life alone; containers go on."""
+
+    def pids(self) -> tuple[int, ...]:
+        """The driver's own long-lived processes (the zygote), for figures."""
+
+    def start(self, request: StartRequest) -> Monitor:
+        """Begin to start a container; takes over every socket of the request. Answer: Started or StartError."""
+
+    def reattach(self, id: str) -> Monitor | None:
+        """After a restart of the daemon: connect again. None if nothing of it runs (see ``collect``).
+
+        The first Event is Started again if the command runs; running execs are reported by ExecStarted.
+        """
+
+    def collect(self, id: str) -> Exited | None:
+        """The exit report left on disk by a container that ended while no daemon listened; None if there is none."""
+
+    def delete(self, id: str) -> None:
+        """Kill what is left, remove the container's cgroup and run-time folder. Idempotent; may wait."""
+
+    def existing(self) -> tuple[str, ...]:
+        """Ids of everything under this driver's mark (run-time folders, cgroups), for reconciliation."""

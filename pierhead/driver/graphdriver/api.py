@@ -1,0 +1,70 @@
+"""The graph driver's Protocol: where layers live and how a root file system is put together from them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO, Protocol
+
+from pierhead.linux.mount import Root
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One path that differs from the parent, Docker's kinds: 0 modified, 1 added, 2 deleted. path is absolute."""
+
+    path: str
+    kind: int
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What ``apply`` did: bytes of regular file content, bytes on disk (st_blocks × 512), number of entries."""
+
+    size: int
+    disk: int
+    entries: int
+
+
+class GraphDriver(Protocol):
+    """Layers are named by cache ids (random hex, chosen by the caller and committed to GraphDB beforehand)."""
+
+    name: str
+
+    def probe(self) -> None:
+        """Raise OSError that says what is missing and what would fix it, where this driver cannot work."""
+
+    def create(self, id: str, parent: str | None, *, writable: bool = False) -> None:
+        """Make an empty layer on top of ``parent``. writable: it is a container's own."""
+
+    def apply(self, id: str, tar: BinaryIO) -> Applied:
+        """Unpack an uncompressed layer tar (whiteouts included) into an empty layer.
+
+        Never touches anything outside the layer, whatever the archive holds; raises InvalidParameter for an archive
+        that tries, leaving the layer to be removed by the caller.
+        """
+
+    def remove(self, id: str) -> int:
+        """Give the layer's bytes back; returns how many (st_blocks, hard links once). Idempotent."""
+
+    def exists(self, id: str) -> bool:
+        """Whether anything of the layer is on disk."""
+
+    def list(self) -> Iterator[str]:
+        """All ids on disk, for reconciliation."""
+
+    def root(self, id: str) -> Root:
+        """Describe the root file system of a layer and its parents; mounts nothing."""
+
+    def open_root(self, id: str, *, readonly: bool = True) -> int:
+        """A directory descriptor of the assembled root (a detached mount, gone when it is closed)."""
+
+    def diff(self, id: str) -> Iterator[bytes]:
+        """The layer as an uncompressed tar stream against its parent."""
+
+    def changes(self, id: str) -> Iterator[Change]:
+        """What differs from the parent, in path order."""
+
+    def disk_usage(self, id: str) -> int:
+        """Bytes of regular file content of this layer alone."""
+
+    def status(self) -> tuple[tuple[str, str], ...]:
+        """What ``docker info`` shows under Storage Driver."""

@@ -1,0 +1,1 @@
+"""[networkdriver] How a container is joined to a network; addresses, ports, names."""

@@ -1,0 +1,91 @@
+"""The network driver's Protocol, and the values of it: Network, Endpoint, PortBinding.
+
+``plan`` is pure and raises before anything is touched; what it returns is executed by the exec driver (it carries
+prepared rtnetlink messages) and by ``join``.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
+from typing import Protocol
+
+from pierhead.libcontainer.spec import NetworkSetup
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """One subnet of a network."""
+
+    subnet: IPv4Network | IPv6Network
+    gateway: IPv4Address | IPv6Address | None = None
+    ip_range: IPv4Network | IPv6Network | None = None
+    aux: Mapping[str, IPv4Address | IPv6Address] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A network as the driver sees it. options: the API's driver options, as given."""
+
+    id: str
+    name: str
+    driver: str
+    pools: tuple[Pool, ...] = ()
+    internal: bool = False
+    ipv6: bool = False
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PortBinding:
+    """A published port or range: host_low..host_high of host_ip ("" = all addresses, both families) onto
+    container_low..; proto "tcp", "udp" or "sctp". The two ranges are of equal length."""
+
+    proto: str
+    container_low: int
+    container_high: int
+    host_ip: str
+    host_low: int
+    host_high: int
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A container's place in a network.
+
+    id: 64 hex digits.  interface: name inside ("eth0").  gateway: this endpoint gives the default route.
+    """
+
+    id: str
+    network_id: str
+    container_id: str
+    interface: str
+    mac: str
+    ipv4: IPv4Interface | None = None
+    ipv6: IPv6Interface | None = None
+    gateway: bool = True
+    ports: tuple[PortBinding, ...] = ()
+
+
+class NetworkDriver(Protocol):
+    """One kind of network. All effects carry the instance's mark, so that reconciliation finds them."""
+
+    name: str
+
+    def validate(self, network: Network) -> None:
+        """Raise InvalidParameter with Docker's words for options or pools that this driver cannot serve. Pure."""
+
+    def create(self, network: Network) -> None:
+        """Make what the network needs on the host (a bridge, its rules). Idempotent: also heals."""
+
+    def delete(self, network: Network) -> None:
+        """Remove it. Idempotent."""
+
+    def plan(self, network: Network, endpoint: Endpoint) -> NetworkSetup:
+        """What joins a container's namespace to the network. Pure: computes bytes, touches nothing."""
+
+    def publish(self, network: Network, endpoint: Endpoint) -> None:
+        """Make the endpoint's ports reachable (elements of the nft maps). Idempotent."""
+
+    def leave(self, network: Network, endpoint: Endpoint) -> None:
+        """Take the endpoint's host side away: ports, conntrack entries, host link off the bridge. Idempotent;
+        goes on past failures and raises them as an ExceptionGroup."""

@@ -1,0 +1,1 @@
+"""[Graph] Images and layers, names, and GraphDB, the single source of truth."""

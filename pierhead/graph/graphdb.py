@@ -1,0 +1,270 @@
+"""GraphDB: the one SQLite file of a data root, and the single source of truth.
+
+Invariants are constraints of the schema (unique names, unique addresses in a network, no overlapping published ports,
+allowed state transitions), not checks in code.  Intent before effect: the row that names a directory, mount, interface
+or rule is committed before the thing is made, so that reconciliation after a crash compares what exists with what is
+known here.
+
+WAL; ``synchronous=FULL`` for transactions whose effect has been answered as done (``durable``), NORMAL for the rest.
+One connection behind a lock: a write takes 30–350 µs, a read below 10.
+"""
+
+import secrets
+import sqlite3
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from pierhead.graph.state import TRANSITIONS, State
+
+IntegrityError = sqlite3.IntegrityError
+"""A constraint refused a write; the message names it ("UNIQUE constraint failed: container.name")."""
+
+Row = sqlite3.Row
+Parameters = Sequence[Any] | Mapping[str, Any]
+
+SCHEMA_VERSION = 1
+
+_STATES = ", ".join(f"'{state}'" for state in State)
+
+SCHEMA = f"""
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+
+-- Graph -------------------------------------------------------------------------------------------------------------
+CREATE TABLE layer (
+    chain_id TEXT PRIMARY KEY CHECK (chain_id GLOB 'sha256:*'),
+    diff_id  TEXT NOT NULL,
+    parent   TEXT REFERENCES layer (chain_id),
+    cache_id TEXT NOT NULL UNIQUE,
+    driver   TEXT NOT NULL,
+    size     INTEGER NOT NULL DEFAULT 0,
+    disk     INTEGER NOT NULL DEFAULT 0,
+    state    TEXT NOT NULL CHECK (state IN ('making', 'ready', 'removing'))
+) WITHOUT ROWID;
+CREATE TABLE image (
+    id      TEXT PRIMARY KEY CHECK (id GLOB 'sha256:*'),
+    config  BLOB NOT NULL,                      -- the very bytes whose digest the id is
+    created INTEGER NOT NULL,                   -- ns, of the config
+    loaded  INTEGER NOT NULL,                   -- ns, when it came here
+    size    INTEGER NOT NULL,
+    top     TEXT REFERENCES layer (chain_id)    -- NULL: an image without layers
+) WITHOUT ROWID;
+CREATE TABLE tag (
+    reference TEXT PRIMARY KEY,                 -- normalized: docker.io/library/busybox:latest or …@sha256:…
+    image_id  TEXT NOT NULL REFERENCES image (id) ON DELETE CASCADE
+) WITHOUT ROWID;
+CREATE INDEX tag_image ON tag (image_id);
+
+-- Containers --------------------------------------------------------------------------------------------------------
+CREATE TABLE container (
+    id            TEXT PRIMARY KEY CHECK (length(id) = 64),
+    name          TEXT NOT NULL UNIQUE,
+    state         TEXT NOT NULL DEFAULT 'created' CHECK (state IN ({_STATES})),
+    image_id      TEXT NOT NULL,
+    image_name    TEXT NOT NULL,
+    layer_id      TEXT NOT NULL UNIQUE,         -- cache id of the writable layer
+    driver        TEXT NOT NULL,
+    config        BLOB NOT NULL,                -- JSON: the API's Config, merged with the image's
+    host_config   BLOB NOT NULL,                -- JSON: the API's HostConfig
+    mounts        BLOB NOT NULL DEFAULT '[]',   -- JSON: the API's Mounts
+    path          TEXT NOT NULL,
+    args          BLOB NOT NULL,                -- JSON array
+    created       INTEGER NOT NULL,             -- ns
+    started       INTEGER NOT NULL DEFAULT 0,
+    finished      INTEGER NOT NULL DEFAULT 0,
+    pid           INTEGER NOT NULL DEFAULT 0,
+    exit_code     INTEGER NOT NULL DEFAULT 0,
+    error         TEXT NOT NULL DEFAULT '',
+    oom           INTEGER NOT NULL DEFAULT 0,
+    restarts      INTEGER NOT NULL DEFAULT 0,
+    stopped       INTEGER NOT NULL DEFAULT 0,   -- by the user: "unless-stopped" and "always" leave it alone
+    intent        TEXT NOT NULL DEFAULT ''      -- what was going on when the row was written: 'start', 'create', …
+) WITHOUT ROWID;
+CREATE TABLE transition (before TEXT NOT NULL, after TEXT NOT NULL, PRIMARY KEY (before, after)) WITHOUT ROWID;
+CREATE TRIGGER container_state BEFORE UPDATE OF state ON container
+WHEN old.state <> new.state
+    AND NOT EXISTS (SELECT 1 FROM transition WHERE before = old.state AND after = new.state)
+BEGIN SELECT RAISE(ABORT, 'container state transition not allowed'); END;
+
+-- Networks ----------------------------------------------------------------------------------------------------------
+CREATE TABLE network (
+    id         TEXT PRIMARY KEY CHECK (length(id) = 64),
+    name       TEXT NOT NULL UNIQUE,
+    driver     TEXT NOT NULL,
+    created    INTEGER NOT NULL,
+    internal   INTEGER NOT NULL DEFAULT 0,
+    ipv4       INTEGER NOT NULL DEFAULT 1,
+    ipv6       INTEGER NOT NULL DEFAULT 0,
+    attachable INTEGER NOT NULL DEFAULT 0,
+    options    BLOB NOT NULL DEFAULT '{{}}',    -- JSON
+    labels     BLOB NOT NULL DEFAULT '{{}}',    -- JSON
+    ipam       BLOB NOT NULL DEFAULT '{{}}',    -- JSON: the API's IPAM as asked for
+    state      TEXT NOT NULL DEFAULT 'ready' CHECK (state IN ('making', 'ready', 'removing'))
+) WITHOUT ROWID;
+CREATE TABLE pool (
+    network_id TEXT NOT NULL REFERENCES network (id) ON DELETE CASCADE,
+    subnet     TEXT NOT NULL UNIQUE,
+    gateway    TEXT,
+    ip_range   TEXT,
+    aux        BLOB NOT NULL DEFAULT '{{}}',
+    PRIMARY KEY (network_id, subnet)
+) WITHOUT ROWID;
+CREATE TABLE endpoint (
+    id           TEXT PRIMARY KEY CHECK (length(id) = 64),
+    network_id   TEXT NOT NULL REFERENCES network (id),
+    container_id TEXT NOT NULL REFERENCES container (id) ON DELETE CASCADE,
+    settings     BLOB NOT NULL,                 -- JSON: the API's EndpointSettings as asked for
+    active       INTEGER NOT NULL DEFAULT 0,    -- has addresses and an interface now
+    interface    TEXT NOT NULL DEFAULT '',
+    mac          TEXT NOT NULL DEFAULT '',
+    ipv4         TEXT,                          -- with prefix length; NULL while the container does not run
+    ipv6         TEXT,
+    gateway      INTEGER NOT NULL DEFAULT 0,
+    UNIQUE (network_id, container_id)
+) WITHOUT ROWID;
+CREATE UNIQUE INDEX endpoint_ipv4 ON endpoint (network_id, ipv4) WHERE ipv4 IS NOT NULL;
+CREATE UNIQUE INDEX endpoint_ipv6 ON endpoint (network_id, ipv6) WHERE ipv6 IS NOT NULL;
+CREATE INDEX endpoint_container ON endpoint (container_id);
+CREATE TABLE address_history (                  -- who had an address last: it is the last to be handed out again
+    network_id TEXT NOT NULL REFERENCES network (id) ON DELETE CASCADE,
+    address    TEXT NOT NULL,
+    name       TEXT NOT NULL,
+    released   INTEGER NOT NULL,
+    PRIMARY KEY (network_id, address)
+) WITHOUT ROWID;
+CREATE TABLE port (                             -- published ports of running containers; ip '' = every address
+    container_id   TEXT NOT NULL REFERENCES container (id) ON DELETE CASCADE,
+    proto          TEXT NOT NULL CHECK (proto IN ('tcp', 'udp', 'sctp')),
+    ip             TEXT NOT NULL,
+    low            INTEGER NOT NULL CHECK (low BETWEEN 1 AND 65535),
+    high           INTEGER NOT NULL CHECK (high BETWEEN low AND 65535),
+    container_low  INTEGER NOT NULL,
+    PRIMARY KEY (proto, ip, low)
+) WITHOUT ROWID;
+CREATE INDEX port_container ON port (container_id);
+CREATE TRIGGER port_overlap BEFORE INSERT ON port
+WHEN EXISTS (
+    SELECT 1 FROM port WHERE proto = new.proto AND low <= new.high AND high >= new.low
+        AND (ip = new.ip
+             OR ip = '' OR new.ip = ''
+             OR (ip = '0.0.0.0' AND new.ip NOT LIKE '%:%') OR (new.ip = '0.0.0.0' AND ip NOT LIKE '%:%')
+             OR (ip = '::' AND new.ip LIKE '%:%') OR (new.ip = '::' AND ip LIKE '%:%')))
+BEGIN SELECT RAISE(ABORT, 'port is already allocated'); END;
+
+-- Volumes -----------------------------------------------------------------------------------------------------------
+CREATE TABLE volume (
+    name      TEXT PRIMARY KEY,
+    driver    TEXT NOT NULL DEFAULT 'local',
+    created   INTEGER NOT NULL,
+    anonymous INTEGER NOT NULL DEFAULT 0,
+    labels    BLOB NOT NULL DEFAULT '{{}}',
+    options   BLOB NOT NULL DEFAULT '{{}}',
+    state     TEXT NOT NULL DEFAULT 'ready' CHECK (state IN ('making', 'ready', 'removing'))
+) WITHOUT ROWID;
+CREATE TABLE volume_use (
+    volume       TEXT NOT NULL REFERENCES volume (name),
+    container_id TEXT NOT NULL REFERENCES container (id) ON DELETE CASCADE,
+    target       TEXT NOT NULL,
+    PRIMARY KEY (volume, container_id, target)
+) WITHOUT ROWID;
+"""
+
+
+class GraphDB:
+    """A connection to the database of one data root.
+
+    Statements are written where their table is at home (graph, tag store, jobs); nothing outside this module knows
+    that it is SQLite.
+    """
+
+    def __init__(self, path: str) -> None:
+        """Open or make the file. Raises OSError if it was written by a newer Pierhead or cannot be opened."""
+        self._lock = threading.RLock()
+        self._depth = 0
+        try:
+            self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            self._connection.row_factory = sqlite3.Row
+            self._connection.executescript(
+                "PRAGMA journal_mode=WAL; PRAGMA foreign_keys=ON; PRAGMA synchronous=NORMAL;"
+                "PRAGMA busy_timeout=5000; PRAGMA cache_size=-1024; PRAGMA recursive_triggers=ON;"
+            )
+        except sqlite3.Error as error:
+            raise OSError(f"GraphDB {path}: {error}") from error
+        version = self._connection.execute("PRAGMA user_version").fetchone()[0]
+        if version > SCHEMA_VERSION:
+            raise OSError(f"GraphDB {path}: made by a newer Pierhead (schema {version} > {SCHEMA_VERSION})")
+        if version == 0:
+            self._connection.executescript("BEGIN;" + SCHEMA + f"PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
+            with self.transaction(durable=True):
+                for before, after in sorted(TRANSITIONS):
+                    self.execute("INSERT INTO transition VALUES (?, ?)", (before, after))
+                self.execute("INSERT INTO meta VALUES ('instance', ?)", (secrets.token_hex(4),))
+
+    @property
+    def instance(self) -> str:
+        """This data root's id: 8 hex digits, part of the name of every kernel object of ours."""
+        return str(self.one("SELECT value FROM meta WHERE key = 'instance'")["value"])
+
+    def meta(self, key: str) -> str | None:
+        """A value of the meta table."""
+        row = self.first("SELECT value FROM meta WHERE key = ?", (key,))
+        return None if row is None else str(row["value"])
+
+    def set_meta(self, key: str, value: str) -> None:
+        """Write a value of the meta table."""
+        self.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+
+    def all(self, sql: str, parameters: Parameters = ()) -> list[Row]:
+        """Every row of a query."""
+        with self._lock:
+            return self._connection.execute(sql, parameters).fetchall()
+
+    def first(self, sql: str, parameters: Parameters = ()) -> Row | None:
+        """The first row of a query, or None."""
+        with self._lock:
+            row: Row | None = self._connection.execute(sql, parameters).fetchone()
+            return row
+
+    def one(self, sql: str, parameters: Parameters = ()) -> Row:
+        """The first row of a query that must have one. Raises LookupError."""
+        row = self.first(sql, parameters)
+        if row is None:
+            raise LookupError(sql)
+        return row
+
+    def execute(self, sql: str, parameters: Parameters = ()) -> int:
+        """Run a statement; returns the number of rows it changed. Raises IntegrityError."""
+        with self._lock:
+            return self._connection.execute(sql, parameters).rowcount
+
+    @contextmanager
+    def transaction(self, *, durable: bool = False) -> Iterator[None]:
+        """Everything inside is committed together, or nothing. Nested calls belong to the outermost.
+
+        durable: on the disk when the block ends (synchronous=FULL); else a power loss may take the last few.
+        """
+        with self._lock:
+            if self._depth:
+                yield
+                return
+            if durable:
+                self._connection.execute("PRAGMA synchronous=FULL")
+            self._connection.execute("BEGIN IMMEDIATE")
+            self._depth = 1
+            try:
+                yield
+            except BaseException:
+                self._connection.execute("ROLLBACK")
+                raise
+            else:
+                self._connection.execute("COMMIT")
+            finally:
+                self._depth = 0
+                if durable:
+                    self._connection.execute("PRAGMA synchronous=NORMAL")
+
+    def close(self) -> None:
+        """Close the file; the WAL is folded into it."""
+        with self._lock:
+            self._connection.close()

@@ -1,0 +1,1 @@
+"""[libcontainer] From a Spec to a running process: plan, init, cgroups, seccomp, capabilities."""

@@ -1,0 +1,1 @@
+"""[Registry] The Registry v2 client: auth, manifests, blobs."""

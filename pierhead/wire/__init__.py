@@ -1,0 +1,1 @@
+"""API types, stream framing and API versions: the only shapes that client and daemon share."""
