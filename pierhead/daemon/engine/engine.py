@@ -11,21 +11,21 @@ import itertools
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from pierhead.daemon.config import Config
 from pierhead.daemon.engine.events import Events
-from pierhead.driver.execdriver.api import ExecDriver
+from pierhead.daemon.engine.running import ExecInstance, Running
+from pierhead.daemon.engine.waiters import Waiters
+from pierhead.driver.execdriver.api import ExecDriver, Exited, Stream
 from pierhead.driver.graphdriver.api import GraphDriver
 from pierhead.driver.networkdriver.api import NetworkDriver
 from pierhead.errors import Unavailable
+from pierhead.graph.containers import Containers
 from pierhead.graph.graphdb import GraphDB
-
-if TYPE_CHECKING:
-    from pierhead.daemon.engine.running import Running
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -93,21 +93,40 @@ class Locks:
 
 
 @dataclass(slots=True)
+class Backoff:
+    """A container between two starts of its restart policy: the delay in s, and the task that sleeps it."""
+
+    delay: float
+    task: "asyncio.Task[None] | None" = None
+
+
+@dataclass(slots=True)
 class Engine:
     """The parts that jobs work with, and the running of jobs itself. Made once, by ``daemon.main``."""
 
     config: Config
     db: GraphDB
+    containers: Containers
     layers: GraphDriver
     networks: Mapping[str, NetworkDriver]
     exec: ExecDriver
     events: Events = field(default_factory=Events)
     locks: Locks = field(default_factory=Locks)
-    running: "dict[str, Running]" = field(default_factory=dict)
+    running: dict[str, Running] = field(default_factory=dict)
+    execs: dict[str, ExecInstance] = field(default_factory=dict)
+    waiting: dict[str, list[Stream]] = field(default_factory=dict)
+    """Attached before the start: handed over with it, so that no output is missed."""
+    waiters: Waiters = field(default_factory=Waiters)
+    backoff: dict[str, Backoff] = field(default_factory=dict)
     jobs: dict[int, Span] = field(default_factory=dict)
     past: deque[Span] = field(default_factory=lambda: deque(maxlen=HISTORY))
     closing: bool = False
+    started_jobs: int = 0
     tasks: "dict[int, asyncio.Task[object]]" = field(default_factory=dict)
+    chores: "set[asyncio.Task[Any]]" = field(default_factory=set)
+    held: set[str] = field(default_factory=set)
+    """Ids of containers whose end is neither answered by a restart policy nor by auto-remove (see supervise)."""
+    on_ended: Callable[[Running, Exited], None] = lambda running, exit: None
 
     async def run(
         self, job: Callable[Concatenate["Engine", P], Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
@@ -122,6 +141,7 @@ class Engine:
         if parent is not None:
             parent.children.append(span)
         self.jobs[span.id] = span
+        self.started_jobs += 1
         task = asyncio.current_task()
         if task is not None:
             self.tasks[span.id] = task
@@ -145,6 +165,26 @@ class Engine:
             if parent is None:
                 self.past.append(span)
             log.debug("-job %s(%s) = %s %.1f ms", name, subject, span.outcome, (span.ended - span.started) / 1e6)
+
+    async def finish(self, work: Coroutine[object, object, T]) -> T:
+        """Run something to its end even if the one who asked goes away: half a start or removal helps nobody."""
+        task = asyncio.get_running_loop().create_task(work)
+        self.chores.add(task)
+        task.add_done_callback(self.chores.discard)
+        return await asyncio.shield(task)
+
+    def background(self, work: Coroutine[object, object, None], name: str) -> "asyncio.Task[None]":
+        """Run something that no request waits for; what it raises is logged, never lost."""
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self.chores.add(task)
+
+        def done(finished: "asyncio.Task[None]") -> None:
+            self.chores.discard(finished)
+            if not finished.cancelled() and (error := finished.exception()) is not None:
+                log.error("%s: %s", name, error, exc_info=error)
+
+        task.add_done_callback(done)
+        return task
 
 
 async def blocking(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:

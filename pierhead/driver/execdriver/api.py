@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from pierhead.libcontainer.spec import NetworkSetup, Process, SetupFailed, Spec
+from pierhead.libcontainer.stats import Figures
+from pierhead.libcontainer.spec import NetworkSetup, Process, Resources, SetupFailed, Spec
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +193,21 @@ class ExecDriver(Protocol):
 
     def collect(self, id: str) -> Exited | None:
         """The exit report left on disk by a container that ended while no daemon listened; None if there is none."""
+
+    def freeze(self, id: str) -> None:
+        """Suspend every process of the container (the cgroup's freezer); returns when they are."""
+
+    def thaw(self, id: str) -> None:
+        """Let them run again. Idempotent."""
+
+    def update(self, id: str, resources: Resources) -> None:
+        """Change the limits of a running container."""
+
+    def processes(self, id: str) -> tuple[int, ...]:
+        """Every process of the container, as the host sees them."""
+
+    def figures(self, id: str) -> Figures:
+        """What its cgroup has used so far."""
 
     def delete(self, id: str) -> None:
         """Kill what is left, remove the container's cgroup and run-time folder. Idempotent; may wait."""

@@ -1,0 +1,136 @@
+"""What the daemon knows of a live container beyond GraphDB: its Monitor, its execs, and who waits for what."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from pierhead.driver.execdriver.api import (
+    ExecError,
+    ExecStarted,
+    Exited,
+    Lost,
+    Monitor,
+    NetworkJoined,
+    Started,
+    StartError,
+)
+from pierhead.libcontainer.spec import Process
+
+
+@dataclass(slots=True)
+class ExecInstance:
+    """One ``exec create``, kept until its container is gone or (ended) for a while. exit_code None: not ended."""
+
+    id: str
+    container_id: str
+    process: Process
+    open_stdin: bool
+    open_stdout: bool
+    open_stderr: bool
+    privileged: bool
+    detach_keys: str
+    created: float
+    entrypoint: str = ""
+    pid: int = 0
+    started: bool = False
+    exit_code: int | None = None
+    answer: "asyncio.Future[int] | None" = None
+
+    @property
+    def running(self) -> bool:
+        """Its process has been started and has not ended."""
+        return self.started and self.exit_code is None
+
+
+@dataclass(slots=True)
+class Running:
+    """A container that is being started or runs. Made by ``watch``; everything happens on the loop's thread."""
+
+    id: str
+    monitor: Monitor
+    started: "asyncio.Future[Started]"
+    exited: "asyncio.Future[Exited]"
+    recorded: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the start is in GraphDB: an end that comes sooner is worked off only then."""
+    settled: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the end has been recorded and everything of this run is released."""
+    execs: dict[str, ExecInstance] = field(default_factory=dict)
+    answers: "dict[int, asyncio.Future[None]]" = field(default_factory=dict)
+    serial: int = 0
+
+    def expect(self) -> "tuple[int, asyncio.Future[None]]":
+        """A serial number for a request to the Monitor, and the future of its answer."""
+        self.serial += 1
+        future = asyncio.get_running_loop().create_future()
+        self.answers[self.serial] = future
+        return self.serial, future
+
+
+def watch(
+    id: str, monitor: Monitor, ended: Callable[[Running, Exited], None], lost: Callable[[str], Exited]
+) -> Running:
+    """Follow a Monitor on the running loop.
+
+    ended: called once, when a container that was started has ended.
+    lost: asked for an exit report when the driver's process is gone without one.
+    """
+    loop = asyncio.get_running_loop()
+    running = Running(id, monitor, loop.create_future(), loop.create_future())
+
+    def end(exit: Exited) -> None:
+        loop.remove_reader(monitor.fileno())
+        monitor.close()
+        for instance in running.execs.values():
+            if instance.running:
+                instance.exit_code = 137
+            if instance.answer is not None and not instance.answer.done():
+                instance.answer.set_exception(ProcessLookupError(f"container {id} is not running"))
+        for answer in running.answers.values():
+            if not answer.done():
+                answer.set_exception(ProcessLookupError(f"container {id} is not running"))
+        if not running.started.done():
+            running.started.set_exception(ProcessLookupError(f"container {id} ended while it was started"))
+            running.started.exception()  # marked as seen: a re-attachment may have no one who awaits it
+        if not running.exited.done():
+            running.exited.set_result(exit)
+            ended(running, exit)
+
+    def readable() -> None:
+        for event in monitor.events():
+            match event:
+                case Started():
+                    if not running.started.done():
+                        running.started.set_result(event)
+                case StartError(error):
+                    loop.remove_reader(monitor.fileno())
+                    monitor.close()
+                    if not running.started.done():
+                        running.started.set_exception(error)
+                case Exited(exec_id=None):
+                    end(event)
+                case Exited():
+                    finished = running.execs.get(event.exec_id or "")
+                    if finished is not None:
+                        finished.exit_code = event.code
+                case ExecStarted(exec_id, pid):
+                    instance = running.execs.get(exec_id)
+                    if instance is not None:
+                        instance.pid, instance.started = pid, True
+                        if instance.answer is not None and not instance.answer.done():
+                            instance.answer.set_result(pid)
+                case ExecError(exec_id, error):
+                    instance = running.execs.get(exec_id)
+                    if instance is not None and instance.answer is not None and not instance.answer.done():
+                        instance.answer.set_exception(error)
+                case NetworkJoined(serial, failure):
+                    answer = running.answers.pop(serial, None)
+                    if answer is not None and not answer.done():
+                        if failure is None:
+                            answer.set_result(None)
+                        else:
+                            answer.set_exception(failure)
+                case Lost():
+                    end(lost(id))
+
+    loop.add_reader(monitor.fileno(), readable)
+    return running

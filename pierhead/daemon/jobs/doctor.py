@@ -1,0 +1,116 @@
+"""What this machine must have, what it lacks, and what would fix it (``pierd --doctor``, ``pier doctor``)."""
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TextIO
+
+from pierhead.daemon.config import Config
+
+CAPABILITIES = {
+    "CAP_SYS_ADMIN": 21,
+    "CAP_NET_ADMIN": 12,
+    "CAP_SYS_CHROOT": 18,
+    "CAP_MKNOD": 27,
+    "CAP_SETUID": 7,
+    "CAP_SETGID": 6,
+    "CAP_DAC_OVERRIDE": 1,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing to look at. needed: pierd does not start without it. look: None where it is there, else what to say."""
+
+    name: str
+    needed: bool
+    look: Callable[[Config], str | None]
+
+
+def _root(config: Config) -> str | None:
+    if os.geteuid() != 0:
+        return "pierd needs root to make namespaces, mounts and cgroups: start it with sudo"
+    return None
+
+
+def _capabilities(config: Config) -> str | None:
+    with open("/proc/self/status", encoding="ascii") as status:
+        effective = next(int(line.split()[1], 16) for line in status if line.startswith("CapEff:"))
+    absent = [name for name, number in CAPABILITIES.items() if not effective >> number & 1]
+    if absent:
+        return (
+            f"missing capabilities {', '.join(absent)}: this looks like an unprivileged container; "
+            "run pierd on the host, or in a container started with --privileged"
+        )
+    return None
+
+
+def _kernel(config: Config) -> str | None:
+    release = os.uname().release
+    major, minor = (int(part) for part in release.split(".")[:2])
+    if (major, minor) < (6, 1):
+        return f"Linux {release} is too old: 6.1 or newer is needed (Debian 12 has it)"
+    return None
+
+
+def _file_system(name: str) -> bool:
+    with open("/proc/filesystems", encoding="ascii") as file:
+        return name in file.read().split()
+
+
+def _overlay(config: Config) -> str | None:
+    if not _file_system("overlay") and shutil.which("modprobe"):
+        os.spawnlp(os.P_WAIT, "modprobe", "modprobe", "-q", "overlay")
+    if not _file_system("overlay"):
+        return (
+            "the kernel has no overlay file system (modprobe overlay): the vfs driver is used, which copies every image"
+        )
+    return None
+
+
+def _nftables(config: Config) -> str | None:
+    if shutil.which("nft") is None and not os.path.exists("/usr/sbin/nft"):
+        return "nftables is not installed: apt-get install nftables"
+    return None
+
+
+def _cgroups(config: Config) -> str | None:
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        kinds = [line.partition(" - ")[2].split()[0] for line in file]
+    if "cgroup" not in kinds and "cgroup2" not in kinds:
+        return "no cgroup file system is mounted: mount -t cgroup2 none /sys/fs/cgroup"
+    return None
+
+
+def _init(config: Config) -> str | None:
+    if shutil.which("docker-init") is None and shutil.which("tini-static") is None and shutil.which("tini") is None:
+        return "no init for --init: apt-get install tini"
+    return None
+
+
+CHECKS = (
+    Check("root", True, _root),
+    Check("capabilities", True, _capabilities),
+    Check("kernel", True, _kernel),
+    Check("cgroups", True, _cgroups),
+    Check("nftables", True, _nftables),
+    Check("overlay", False, _overlay),
+    Check("init", False, _init),
+)
+
+
+def missing(config: Config) -> list[str]:
+    """What pierd cannot do without, in words; the first reason is the deepest, the rest may follow from it."""
+    return [said for check in CHECKS if check.needed and (said := check.look(config)) is not None]
+
+
+def report(config: Config, out: TextIO) -> int:
+    """Print every check; returns the exit status: 0 if pierd can start."""
+    failed = 0
+    for check in CHECKS:
+        said = check.look(config)
+        mark = "ok" if said is None else ("MISSING" if check.needed else "warning")
+        failed += check.needed and said is not None
+        print(f"{mark:8} {check.name:13} {said or ''}".rstrip(), file=out)
+    return 1 if failed else 0

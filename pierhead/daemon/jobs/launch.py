@@ -1,0 +1,164 @@
+"""One start of a container: network, root file system, files, Spec, exec driver. The seven steps, from the fifth on."""
+
+import os
+import signal
+import time
+
+from pierhead.daemon.engine.engine import Engine, phase
+from pierhead.daemon.engine.running import watch
+from pierhead.daemon.jobs import networks, specs
+from pierhead.daemon.jobs.describe import attributes, config_of, host_config_of
+from pierhead.daemon.jobs.files import container_folder, log_config, write_files
+from pierhead.driver.execdriver.api import Exited, StartRequest
+from pierhead.errors import Conflict, NoSuchContainer, PierheadError, StartFailed
+from pierhead.graph.containers import Container
+from pierhead.graph.state import State
+from pierhead.libcontainer.spec import NamespaceKind, SetupFailed
+
+
+async def settled(engine: Engine, id: str) -> None:
+    """Wait until the end of an earlier run has been worked off (its state may already say exited)."""
+    running = engine.running.get(id)
+    if running is not None and running.exited.done():
+        await running.settled.wait()
+
+
+async def launch(engine: Engine, container: Container) -> None:
+    """Start it. The caller holds its lock, and it does not run. Raises StartFailed; then nothing of the start is left."""
+    id = container.id
+    engine.containers.update(id, intent="start")
+    try:
+        with phase("networkdriver: prepare"):
+            joined = await networks.prepare(engine, id)
+        try:
+            await _execute(engine, container, joined)
+        except BaseException:
+            with phase("networkdriver: leave"):
+                await networks.release(engine, id)
+            raise
+    except StartFailed as error:
+        _record_failure(engine, container, str(error), error.exit_code)
+        raise
+    except PierheadError as error:
+        _record_failure(engine, container, str(error), 128)
+        raise
+    except BaseException:
+        engine.containers.update(id, intent="")
+        raise
+
+
+def _record_failure(engine: Engine, container: Container, error: str, code: int) -> None:
+    with engine.db.transaction(durable=True):
+        state = State.CREATED if container.state is State.CREATED else State.EXITED
+        engine.containers.update(container.id, intent="", error=error, exit_code=code, state=state, pid=0)
+
+
+async def _execute(engine: Engine, container: Container, joined: networks.Joined) -> None:
+    id = container.id
+    config, host = config_of(container), host_config_of(container)
+    descriptors = _namespaces(engine, config, host)
+    try:
+        with phase("graphdriver: root"):
+            folder = container_folder(engine, id)
+            write_files(folder, config, await networks.files(engine, id))
+            root = engine.layers.root(container.layer_id)
+        with phase("libcontainer: spec"):
+            spec = specs.build(engine, container, config, host, root, joined.setup)
+            request = StartRequest(
+                spec=spec,
+                log=log_config(engine, container, host),
+                streams=tuple(engine.waiting.pop(id, [])),
+                descriptors=descriptors,
+                ports=joined.ports,
+                listeners=joined.listeners,
+                open_stdin=bool(config.open_stdin),
+            )
+        with phase("execdriver: start"):
+            monitor = engine.exec.start(request)
+            running = watch(
+                id,
+                monitor,
+                lambda running, exit: engine.on_ended(running, exit),
+                lambda id: engine.exec.collect(id) or Exited(137, 9, time.time_ns()),
+            )
+            engine.running[id] = running
+            try:
+                started = await running.started
+            except SetupFailed as error:
+                engine.running.pop(id, None)
+                raise explain(error, spec.process.args) from error
+            except OSError as error:
+                engine.running.pop(id, None)
+                raise StartFailed(f"failed to start container {id}: {error}") from error
+    finally:
+        for descriptor in descriptors.values():
+            os.close(descriptor)
+    try:
+        with engine.db.transaction(durable=True):
+            engine.containers.update(
+                id,
+                state=State.RUNNING,
+                pid=started.pid,
+                started=started.started_at,
+                error="",
+                exit_code=0,
+                intent="",
+                oom=0,
+            )
+        await networks.joined(engine, id, started)
+    except BaseException:
+        running.monitor.signal(signal.SIGKILL)  # its end is worked off like any other
+        raise
+    finally:
+        running.recorded.set()
+    engine.events.publish("container", "start", id, attributes(container))
+
+
+def explain(error: SetupFailed, args: tuple[str, ...]) -> StartFailed:
+    """A set-up failure in Docker's words, with the exit code that Docker stores for it."""
+    text = error.strerror or str(error)
+    prefix = (
+        "failed to create task for container: failed to create shim task: OCI runtime create failed: "
+        "runc create failed: unable to start container process: "
+    )
+    if error.stage == "exec":
+        code = 126 if "permission denied" in text or "exec format" in text or "is a directory" in text else 127
+        return StartFailed(f"{prefix}error during container init: {text}: unknown", code)
+    if error.stage == "process":
+        code = 127 if "no such file" in text.lower() else 128
+        return StartFailed(f"{prefix}error during container init: {_where(error, text)}: unknown", code)
+    return StartFailed(f"{prefix}error during container init: {_where(error, text)}: unknown", 128)
+
+
+def _where(error: SetupFailed, text: str) -> str:
+    return text if not error.filename else f"{error.call} {error.filename}: {text}"
+
+
+def _namespaces(engine: Engine, config: object, host: "specs.HostConfig") -> dict[str, int]:
+    """Descriptors of the other containers' namespaces that this one joins ("container:NAME")."""
+    modes = {
+        NamespaceKind.NETWORK: host.network_mode,
+        NamespaceKind.PID: host.pid_mode,
+        NamespaceKind.IPC: host.ipc_mode,
+    }
+    descriptors: dict[str, int] = {}
+    try:
+        for kind, mode in modes.items():
+            if not mode or not mode.startswith("container:"):
+                continue
+            name = mode.removeprefix("container:")
+            try:
+                other = engine.containers.find(name)
+            except NoSuchContainer:
+                raise NoSuchContainer(name) from None
+            if not other.live or not other.pid:
+                what = "network namespace" if kind is NamespaceKind.NETWORK else f"{kind} namespace"
+                if kind is NamespaceKind.NETWORK:
+                    raise Conflict(f"cannot join network of a non running container: {other.id}")
+                raise Conflict(f"cannot join {what} of a non running container: {other.id}")
+            descriptors[f"ns:{kind}"] = os.open(f"/proc/{other.pid}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC)
+    except BaseException:
+        for descriptor in descriptors.values():
+            os.close(descriptor)
+        raise
+    return descriptors

@@ -1,0 +1,218 @@
+"""Jobs that move a container from one state to another: start, stop, restart, kill, pause, unpause, wait."""
+
+import asyncio
+import signal as signals
+from collections.abc import Awaitable
+
+from pierhead.daemon.engine.engine import Engine, blocking
+from pierhead.daemon.engine.waiters import Condition
+from pierhead.daemon.jobs import launch, supervise
+from pierhead.daemon.jobs.describe import attributes, config_of
+from pierhead.errors import Conflict, InvalidParameter, NotModified, PierheadError
+from pierhead.graph.containers import Container
+from pierhead.graph.state import State
+from pierhead.wire.containers import ContainerWaitResponse
+
+KILL_PATIENCE = 10.0
+"""Seconds that Docker waits for a killed container before it says so."""
+
+DEFAULT_STOP_TIMEOUT = 10
+
+
+def signal_number(name: str) -> int:
+    """ "SIGTERM", "term" or "15" as a number. Raises InvalidParameter with Docker's words."""
+    text = name.strip().upper()
+    if text.isascii() and text.isdigit():
+        number = int(text)
+        if 1 <= number <= signals.SIGRTMAX:
+            return number
+        raise InvalidParameter(f"invalid signal: {name}")
+    text = text.removeprefix("SIG")
+    base, plus, offset = text.partition("+")
+    if base in ("RTMIN", "RTMAX") or (base.startswith("RTMAX-")):
+        if text.startswith("RTMIN") and (not plus or offset.isdigit()):
+            return int(signals.SIGRTMIN) + int(offset or 0)
+        base, minus, offset = text.partition("-")
+        if base == "RTMAX" and (not minus or offset.isdigit()):
+            return int(signals.SIGRTMAX) - int(offset or 0)
+    try:
+        return int(signals.Signals[f"SIG{text}"])
+    except KeyError:
+        raise InvalidParameter(f"invalid signal: {name}") from None
+
+
+def _not_running(container: Container) -> Conflict:
+    return Conflict(f"container {container.id} is not running")
+
+
+async def start(engine: Engine, name: str) -> None:
+    """Run the container's command. Raises NotModified where it runs already, StartFailed, Conflict."""
+    await engine.finish(_start(engine, engine.containers.find(name).id))
+
+
+async def _start(engine: Engine, id: str) -> None:
+    async with engine.locks.hold(id):
+        await launch.settled(engine, id)
+        container = engine.containers.get(id)
+        if container.state is State.PAUSED:
+            raise Conflict("cannot start a paused container, try unpause instead")
+        if container.state is State.RUNNING:
+            raise NotModified("container already started")
+        if container.state in (State.REMOVING, State.DEAD):
+            raise Conflict("container is marked for removal and cannot be started")
+        supervise.forget_restart(engine, id)
+        with engine.db.transaction():
+            engine.containers.update(id, restarts=0, stopped=0)
+        await launch.launch(engine, engine.containers.get(id))
+
+
+async def stop(engine: Engine, name: str, signal: str | None = None, timeout: int | None = None) -> None:
+    """Stop signal, then SIGKILL after ``timeout`` seconds (-1: never; None: the container's own, else 10)."""
+    container = engine.containers.find(name)
+    if container.state is State.RESTARTING:
+        await _end_restarting(engine, container)
+        return
+    if not container.live:
+        raise NotModified("container already stopped")
+    await end(engine, container, signal, timeout)
+    engine.events.publish("container", "stop", container.id, attributes(container))
+
+
+async def _end_restarting(engine: Engine, container: Container) -> None:
+    supervise.forget_restart(engine, container.id)
+    with engine.db.transaction(durable=True):
+        engine.containers.update(container.id, state=State.EXITED, stopped=1)
+    engine.waiters.wake(container.id, container.exit_code, Condition.NOT_RUNNING)
+
+
+async def end(engine: Engine, container: Container, signal: str | None, timeout: int | None) -> None:
+    """Bring a live container to its end, and wait until everything of its run is released."""
+    config = config_of(container)
+    number = signal_number(signal or config.stop_signal or "SIGTERM")
+    patience = timeout if timeout is not None else config.stop_timeout
+    if patience is None:
+        patience = DEFAULT_STOP_TIMEOUT
+    engine.containers.update(container.id, stopped=1)
+    running = engine.running.get(container.id)
+    if running is None:
+        return
+    if container.state is State.PAUSED:
+        await blocking(engine.exec.thaw, container.id)
+    _send(engine, container, number)
+    try:
+        await asyncio.wait_for(running.settled.wait(), None if patience < 0 else patience)
+        return
+    except TimeoutError:
+        _send(engine, container, signals.SIGKILL)
+    await _await_death(engine, container)
+
+
+async def _await_death(engine: Engine, container: Container) -> None:
+    running = engine.running.get(container.id)
+    if running is None:
+        return
+    try:
+        await asyncio.wait_for(running.settled.wait(), KILL_PATIENCE)
+    except TimeoutError:
+        raise PierheadError(
+            f"tried to kill container {container.id}, but did not receive an exit event within {KILL_PATIENCE:.0f} s"
+        ) from None
+
+
+def _send(engine: Engine, container: Container, number: int) -> None:
+    running = engine.running.get(container.id)
+    if running is None:
+        return
+    try:
+        running.monitor.signal(number)
+    except OSError:
+        return  # it has just ended: its exit event is on the way
+    engine.events.publish("container", "kill", container.id, {**attributes(container), "signal": str(int(number))})
+
+
+async def kill(engine: Engine, name: str, signal: str = "SIGKILL") -> None:
+    """Send a signal to the container's PID 1; SIGKILL also waits for its end."""
+    container = engine.containers.find(name)
+    number = signal_number(signal or "SIGKILL")
+    if not container.live:
+        raise Conflict(f"cannot kill container: {name}: {_not_running(container)}")
+    stop_signal = config_of(container).stop_signal
+    if number == signals.SIGKILL or not stop_signal or signal_number(stop_signal) == number:
+        engine.containers.update(container.id, stopped=1)
+    if container.state is State.PAUSED and number == signals.SIGKILL:
+        await blocking(engine.exec.thaw, container.id)
+    _send(engine, container, number)
+    if number == signals.SIGKILL:
+        await _await_death(engine, container)
+
+
+async def restart(engine: Engine, name: str, signal: str | None = None, timeout: int | None = None) -> None:
+    """Stop where it runs, then start."""
+    container = engine.containers.find(name)
+    await engine.finish(_restart(engine, container.id, signal, timeout))
+    engine.events.publish("container", "restart", container.id, attributes(container))
+
+
+async def _restart(engine: Engine, id: str, signal: str | None, timeout: int | None) -> None:
+    async with engine.locks.hold(id):
+        supervise.forget_restart(engine, id)
+        container = engine.containers.get(id)
+        if container.live:
+            # An auto-remove container must live through its own restart, and no policy may start it meanwhile.
+            supervise.hold(engine, container.id)
+            try:
+                await end(engine, container, signal, timeout)
+            finally:
+                supervise.unhold(engine, container.id)
+        await launch.settled(engine, container.id)
+        engine.containers.update(container.id, stopped=0, restarts=0)
+        await launch.launch(engine, engine.containers.get(container.id))
+
+
+async def pause(engine: Engine, name: str) -> None:
+    """Freeze every process of the container."""
+    id = engine.containers.find(name).id
+    async with engine.locks.hold(id):
+        container = engine.containers.get(id)
+        if container.state is State.PAUSED:
+            raise Conflict(f"Container {container.id} is already paused")
+        if container.state is State.RESTARTING:
+            raise Conflict(f"Container {container.id} is restarting, wait until the container is running")
+        if container.state is not State.RUNNING:
+            raise Conflict(f"Container {container.id} is not running")
+        await blocking(engine.exec.freeze, id)
+        with engine.db.transaction(durable=True):
+            engine.containers.update(id, state=State.PAUSED)
+    engine.events.publish("container", "pause", id, attributes(container))
+
+
+async def unpause(engine: Engine, name: str) -> None:
+    """Let a paused container go on."""
+    id = engine.containers.find(name).id
+    async with engine.locks.hold(id):
+        container = engine.containers.get(id)
+        if container.state is not State.PAUSED:
+            raise Conflict(f"Container {container.id} is not paused")
+        await blocking(engine.exec.thaw, id)
+        with engine.db.transaction(durable=True):
+            engine.containers.update(id, state=State.RUNNING)
+    engine.events.publish("container", "unpause", id, attributes(container))
+
+
+async def wait(engine: Engine, name: str, condition: str = "") -> Awaitable[ContainerWaitResponse]:
+    """Something to await for the exit code; the caller answers the request's head before that."""
+    try:
+        wanted = Condition(condition or Condition.NOT_RUNNING)
+    except ValueError:
+        raise InvalidParameter(f'invalid condition: "{condition}"') from None
+    container = engine.containers.find(name)
+    if wanted is Condition.NOT_RUNNING and not container.live and container.state is not State.RESTARTING:
+        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        future.set_result(container.exit_code)
+    else:
+        future = engine.waiters.add(container.id, wanted)
+
+    async def answer() -> ContainerWaitResponse:
+        return ContainerWaitResponse(status_code=await future)
+
+    return answer()

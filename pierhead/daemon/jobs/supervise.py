@@ -1,0 +1,202 @@
+"""What happens when a container ends, and when the daemon comes back to containers that ran on without it."""
+
+import asyncio
+import time
+
+from pierhead.daemon.engine.engine import Backoff, Engine, blocking, log, phase
+from pierhead.daemon.engine.running import Running, watch
+from pierhead.daemon.engine.waiters import Condition
+from pierhead.daemon.jobs import containers, launch, networks
+from pierhead.daemon.jobs.describe import attributes, host_config_of
+from pierhead.driver.execdriver.api import Exited
+from pierhead.errors import PierheadError
+from pierhead.graph.containers import Container
+from pierhead.graph.state import State
+
+FIRST_DELAY = 0.1
+LONGEST_DELAY = 60.0
+STEADY = 10.0
+"""Seconds, as Docker: the delay between restarts doubles up to the longest, and starts anew after a steady run."""
+
+LOST_EXIT_CODE = 255
+"""What Docker records for a container that ended while nobody could see how."""
+
+
+def ended(engine: Engine, running: Running, exit: Exited) -> None:
+    """The Monitor's report of a container's end; the rest is done as a job."""
+    engine.background(engine.run(settle, running.id, exit), f"settle {running.id[:12]}")
+
+
+async def settle(engine: Engine, id: str, exit: Exited) -> None:
+    """Record an end, give everything of that run back, then restart, remove or leave the container."""
+    running = engine.running.get(id)
+    if running is not None:
+        await running.recorded.wait()
+    container = engine.containers.get(id)
+    again = _restarts(engine, container, exit)
+    # Every step is tried: an end that is not recorded would leave a container that can be neither stopped nor removed.
+    errors: list[Exception] = []
+    with phase("networkdriver: leave"):
+        try:
+            await networks.release(engine, id)
+        except Exception as error:
+            errors.append(error)
+    with phase("execdriver: delete"):
+        try:
+            await blocking(engine.exec.delete, id)
+        except OSError as error:
+            errors.append(error)
+    with engine.db.transaction(durable=True):
+        engine.containers.update(
+            id,
+            state=State.RESTARTING if again else State.EXITED,
+            pid=0,
+            exit_code=exit.code,
+            finished=exit.at,
+            oom=int(exit.oom),
+            restarts=container.restarts + (1 if again else 0),
+        )
+    if engine.running.get(id) is running:
+        engine.running.pop(id, None)
+    for exec_id in [key for key, instance in engine.execs.items() if instance.container_id == id]:
+        instance = engine.execs[exec_id]
+        if instance.running:
+            instance.exit_code = 137
+    if exit.oom:
+        engine.events.publish("container", "oom", id, attributes(container))
+    duration = max(0, exit.at - container.started) // 1_000_000_000
+    engine.events.publish(
+        "container",
+        "die",
+        id,
+        {**attributes(container), "execDuration": str(duration), "exitCode": str(exit.code)},
+    )
+    if running is not None:
+        running.settled.set()
+    if again:
+        engine.waiters.wake(id, exit.code, Condition.NEXT_EXIT)
+        _schedule(engine, container, exit)
+    else:
+        engine.waiters.wake(id, exit.code, Condition.NEXT_EXIT, Condition.NOT_RUNNING)
+        if host_config_of(container).auto_remove and id not in engine.held:
+            await containers.discard(engine, id, volumes=True)
+    if errors:
+        raise ExceptionGroup(f"container {id}: not everything of its run could be given back", errors)
+
+
+def _restarts(engine: Engine, container: Container, exit: Exited) -> bool:
+    if container.stopped or container.id in engine.held or engine.closing:
+        return False
+    policy = host_config_of(container).restart_policy
+    match policy.name if policy else "":
+        case "always" | "unless-stopped":
+            return True
+        case "on-failure":
+            limit = policy.maximum_retry_count if policy else 0
+            return exit.code != 0 and (not limit or container.restarts < limit)
+        case _:
+            return False
+
+
+def _schedule(engine: Engine, container: Container, exit: Exited) -> None:
+    steady = (exit.at - container.started) / 1e9 >= STEADY
+    before = engine.backoff.get(container.id)
+    delay = FIRST_DELAY if before is None or steady else min(LONGEST_DELAY, before.delay * 2)
+    task = engine.background(engine.run(_restart_later, container.id, delay), f"restart {container.id[:12]}")
+    engine.backoff[container.id] = Backoff(delay, task)
+
+
+async def _restart_later(engine: Engine, id: str, delay: float) -> None:
+    await asyncio.sleep(delay)
+    async with engine.locks.hold(id):
+        container = engine.containers.get(id)
+        if container.state is not State.RESTARTING:
+            return
+        if id in engine.backoff:
+            engine.backoff[id].task = None  # from here on it is a start like any other, not to be cancelled
+        try:
+            await launch.launch(engine, container)
+        except PierheadError as error:
+            # A start that fails (an address or mount that is not there yet) is tried again, as an exit is.
+            log.warning("container %s: restart failed, trying again: %s", id, error)
+            failed = engine.containers.get(id)
+            with engine.db.transaction():
+                engine.containers.update(id, state=State.RESTARTING, restarts=failed.restarts + 1)
+            _schedule(engine, failed, Exited(failed.exit_code, 0, failed.started))
+
+
+def forget_restart(engine: Engine, id: str) -> None:
+    """No restart is due any more: the user has decided otherwise."""
+    backoff = engine.backoff.pop(id, None)
+    if backoff is not None and backoff.task is not None:
+        backoff.task.cancel()
+
+
+def hold(engine: Engine, id: str) -> None:
+    """Until ``unhold``: its end is neither answered by the restart policy nor by auto-remove."""
+    engine.held.add(id)
+
+
+def unhold(engine: Engine, id: str) -> None:
+    """See ``hold``."""
+    engine.held.discard(id)
+
+
+async def resume(engine: Engine) -> None:
+    """The daemon's start: meet the containers that ran on, record those that ended meanwhile, restart what must run.
+
+    What the exec driver has under its mark and GraphDB does not know as running is ended and removed.
+    """
+    known = {container.id: container for container in engine.containers.all()}
+    for id in engine.exec.existing():
+        if id not in known or not known[id].live:
+            log.warning("execdriver: %s is not known to run, removing it", id[:12])
+            await blocking(engine.exec.delete, id)
+    for container in known.values():
+        if container.live:
+            await _meet(engine, container)
+        elif container.state is State.REMOVING or container.intent == "create":
+            await containers.discard(engine, container.id, volumes=container.intent == "create")
+        elif container.intent:
+            await networks.release(engine, container.id)
+            engine.containers.update(container.id, intent="")
+
+
+async def _meet(engine: Engine, container: Container) -> None:
+    monitor = await blocking(engine.exec.reattach, container.id)
+    if monitor is None:
+        exit = await blocking(engine.exec.collect, container.id)
+        await engine.run(settle, container.id, exit or Exited(LOST_EXIT_CODE, 0, time.time_ns()))
+        return
+    running = watch(
+        container.id,
+        monitor,
+        lambda running, exit: ended(engine, running, exit),
+        lambda id: engine.exec.collect(id) or Exited(LOST_EXIT_CODE, 0, time.time_ns()),
+    )
+    running.recorded.set()
+    engine.running[container.id] = running
+    try:
+        started = await running.started
+    except (OSError, ProcessLookupError) as error:
+        log.warning("container %s ended while it was met again: %s", container.id[:12], error)
+        return
+    await networks.reattach(engine, container.id, started)
+
+
+async def restart_policies(engine: Engine) -> None:
+    """After the daemon's start: start what its policy wants running and what does not run."""
+    for container in engine.containers.all():
+        policy = host_config_of(container).restart_policy
+        name = policy.name if policy else ""
+        wanted = (
+            container.state is State.RESTARTING
+            or (container.state is State.EXITED and name == "always")
+            or (container.state is State.EXITED and name == "unless-stopped" and not container.stopped)
+            or (container.state is State.EXITED and name == "on-failure" and container.exit_code and not container.stopped)
+        )
+        if wanted and container.id not in engine.running:
+            with engine.db.transaction():
+                engine.containers.update(container.id, state=State.RESTARTING)
+            task = engine.background(engine.run(_restart_later, container.id, 0.0), f"restart {container.id[:12]}")
+            engine.backoff[container.id] = Backoff(FIRST_DELAY, task)

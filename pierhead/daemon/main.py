@@ -1,0 +1,247 @@
+"""pierd: puts the parts together, serves until it is told to stop. The only place that names concrete drivers."""
+
+import argparse
+import asyncio
+import fcntl
+import gc
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+
+from pierhead import __version__
+from pierhead.daemon.config import Config
+from pierhead.daemon.engine.engine import Engine
+from pierhead.daemon.jobs import doctor, networks, supervise
+from pierhead.daemon.server.app import serve
+from pierhead.driver.execdriver.native import NativeDriver
+from pierhead.driver.graphdriver.api import GraphDriver
+from pierhead.driver.graphdriver.overlay import OverlayDriver
+from pierhead.driver.graphdriver.vfs import VfsDriver
+from pierhead.driver.networkdriver.bridge import BridgeDriver
+from pierhead.driver.networkdriver.host import HostDriver
+from pierhead.driver.networkdriver.none import NoneDriver
+from pierhead.errors import PierheadError
+from pierhead.graph.containers import Containers
+from pierhead.graph.graph import Graph
+from pierhead.graph.graphdb import GraphDB
+
+log = logging.getLogger("pierd")
+
+EMBEDDED_PATIENCE = 60.0
+"""Seconds that a daemon started by ``pier`` itself stays without a container and without a request."""
+
+
+class LogFormat(logging.Formatter):
+    """dockerd's logfmt: time="…" level=info msg="…"."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line, whatever is in the message."""
+        seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        text = record.getMessage()
+        if record.exc_info:
+            text += "\n" + self.formatException(record.exc_info)
+        level = record.levelname.lower()
+        escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+        return f'time="{seconds}.{int(record.msecs):03d}Z" level={level} msg="{escaped}"'
+
+
+def arguments() -> argparse.ArgumentParser:
+    """dockerd's flags, as far as this daemon knows them."""
+    parser = argparse.ArgumentParser(
+        prog="pierd", description="The Pierhead daemon. It stays in the foreground.", allow_abbrev=False
+    )
+    parser.add_argument("-H", "--host", action="append", help="unix:///path or tcp://address:port; may be repeated")
+    parser.add_argument("--data-root", help="persistent state (default /var/lib/pierhead)")
+    parser.add_argument("--exec-root", help="run-time state (default /run/pierhead)")
+    parser.add_argument("-p", "--pidfile", help="where the daemon's process id is written")
+    parser.add_argument("-D", "--debug", action="store_true", help="log every job")
+    parser.add_argument("-s", "--storage-driver", default="", help="overlay2 or vfs (default: what the disk can)")
+    parser.add_argument("--bip", default="", help="address of the default bridge, for instance 172.17.0.1/16")
+    parser.add_argument("--insecure-registry", action="append", default=[], help="host[:port] without TLS")
+    parser.add_argument("--registry-mirror", action="append", default=[], help="URL of a mirror of docker.io")
+    parser.add_argument("--dns", action="append", default=[], help="name server for containers")
+    parser.add_argument("--default-ulimit", action="append", default=[], help="name=soft[:hard]")
+    parser.add_argument("--embedded", action="store_true", help="end after 60 s without containers and requests")
+    parser.add_argument("--doctor", action="store_true", help="say what this machine lacks, and end")
+    parser.add_argument("-v", "--version", action="version", version=f"Pierhead version {__version__}")
+    return parser
+
+
+def configure(argv: Sequence[str] | None = None) -> tuple[Config, argparse.Namespace]:
+    """The command line as a Config; a user who is not root gets the XDG equivalents."""
+    options = arguments().parse_args(argv)
+    if os.geteuid() == 0:
+        data, run = "/var/lib/pierhead", "/run/pierhead"
+    else:
+        data = os.path.join(os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share"), "pierhead")
+        run = os.path.join(os.environ.get("XDG_RUNTIME_DIR") or f"/tmp/pierhead-{os.geteuid()}", "pierhead")
+    exec_root = os.path.abspath(options.exec_root or run)
+    config = Config(
+        hosts=tuple(options.host or (f"unix://{run}/pierd.sock",)),
+        data_root=os.path.abspath(options.data_root or data),
+        exec_root=exec_root,
+        pidfile=os.path.abspath(options.pidfile or os.path.join(exec_root, "pierd.pid")),
+        debug=options.debug,
+        storage_driver=options.storage_driver,
+        bip=options.bip,
+        insecure_registries=tuple(options.insecure_registry),
+        registry_mirrors=tuple(options.registry_mirror),
+        dns=tuple(options.dns),
+        embedded=options.embedded,
+        default_ulimits=tuple(options.default_ulimit),
+    )
+    return config, options
+
+
+def _folders(config: Config) -> int:
+    """Make the roots; returns the descriptor that holds the data root's lock for as long as the daemon lives."""
+    os.makedirs(config.data_root, mode=0o710, exist_ok=True)
+    os.makedirs(config.exec_root, mode=0o711, exist_ok=True)
+    os.makedirs(os.path.join(config.data_root, "containers"), mode=0o710, exist_ok=True)
+    os.makedirs(os.path.dirname(config.pidfile), mode=0o755, exist_ok=True)
+    lock = os.open(os.path.join(config.data_root, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise OSError(
+            f"the data root {config.data_root} is in use by another pierd; stop it, or give this one its own --data-root"
+        ) from None
+    return lock
+
+
+def _graph_driver(config: Config) -> GraphDriver:
+    drivers: dict[str, GraphDriver] = {
+        "overlay2": OverlayDriver(config.data_root),
+        "vfs": VfsDriver(config.data_root),
+    }
+    if config.storage_driver:
+        if config.storage_driver not in drivers:
+            raise OSError(f"unknown storage driver {config.storage_driver}: use one of {', '.join(drivers)}")
+        driver = drivers[config.storage_driver]
+        driver.probe()
+        return driver
+    try:
+        drivers["overlay2"].probe()
+        return drivers["overlay2"]
+    except OSError as error:
+        log.warning("overlay2 cannot be used (%s), taking vfs: every container copies its image", error)
+        return drivers["vfs"]
+
+
+def assemble(config: Config) -> Engine:
+    """The engine with its drivers. Raises OSError that says what is missing."""
+    db = GraphDB(os.path.join(config.data_root, "graph.db"))
+    layers = _graph_driver(config)
+    bridge = BridgeDriver(db.instance)
+    execdriver = NativeDriver(db.instance, config.exec_root)
+    return Engine(
+        config=config,
+        db=db,
+        containers=Containers(db),
+        graph=Graph(db, layers, config.data_root),
+        layers=layers,
+        networks={"bridge": bridge, "host": HostDriver(), "null": NoneDriver()},
+        exec=execdriver,
+    )
+
+
+async def _run(config: Config) -> None:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    engine = assemble(config)
+    engine.on_ended = lambda running, exit: supervise.ended(engine, running, exit)
+    try:
+        await asyncio.to_thread(engine.exec.open)
+        await asyncio.to_thread(engine.graph.reconcile)
+        await networks.reconcile(engine)
+        await supervise.resume(engine)
+        server = await serve(engine, config.hosts)
+        await supervise.restart_policies(engine)
+        gc.collect()
+        gc.freeze()
+        log.info("API listen on %s", ", ".join(config.hosts))
+        if config.embedded:
+            engine.background(_leave_when_idle(engine, stop), "embedded")
+        await stop.wait()
+        log.info("stopping; running containers go on")
+        engine.closing = True
+        await server.close()
+        await _settle_down(engine)
+    finally:
+        for running in list(engine.running.values()):
+            loop.remove_reader(running.monitor.fileno())
+            running.monitor.close()
+        engine.exec.close()
+        engine.db.close()
+
+
+async def _settle_down(engine: Engine) -> None:
+    """End what is under way; where nothing runs, leave no bridge, rule or process either."""
+    for task in [backoff.task for backoff in engine.backoff.values() if backoff.task is not None]:
+        task.cancel()
+    chores = list(engine.chores)
+    if chores:
+        await asyncio.wait(chores, timeout=10)
+    await networks.shutdown(engine, idle=not engine.running)
+
+
+async def _leave_when_idle(engine: Engine, stop: asyncio.Event) -> None:
+    idle = 0.0
+    seen = -1
+    while idle < EMBEDDED_PATIENCE:
+        await asyncio.sleep(1.0)
+        count = engine.started_jobs
+        idle = 0.0 if engine.running or engine.jobs or count != seen else idle + 1.0
+        seen = count
+    log.info("embedded: nothing to do for %.0f s", EMBEDDED_PATIENCE)
+    stop.set()
+
+
+def _remove_if_ours(path: str) -> None:
+    try:
+        with open(path, encoding="ascii") as file:
+            if file.read().strip() != str(os.getpid()):
+                return
+        os.unlink(path)
+    except OSError:
+        pass  # somebody else's by now, or gone
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of ``pierd``; the exit status is 0 after SIGTERM, 1 where it could not start."""
+    config, options = configure(argv)
+    if options.doctor:
+        return doctor.report(config, sys.stdout)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LogFormat())
+    logging.basicConfig(handlers=[handler], level=logging.DEBUG if config.debug else logging.INFO)
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
+    missing = doctor.missing(config)
+    if missing:
+        for lack in missing:
+            print(f"pierd: {lack}", file=sys.stderr)
+        return 1
+    os.umask(0o022)
+    try:
+        lock = _folders(config)
+        with open(config.pidfile, "w", encoding="ascii") as file:
+            file.write(f"{os.getpid()}\n")
+        try:
+            asyncio.run(_run(config))
+        finally:
+            _remove_if_ours(config.pidfile)
+            os.close(lock)
+    except (OSError, PierheadError) as error:
+        log.debug("not started", exc_info=True)
+        print(f"pierd: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
