@@ -1,8 +1,8 @@
 """Linux capabilities: names, numbers, Docker's default set and Docker's rules for ``--cap-add`` and ``--cap-drop``.
 
 Numbers are those of ``linux/capability.h``; which of them exist at run time is asked of the kernel
-(/proc/sys/kernel/cap_last_cap) and of our own bounding set, for a daemon inside a reduced environment cannot hand out what
-it has not.
+(/proc/sys/kernel/cap_last_cap) and of our own permitted set, for a daemon inside a reduced environment cannot hand out
+what it has not.
 """
 
 from collections.abc import Iterable

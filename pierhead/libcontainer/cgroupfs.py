@@ -1,0 +1,257 @@
+"""What a shim does with a container's cgroup: make, kill, freeze, count, remove.  It imports ``os``, ``time``, ``bpf``.
+
+The zygote holds this module in every shim's memory, and nothing may be imported on a container's start path: hence no
+typing, dataclasses, enum, re or json here, not even indirectly.  What needs thinking (which hierarchy, which file,
+which value) is done beforehand by ``cgroups.py``; here are its flat results:
+
+- a *step* is a tuple of three builtins: ``("mkdir", directory, "")``, ``("write", file, value)``,
+  ``("try", file, value)`` (a write that may find the file missing or unsupported) or
+  ``("devices", directory, program)`` (load the eBPF filter of devices and attach it);
+- *directories* are all of one container's, in every hierarchy that it is in.  On a hybrid host that is one per v1
+  controller and one in the unified hierarchy; with pure v2 it is a single one.
+
+Every function takes both kinds of hierarchy and looks at which control file there is.
+"""
+
+import os
+import time
+
+from pierhead.linux.bpf import attach_devices
+
+KILL_WAIT = 10.0
+"""Seconds after which killed processes that are still there are an error (uninterruptible sleep)."""
+
+_GONE = (2, 19)  # ENOENT, ENODEV: the cgroup was removed while we looked
+
+
+def execute(steps: tuple[tuple[str, str, str | bytes], ...]) -> None:
+    """Do the steps in order.  Raises OSError with the file in it at the first that fails; idempotent."""
+    for kind, path, value in steps:
+        if kind == "mkdir":
+            try:
+                os.mkdir(path, 0o755)
+            except FileExistsError:
+                pass
+        elif kind == "write":
+            write(path, value)
+        elif kind == "try":
+            try:
+                write(path, value)
+            except OSError as error:
+                if error.errno not in (2, 13, 22, 95):  # no such file, or this kernel does not do it
+                    raise
+        elif kind == "devices":
+            attach_devices(path, value)
+        else:
+            raise ValueError(f"unknown cgroup step {kind!r}")
+
+
+def write(path: str, value: str | bytes) -> None:
+    """One write(2) of a control file: the kernel takes a value as a whole or not at all."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, value.encode() if isinstance(value, str) else value)
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror} (writing {value!r})", path) from None
+    finally:
+        os.close(descriptor)
+
+
+def read(path: str) -> str | None:
+    """A control file's text, or None where it is not there."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in _GONE:
+            return None
+        raise
+    try:
+        parts = []
+        while part := os.read(descriptor, 65536):
+            parts.append(part)
+    except OSError as error:
+        if error.errno in _GONE:
+            return None
+        raise OSError(error.errno, error.strerror, path) from None
+    finally:
+        os.close(descriptor)
+    return b"".join(parts).decode()
+
+
+def subgroups(directory: str) -> list[str]:
+    """A cgroup directory and all below it, the deepest first; nothing if it is gone."""
+    try:
+        names = [entry.name for entry in os.scandir(directory) if entry.is_dir(follow_symlinks=False)]
+    except FileNotFoundError:
+        return []
+    found = []
+    for name in names:
+        found += subgroups(f"{directory}/{name}")
+    found.append(directory)
+    return found
+
+
+def pids(directories: tuple[str, ...]) -> list[int]:
+    """Process ids (as the host sees them) in these cgroups and below, sorted; zombies are not among them."""
+    found = set()
+    for directory in directories:
+        for group in subgroups(directory):
+            found.update(map(int, (read(f"{group}/cgroup.procs") or "").split()))
+    found.discard(0)  # a process of another PID namespace than ours has no number here
+    return sorted(found)
+
+
+def kill(directories: tuple[str, ...], wait: float = KILL_WAIT) -> None:
+    """End every process of these cgroups by SIGKILL, frozen ones too, and wait until none is left.  Idempotent.
+
+    Raises TimeoutError if some are there after ``wait`` seconds.  Reaping them is their parent's business.
+    """
+    deadline = time.monotonic() + wait
+    pause = 0.0005
+    while True:
+        if not _kill_at_once(directories):
+            _kill_frozen(directories)
+        if not pids(directories):
+            return
+        if time.monotonic() > deadline:
+            left = " ".join(map(str, pids(directories)))
+            raise TimeoutError(110, f"processes survive SIGKILL: {left}", directories[0])
+        time.sleep(pause)
+        pause = min(pause * 2, 0.05)
+
+
+def _kill_at_once(directories: tuple[str, ...]) -> bool:
+    """cgroup.kill (Linux 5.14, unified hierarchy): atomic against forks.  True if that was possible.
+
+    A process that the v1 freezer holds dies only when thawed (the v2 freezer lets it die), hence the thaw.
+    """
+    done = False
+    for directory in directories:
+        try:
+            write(f"{directory}/cgroup.kill", "1")
+            done = True
+        except OSError as error:
+            if error.errno not in _GONE:
+                raise
+    if done:
+        _freezer(directories, "THAWED")
+    return done
+
+
+def _kill_frozen(directories: tuple[str, ...]) -> None:
+    """cgroup v1: freeze, so that nothing forks away under our hands; signal each; thaw, so that they die."""
+    _freezer(directories, "FROZEN")
+    for pid in pids(directories):
+        try:
+            os.kill(pid, 9)
+        except ProcessLookupError:
+            pass
+    _freezer(directories, "THAWED")
+
+
+def _freezer(directories: tuple[str, ...], state: str) -> None:
+    for directory in directories:
+        try:
+            write(f"{directory}/freezer.state", state)
+        except OSError as error:
+            if error.errno not in _GONE:
+                raise
+
+
+def freeze(directories: tuple[str, ...], wait: float = 10.0) -> None:
+    """Stop every process of the cgroup where it is; returns when all stand still.
+
+    Raises OSError (ENOTSUP) without any freezer, TimeoutError (and thaws) if not all could be stopped in ``wait`` s.
+    """
+    if frozen(directories) is None:
+        raise OSError(95, "no cgroup freezer for this container", directories[0])
+    deadline = time.monotonic() + wait
+    pause = 0.0005
+    _set_frozen(directories, True)
+    while not frozen(directories):
+        if time.monotonic() > deadline:
+            thaw(directories)
+            raise TimeoutError(110, "not all processes could be frozen", directories[0])
+        time.sleep(pause)
+        pause = min(pause * 2, 0.02)
+        _freezer(directories, "FROZEN")  # v1 wants to be asked again while tasks are FREEZING
+
+
+def thaw(directories: tuple[str, ...]) -> None:
+    """Let the cgroup's processes go on. Idempotent."""
+    _set_frozen(directories, False)
+
+
+def _set_frozen(directories: tuple[str, ...], yes: bool) -> None:
+    _freezer(directories, "FROZEN" if yes else "THAWED")
+    for directory in directories:
+        try:
+            write(f"{directory}/cgroup.freeze", "1" if yes else "0")
+        except OSError as error:
+            if error.errno not in _GONE:
+                raise
+
+
+def frozen(directories: tuple[str, ...]) -> bool | None:
+    """Whether all processes stand still; None where nothing here can freeze."""
+    state = None
+    for directory in directories:
+        if (text := read(f"{directory}/freezer.state")) is not None:
+            state = text.strip() == "FROZEN"
+        elif read(f"{directory}/cgroup.freeze") is not None:
+            state = keyed(read(f"{directory}/cgroup.events")).get("frozen") == 1
+        if state is False:
+            return False
+    return state
+
+
+def oom_kills(directories: tuple[str, ...]) -> int:
+    """How many processes of this cgroup (v2: and below) the kernel has killed for want of memory so far."""
+    count = 0
+    for directory in directories:
+        for file in ("memory.events", "memory.oom_control"):
+            count += keyed(read(f"{directory}/{file}")).get("oom_kill", 0)
+    return count
+
+
+def keyed(text: str | None) -> dict[str, int]:
+    """A "flat keyed" control file ("name number" lines) as a dict."""
+    values = {}
+    for line in (text or "").splitlines():
+        key, _, value = line.partition(" ")
+        if value.isdigit():
+            values[key] = int(value)
+    return values
+
+
+def remove(directories: tuple[str, ...], wait: float = 2.0) -> None:
+    """Remove these cgroups with all below them.  Idempotent.  They must hold no process (``kill`` first).
+
+    The kernel says EBUSY for a moment after the last process has gone; after ``wait`` seconds OSError is raised, for
+    the first that could not be removed, after the others were.
+    """
+    failed = None
+    deadline = time.monotonic() + wait
+    for directory in directories:
+        for group in subgroups(directory):
+            try:
+                _rmdir(group, deadline)
+            except OSError as error:
+                failed = failed or error
+    if failed:
+        raise failed
+
+
+def _rmdir(group: str, deadline: float) -> None:
+    pause = 0.0005
+    while True:
+        try:
+            os.rmdir(group)
+            return
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if error.errno != 16 or time.monotonic() > deadline:
+                raise
+        time.sleep(pause)
+        pause = min(pause * 2, 0.05)

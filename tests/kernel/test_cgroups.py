@@ -1,0 +1,244 @@
+"""Cgroups against the kernel, on whatever layout it has: limits hold, kill leaves nobody, remove leaves nothing."""
+
+import os
+import signal
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+
+from pierhead.libcontainer import cgroupfs, cgroups, devicefilter
+from pierhead.libcontainer.cgroups import Layout
+from pierhead.libcontainer.spec import Resources
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+
+
+def _layouts() -> list[str]:
+    """The host's own layout, and, on a hybrid host, also as if there were no unified hierarchy."""
+    layout = cgroups.detect()
+    return ["host", "pure v1"] if layout.version == 1 and layout.unified else ["host"]
+
+
+@pytest.fixture(params=_layouts())
+def layout(request: pytest.FixtureRequest) -> Layout:
+    found = cgroups.detect()
+    return found if request.param == "host" else replace(found, unified="", unified_controllers=())
+
+
+@pytest.fixture
+def base(layout: Layout) -> Iterator[str]:
+    base = f"/h3-{uuid.uuid4().hex[:8]}/instance"
+    cgroups.prepare(layout, base)
+    yield base
+    for name in cgroups.existing(layout, base):
+        directories = layout.directories(f"{base}/{name}")
+        cgroupfs.thaw(directories)
+        cgroupfs.kill(directories)
+        cgroupfs.remove(directories)
+    cgroups.dismantle(layout, base)
+    assert not any(os.path.exists(directory) for directory in layout.directories(os.path.dirname(base)))
+
+
+class Inside:
+    """A forked process that has entered a cgroup and does ``work``; ``join`` gives its exit status."""
+
+    def __init__(self, plan: cgroups.Plan, work: Callable[[], int]) -> None:
+        ready, tell = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            status = 99
+            try:
+                signal.alarm(60)
+                for file in plan.join:
+                    cgroupfs.write(file, "0")
+                if plan.into:
+                    cgroupfs.write(f"{plan.into}/cgroup.procs", "0")
+                os.write(tell, b"x")
+                status = work()
+            finally:
+                os._exit(status)
+        os.close(tell)
+        assert os.read(ready, 1) == b"x", "the process could not enter its cgroup"
+        os.close(ready)
+
+    def wait(self) -> int:
+        """The exit code, or minus the signal."""
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
+def _sleep() -> int:
+    time.sleep(60)
+    return 0
+
+
+def _made(layout: Layout, base: str, resources: Resources) -> cgroups.Plan:
+    plan = cgroups.plan(layout, f"{base}/c", resources)
+    cgroupfs.execute(plan.steps)
+    return plan
+
+
+def test_kill_ends_all_processes_of_nested_groups_too(layout: Layout, base: str) -> None:
+    plan = _made(layout, base, Resources())
+    nested = replace(
+        plan,
+        join=tuple(file.replace("/tasks", "/inner/tasks") for file in plan.join),
+        into=plan.into and f"{plan.into}/inner",
+    )
+    for directory in plan.directories:
+        os.mkdir(f"{directory}/inner")
+    inside = [Inside(plan, _sleep), Inside(plan, _sleep), Inside(nested, _sleep)]
+    assert cgroupfs.pids(plan.directories) == sorted(one.pid for one in inside)
+    cgroupfs.kill(plan.directories)
+    assert [one.wait() for one in inside] == [-9, -9, -9]
+    cgroupfs.remove(plan.directories)
+    assert cgroups.existing(layout, base) == ()
+    cgroupfs.kill(plan.directories)
+    cgroupfs.remove(plan.directories)
+
+
+def test_a_paused_container_stands_still_and_can_be_killed(layout: Layout, base: str) -> None:
+    plan = _made(layout, base, Resources())
+    counter, out = os.pipe()
+    os.set_blocking(counter, False)
+
+    def count() -> int:
+        while True:
+            os.write(out, b"x")
+            time.sleep(0.001)
+
+    inside = Inside(plan, count)
+    os.close(out)
+    assert cgroupfs.frozen(plan.directories) is False
+    cgroupfs.freeze(plan.directories)
+    assert cgroupfs.frozen(plan.directories) is True
+    _drain(counter)
+    time.sleep(0.05)
+    assert _drain(counter) == 0
+    cgroupfs.thaw(plan.directories)
+    os.set_blocking(counter, True)
+    assert os.read(counter, 1) == b"x"
+    cgroupfs.freeze(plan.directories)
+    cgroupfs.kill(plan.directories)
+    assert inside.wait() == -9
+    os.close(counter)
+
+
+def _drain(descriptor: int) -> int:
+    total = 0
+    try:
+        while chunk := os.read(descriptor, 65536):
+            total += len(chunk)
+    except BlockingIOError:
+        pass
+    return total
+
+
+def test_memory_beyond_the_limit_is_an_oom_kill_that_is_counted(layout: Layout, base: str) -> None:
+    plan = _made(layout, base, Resources(memory=16 << 20, memory_swap=16 << 20))
+    assert cgroupfs.oom_kills(plan.directories) == 0
+
+    def hog() -> int:
+        return len(b"x" * (64 << 20)) and 0
+
+    assert Inside(plan, hog).wait() == -9
+    assert cgroupfs.oom_kills(plan.directories) == 1
+
+
+def test_a_fork_bomb_stops_at_the_limit_of_processes(layout: Layout, base: str) -> None:
+    plan = _made(layout, base, Resources(pids=3))
+
+    def forks() -> int:
+        children = []
+        try:
+            for _ in range(10):
+                if (pid := os.fork()) == 0:
+                    _sleep()
+                children.append(pid)
+        except BlockingIOError:
+            pass
+        for pid in children:
+            os.kill(pid, 9)
+        return len(children)
+
+    assert Inside(plan, forks).wait() == 2
+
+
+def test_a_container_is_bound_to_its_cpus(layout: Layout, base: str) -> None:
+    plan = _made(layout, base, Resources(cpuset_cpus="0"))
+    assert Inside(plan, lambda: len(os.sched_getaffinity(0)) * 16 + min(os.sched_getaffinity(0))).wait() == 16
+
+
+def test_all_limits_are_accepted_by_this_kernel(layout: Layout, base: str) -> None:
+    plan = _made(
+        layout,
+        base,
+        Resources(
+            memory=64 << 20, memory_swap=96 << 20, memory_reservation=32 << 20, cpu_shares=512, cpu_period=50000,
+            cpu_quota=25000, cpuset_cpus="0", cpuset_mems="0", pids=100, blkio_weight=500,
+        ),
+    )  # fmt: skip
+    for kind, file, value in plan.steps:
+        if kind == "write" and "memory.m" in file:
+            assert cgroupfs.read(file) == f"{value!s}\n"
+
+
+@pytest.mark.parametrize("memory", [32 << 20, 256 << 20])
+def test_memory_can_be_made_smaller_and_larger_while_running(layout: Layout, base: str, memory: int) -> None:
+    plan = _made(layout, base, Resources(memory=64 << 20, memory_swap=128 << 20))
+    cgroups.update(layout, f"{base}/c", Resources(memory=memory, memory_swap=memory * 2))
+    files = ("memory.limit_in_bytes", "memory.max")
+    assert f"{memory}\n" in [cgroupfs.read(f"{directory}/{file}") for directory in plan.directories for file in files]
+
+
+def _device_results() -> int:
+    """Bits: 1 null opens, 2 a block device can be made, 4 it cannot be opened, 8 nor can the kernel's log."""
+    result = 0
+    os.close(os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC))
+    result |= 1
+    node = f"/dev/shm/h3-{os.getpid()}"
+    for mode, number, bit in ((0o060600, os.makedev(7, 200), 4), (0o020600, os.makedev(1, 11), 8)):
+        os.mknod(node, mode, number)
+        result |= 2
+        try:
+            os.close(os.open(node, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
+        except PermissionError:
+            result |= bit
+        except OSError:
+            pass  # no such device here: allowed as far as the cgroup goes
+        finally:
+            os.unlink(node)
+    return result
+
+
+def test_only_the_allowed_devices_can_be_used(layout: Layout, base: str) -> None:
+    plan = _made(layout, base, Resources(devices=devicefilter.DEFAULT))
+    assert Inside(plan, _device_results).wait() == 15
+
+
+def test_a_privileged_container_uses_every_device(layout: Layout, base: str) -> None:
+    plan = _made(layout, base, Resources(devices=devicefilter.PRIVILEGED))
+    assert Inside(plan, _device_results).wait() == 3
+
+
+def test_entering_v1_by_tasks_moves_the_whole_single_threaded_process(layout: Layout, base: str) -> None:
+    plan = _made(layout, base, Resources())
+    inside = Inside(plan, _sleep)
+    for directory in plan.directories:
+        assert (cgroupfs.read(f"{directory}/cgroup.procs") or "").split() == [str(inside.pid)]
+    os.kill(inside.pid, 9)
+    inside.wait()
+
+
+def test_what_is_left_of_a_crash_is_listed(layout: Layout, base: str) -> None:
+    for name in ("a", "b"):
+        cgroupfs.execute(cgroups.plan(layout, f"{base}/{name}", Resources()).steps)
+    os.rmdir(layout.directories(f"{base}/b")[0])
+    assert cgroups.existing(layout, base) == ("a", "b")
+
+
+def test_preparing_twice_changes_nothing(layout: Layout, base: str) -> None:
+    cgroups.prepare(layout, base)
+    assert cgroups.existing(layout, base) == ()
