@@ -52,7 +52,7 @@ check: .venv/stamp  ## style, types, layers
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
-	@.venv/bin/lint-imports --no-timings 2>/dev/null || .venv/bin/lint-imports
+	@.venv/bin/lint-imports
 
 bench: setup  ## pierd and Debian's dockerd side by side: a table with ratios
 	@$(PY) -m benchmarks $(ARGS)

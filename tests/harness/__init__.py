@@ -1,0 +1,1 @@
+"""What the tests, the benchmarks and the demo stand on: networks of their own, engines, clients, a registry."""

@@ -1,0 +1,317 @@
+"""Engines under test, each a real process in a network namespace of its own: ours, and Debian's dockerd.
+
+Both look the same to a test: a unix socket, the machine they run on, and what is left when they are gone.
+"""
+
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from types import TracebackType
+from urllib.parse import quote
+
+from tests.harness.api import Api
+from tests.harness.images import busybox_rootfs
+from tests.harness.netns import World, world
+from tests.harness.processes import Daemon, Output, end, run, wait_until
+
+TOP = Path(__file__).resolve().parents[2]
+PEERS = TOP / ".cache/peers/root"
+PIERD = TOP / ".venv/bin/pierd"
+PIER = TOP / ".venv/bin/pier"
+
+WEB = 'echo "this is $(hostname)" > /www/index.html; exec httpd -f -p 8080 -h /www'
+"""The command of the image `web`, which stands for Tomcat: a server on port 8080 that tells who it is."""
+
+
+def peers_environment() -> dict[str, str]:
+    """The environment in which the unpacked peers find each other and their libraries."""
+    libraries = PEERS / "usr/lib" / f"{os.uname().machine}-linux-gnu"
+    return {
+        **{key: value for key, value in os.environ.items() if not key.startswith("DOCKER_")},
+        "PATH": f"{PEERS}/usr/sbin:{PEERS}/usr/bin:{os.environ.get('PATH', '')}:/usr/sbin:/sbin",
+        "LD_LIBRARY_PATH": str(libraries),
+        "XTABLES_LIBDIR": str(libraries / "xtables"),
+    }
+
+
+def docker_client() -> str:
+    """The docker client: the one in PATH, else Debian's unpacked one."""
+    return shutil.which("docker") or str(PEERS / "usr/bin/docker")
+
+
+class Engine:
+    """One engine on one machine of its own. ``start`` it, use it, ``close`` it."""
+
+    kind = ""
+
+    def __init__(self, root: Path, machine: World) -> None:
+        self.root = root
+        self.world = machine
+        self.host = machine.host
+        self.socket = str(root / "d.sock")
+        self.data_root = root / "data"
+        self.exec_root = root / "exec"
+        self.pidfile = root / "d.pid"
+        self.log = root / "daemon.log"
+        self.api = Api(self.socket)
+        self.daemon: Daemon | None = None
+        self.extra: tuple[str, ...] = ()
+
+    def argv(self) -> list[str]:
+        raise NotImplementedError
+
+    def environment(self) -> dict[str, str]:
+        return {key: value for key, value in os.environ.items() if not key.startswith("DOCKER_")}
+
+    def start(self, *extra: str) -> None:
+        """Start the daemon and wait until it answers; ``extra`` flags stay for later starts."""
+        self.extra = extra or self.extra
+        self.daemon = Daemon(self.host.argv(*self.argv(), *self.extra), self.log, self.environment())
+        daemon = self.daemon
+
+        def answers() -> bool:
+            assert daemon.running(), f"{self.kind} ended at its start:\n{daemon.said()[-4000:]}"
+            try:
+                return self.api.send("GET", "/_ping", timeout=20).status == 200
+            except OSError:
+                return False
+
+        wait_until(answers, f"an answer of {self.kind}; it said:\n{daemon.said()[-4000:]}")
+
+    @property
+    def pid(self) -> int:
+        """The daemon's process (nsenter has become it)."""
+        assert self.daemon is not None
+        return self.daemon.pid
+
+    def stop(self) -> int:
+        """SIGTERM and the exit status."""
+        assert self.daemon is not None
+        return self.daemon.terminate()
+
+    def kill(self) -> None:
+        """kill -9 of the daemon alone."""
+        assert self.daemon is not None
+        self.daemon.kill()
+
+    # Clients
+
+    def docker(self, *arguments: str, stdin: bytes = b"", timeout: float = 60) -> Output:
+        """The real docker client, to its end."""
+        return run(self.docker_argv(*arguments), stdin=stdin, env=self.client_environment(), timeout=timeout)
+
+    def docker_argv(self, *arguments: str) -> list[str]:
+        return [docker_client(), "-H", f"unix://{self.socket}", *arguments]
+
+    def pier(self, *arguments: str, stdin: bytes = b"", timeout: float = 60) -> Output:
+        return run(self.pier_argv(*arguments), stdin=stdin, env=self.client_environment(), timeout=timeout)
+
+    def pier_argv(self, *arguments: str) -> list[str]:
+        return [str(PIER), "-H", f"unix://{self.socket}", *arguments]
+
+    def client_environment(self) -> dict[str, str]:
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("DOCKER_")}
+        # Nobody's own configuration or credentials take part.
+        return {**environment, "HOME": str(self.root), "DOCKER_CONFIG": str(self.root / "client")}
+
+    # What every test starts from
+
+    def provide_images(self) -> None:
+        """The images `busybox` and `web`, imported."""
+        for name, changes in {
+            "busybox:latest": ['CMD ["sh"]'],
+            "web:latest": ["CMD " + json.dumps(["sh", "-c", WEB]), "EXPOSE 8080"],
+        }.items():
+            repository, tag = name.split(":")
+            query = "&".join("changes=" + quote(change, safe="") for change in changes)
+            self.api.ok(
+                "POST",
+                f"/images/create?fromSrc=-&repo={repository}&tag={tag}&{query}",
+                raw=busybox_rootfs(),
+                content_type="application/x-tar",
+            )
+
+    def forget(self) -> None:
+        """Remove what a test has left: containers, networks, volumes. The images stay."""
+        for container in self.api.get("/containers/json", all=1):
+            self.api.send("DELETE", f"/containers/{container['Id']}", force=1, v=1)
+        for network in self.api.get("/networks"):
+            if network["Name"] not in ("bridge", "host", "none"):
+                self.api.send("DELETE", f"/networks/{network['Id']}")
+        for volume in self.api.get("/volumes")["Volumes"] or []:
+            self.api.send("DELETE", f"/volumes/{volume['Name']}", force=1)
+
+    def close(self) -> None:
+        """Stop the daemon with everything it runs."""
+        if self.daemon is not None and self.daemon.running():
+            try:
+                self.forget()
+            finally:
+                self.stop()
+        self.clean()
+
+    def clean(self) -> None:
+        """Remove by force what is left below the roots."""
+        for pid in processes_in(self.host.path):
+            end(pid)
+        mounts = mounts_below(self.root)
+        for mount in reversed(mounts):
+            run(["umount", "-l", mount])
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    def __enter__(self) -> "Engine":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Pierd(Engine):
+    """Ours."""
+
+    kind = "pierd"
+
+    def argv(self) -> list[str]:
+        return [
+            *(str(PIERD), "-H", f"unix://{self.socket}", "--data-root", str(self.data_root)),
+            *("--exec-root", str(self.exec_root), "--pidfile", str(self.pidfile), "--debug"),
+        ]
+
+    @property
+    def instance(self) -> str:
+        """The id that everything of this daemon's carries."""
+        with closing(sqlite3.connect(f"file:{self.data_root}/graph.db?mode=ro", uri=True)) as db:
+            return str(db.execute("SELECT value FROM meta WHERE key = 'instance'").fetchone()[0])
+
+    def close(self) -> None:
+        """Stop everything, then look at the machine: nothing of ours may be left on it."""
+        try:
+            left: list[str] = []
+            if self.daemon is not None and self.daemon.running():
+                self.forget()
+                status = self.stop()
+                left = self.leftovers()
+                assert status == 0, f"pierd ended with status {status}:\n{self.daemon.said()[-4000:]}"
+            assert not left, "left behind by pierd: " + "; ".join(left)
+        finally:
+            self.clean()
+
+    def leftovers(self) -> list[str]:
+        """What is on the machine and would not be if pierd had never run (its data root apart)."""
+        left = [f"process {pid} {command}" for pid, command in processes_in(self.host.path).items()]
+        left += [f"mount {mount}" for mount in mounts_below(self.root)]
+        left += [f"interface {name}" for name in sorted(self.host.interfaces() - {"lo", "ens33", "virbr0"})]
+        left += [f"nft table {name}" for name in sorted(self.host.tables())]
+        left += [f"cgroup {path}" for path in cgroups_named(self.instance)]
+        if self.exec_root.exists():
+            left += [f"run-time file {path}" for path in sorted(self.exec_root.rglob("*"))]
+        if os.path.lexists(self.socket):
+            left.append(f"socket {self.socket}")
+        if self.pidfile.exists():
+            left.append(f"pidfile {self.pidfile}")
+        return left
+
+
+class Dockerd(Engine):
+    """Debian's docker.io, unpacked, with a containerd of its own."""
+
+    kind = "docker"
+
+    def argv(self) -> list[str]:
+        # A mount namespace of its own: dockerd's mounts end with it, however it ends.
+        return [
+            *("unshare", "--mount", "--propagation", "private", str(PEERS / "usr/sbin/dockerd")),
+            *("-H", f"unix://{self.socket}", "--data-root", str(self.data_root), "--exec-root", str(self.exec_root)),
+            *("--pidfile", str(self.pidfile), "--config-file", str(self.root / "daemon.json")),
+            *("--cgroup-parent", f"/{self.root.name}", "--storage-driver", "overlay2"),
+        ]
+
+    def start(self, *extra: str) -> None:
+        (self.root / "daemon.json").write_text(json.dumps({"deprecated-key-path": str(self.root / "key.json")}))
+        super().start(*extra)
+
+    def environment(self) -> dict[str, str]:
+        return peers_environment()
+
+    def clean(self) -> None:
+        super().clean()
+        for path in cgroups_named(self.root.name):
+            _remove_cgroups(Path(path))
+
+
+def processes_in(netns: str) -> dict[int, str]:
+    """Processes in a named network namespace: id and command line."""
+    try:
+        wanted = os.stat(netns)
+    except FileNotFoundError:
+        return {}
+    found = {}
+    for entry in os.listdir("/proc"):
+        if entry.isdecimal():
+            try:
+                there = os.stat(f"/proc/{entry}/ns/net")
+                if (there.st_dev, there.st_ino) == (wanted.st_dev, wanted.st_ino):
+                    command = Path(f"/proc/{entry}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                    found[int(entry)] = command.strip()
+            except OSError:
+                continue
+    return found
+
+
+def mounts_below(folder: Path) -> list[str]:
+    """Mount points under a folder, in the order they were made."""
+    with open("/proc/self/mountinfo") as file:
+        points = [line.split()[4].encode().decode("unicode_escape") for line in file]
+    return [point for point in points if point == str(folder) or point.startswith(f"{folder}/")]
+
+
+def cgroups_named(name: str) -> list[str]:
+    """Control groups /pierhead/<name> and /<name>, in every hierarchy."""
+    top = Path("/sys/fs/cgroup")
+    found: list[str] = []
+    for pattern in (f"{name}", f"*/{name}", f"pierhead/{name}", f"*/pierhead/{name}"):
+        found += [str(path) for path in top.glob(pattern)]
+    return found
+
+
+def _remove_cgroups(top: Path) -> None:
+    for folder, _, _ in os.walk(top, topdown=False):
+        try:
+            os.rmdir(folder)
+        except OSError:
+            pass
+
+
+ENGINES: dict[str, type[Engine]] = {"pierd": Pierd, "docker": Dockerd}
+
+
+@contextmanager
+def engine(kind: str, extra: Sequence[str] = (), images: bool = True) -> Iterator[Engine]:
+    """A started engine on a machine of its own, with its images; stopped and looked after at the end."""
+    root = Path(tempfile.mkdtemp(prefix=f"pier-{kind[0]}-", dir="/tmp"))
+    root.chmod(0o755)
+    name = root.name.replace("_", "x")
+    with world(name) as machine, ENGINES[kind](root, machine) as made:
+        made.start(*extra)
+        if images:
+            made.provide_images()
+        yield made
+
+
+def terminated(signum: int, frame: object) -> None:
+    """A SIGTERM to a benchmark or a demo is an orderly end too."""
+    raise KeyboardInterrupt
+
+
+def orderly_end() -> None:
+    """Let SIGTERM and SIGHUP run the clean-up that Ctrl-C runs."""
+    signal.signal(signal.SIGTERM, terminated)
+    signal.signal(signal.SIGHUP, terminated)
