@@ -17,6 +17,7 @@ from tests.harness.engines import PEERS, Engine, Pierd, docker_client
 from tests.harness.engines import engine as started_engine
 from tests.harness.processes import run
 
+PROGRAMS = {"ip": "iproute2", "nft": "nftables", "nsenter": "util-linux", "busybox": "busybox-static"}
 FOLDERS_OF_ROOT = ("kernel", "drivers", "api", "clients")
 """Tests in these make namespaces, mounts and cgroups."""
 
@@ -51,12 +52,7 @@ def lacking() -> str:
     )
     if probe.returncode != 0:
         return f"no namespaces (an unprivileged container?): {probe.stderr.strip()}"
-    for program, package in {
-        "ip": "iproute2",
-        "nft": "nftables",
-        "nsenter": "util-linux",
-        "busybox": "busybox-static",
-    }.items():
+    for program, package in PROGRAMS.items():
         if shutil.which(program) is None:
             return f"no {program}: apt-get install {package}"
     nft = subprocess.run(["unshare", "--net", "nft", "list", "ruleset"], capture_output=True, text=True, timeout=20)

@@ -15,7 +15,8 @@ BUSYBOX = shutil.which("busybox") or "/bin/busybox"
 FILES = {
     "etc/passwd": "root:x:0:0:root:/root:/bin/sh\ndaemon:x:1:1:daemon:/usr/sbin:/bin/false\n"
     "www-data:x:33:33:www-data:/var/www:/bin/false\nnobody:x:65534:65534:nobody:/home:/bin/false\n",
-    "etc/group": "root:x:0:\ndaemon:x:1:\nwheel:x:10:root,www-data\nwww-data:x:33:\naudio:x:29:www-data\nnogroup:x:65534:\n",
+    "etc/group": "root:x:0:\ndaemon:x:1:\nwheel:x:10:root,www-data\nwww-data:x:33:\naudio:x:29:www-data\n"
+    "nogroup:x:65534:\n",
     "etc/os-release": 'NAME="Pierhead test image"\nID=pierhead\n',
 }
 FOLDERS = ("bin", "dev", "etc", "home", "proc", "root", "sys", "tmp", "usr", "usr/bin", "var", "var/tmp", "www")
