@@ -24,6 +24,16 @@ class Applied:
     entries: int
 
 
+class Record(Protocol):
+    """Told, in order, what an archive consists of, for whoever must be able to write the very same bytes again."""
+
+    def raw(self, data: bytes) -> None:
+        """Bytes of the archive that are no file content: headers, padding, the end."""
+
+    def content(self, path: bytes, size: int) -> None:
+        """Here belongs the content of a regular file of the layer."""
+
+
 class GraphDriver(Protocol):
     """Layers are named by cache ids (random hex, chosen by the caller and committed to GraphDB beforehand)."""
 
@@ -35,7 +45,7 @@ class GraphDriver(Protocol):
     def create(self, id: str, parent: str | None, *, writable: bool = False) -> None:
         """Make an empty layer on top of ``parent``. writable: it is a container's own."""
 
-    def apply(self, id: str, tar: BinaryIO) -> Applied:
+    def apply(self, id: str, tar: BinaryIO, record: Record | None = None) -> Applied:
         """Unpack an uncompressed layer tar (whiteouts included) into an empty layer.
 
         Never touches anything outside the layer, whatever the archive holds; raises InvalidParameter for an archive
@@ -56,6 +66,9 @@ class GraphDriver(Protocol):
 
     def open_root(self, id: str, *, readonly: bool = True) -> int:
         """A directory descriptor of the assembled root (a detached mount, gone when it is closed)."""
+
+    def open_layer(self, id: str) -> int:
+        """A directory descriptor below which the files are that ``apply`` unpacked, at their own names."""
 
     def diff(self, id: str) -> Iterator[bytes]:
         """The layer as an uncompressed tar stream against its parent."""

@@ -1,0 +1,285 @@
+"""The overlay2 graph driver: a layer holds only what it adds; the kernel's overlayfs puts layers on top of each other.
+
+<data_root>/overlay2/
+    l/<short>          -> ../<id>/diff: short names, for mount options are limited to a page
+    empty/             the second lower directory that overlayfs wants where there is but one
+    <id>/diff          the layer's own files; whiteouts are devices 0:0, opaque directories have an attribute
+    <id>/link          its short name
+    <id>/lower         the short names of what is below it, topmost first, ":" between them
+    <id>/parent        the parent's id
+    <id>/work          for overlayfs, in writable layers
+"""
+
+import base64
+import contextlib
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from pierhead.driver.graphdriver.api import Applied, Change, Record
+from pierhead.driver.graphdriver.compare import compare
+from pierhead.driver.graphdriver.detached import open_overlay
+from pierhead.driver.graphdriver.pack import END, Packer
+from pierhead.driver.graphdriver.tree import copy_attributes, measure, remove_at, walk
+from pierhead.driver.graphdriver.whiteout import OPAQUE, PREFIX, OverlayExtractor, is_opaque, is_whiteout
+from pierhead.errors import InvalidParameter
+from pierhead.linux.mount import OverlayRoot
+
+MAX_LOWER = 450
+"""Layers below a writable one. The kernel takes 500, and their short names must fit into one page before Linux 6.8."""
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_RESERVED = ("l", "empty")
+
+
+class Overlay:
+    """``GraphDriver`` on overlayfs."""
+
+    name = "overlay2"
+
+    def __init__(self, data_root: str) -> None:
+        self._home = os.path.join(data_root, "overlay2")
+
+    def _dir(self, id: str, *parts: str) -> str:
+        return os.path.join(self._home, id, *parts)
+
+    def _read(self, id: str, what: str) -> str:
+        with open(self._dir(id, what)) as file:
+            return file.read()
+
+    def _write(self, id: str, what: str, text: str) -> None:
+        with open(self._dir(id, what), "x") as file:
+            file.write(text)
+
+    def probe(self) -> None:
+        """Mount one and delete a file through it: whiteouts need mknod, opaque directories trusted attributes."""
+        self._prepare()
+        trial = os.path.join(self._home, f"probe-{secrets.token_hex(8)}")
+        try:
+            for part in ("", "lower", "upper", "work"):
+                os.mkdir(os.path.join(trial, part), 0o700)
+            with open(os.path.join(trial, "lower", "file"), "x"):
+                pass
+            os.setxattr(os.path.join(trial, "lower"), "trusted.overlay.opaque", b"y")
+            root = OverlayRoot((f"{trial}/lower", f"{self._home}/empty"), f"{trial}/upper", f"{trial}/work")
+            fd = open_overlay(root, readonly=False)
+            try:
+                os.unlink("file", dir_fd=fd)
+            finally:
+                os.close(fd)
+            if not is_whiteout(os.lstat(os.path.join(trial, "upper", "file"))):
+                raise OSError(errno.ENOTSUP, "overlayfs did not leave a whiteout")
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"overlay2 does not work in {self._home}: {error.strerror}. It needs root, the kernel module overlay "
+                "(modprobe overlay) and a file system such as ext4, xfs with ftype=1 or btrfs; else use "
+                "--storage-driver vfs",
+            ) from error
+        finally:
+            with contextlib.suppress(OSError):
+                self._remove_tree(os.path.basename(trial))
+
+    def _prepare(self) -> None:
+        os.makedirs(os.path.join(self._home, "l"), mode=0o710, exist_ok=True)
+        os.makedirs(os.path.join(self._home, "empty"), mode=0o755, exist_ok=True)
+
+    def create(self, id: str, parent: str | None, *, writable: bool = False) -> None:
+        """Make the layer's directory and its short name."""
+        self._prepare()
+        lower = "" if parent is None else self._chain_through(parent)
+        if lower.count(":") >= MAX_LOWER:
+            raise InvalidParameter("max depth exceeded")
+        os.mkdir(self._dir(id), 0o710)
+        os.mkdir(self._dir(id, "diff"), 0o755)
+        if writable:
+            os.mkdir(self._dir(id, "work"), 0o700)
+        if parent is not None:
+            self._write(id, "parent", parent)
+            self._like(self._dir(parent, "diff"), self._dir(id, "diff"))
+        self._write(id, "lower", lower)
+        while True:
+            # 40 bits: long enough to be unique (and tried again if not), short enough for hundreds in a page.
+            short = base64.b32encode(secrets.token_bytes(5)).decode()
+            try:
+                os.symlink(f"../{id}/diff", os.path.join(self._home, "l", short))
+                break
+            except FileExistsError:
+                continue
+        self._write(id, "link", short)
+
+    @staticmethod
+    def _like(source: str, target: str) -> None:
+        """The merged root directory looks like the topmost layer's: begin with the parent's."""
+        found = os.stat(source)
+        os.chown(target, found.st_uid, found.st_gid)
+        os.chmod(target, stat.S_IMODE(found.st_mode))
+        to_fd = os.open(target, _DIRECTORY)
+        from_fd = os.open(source, _DIRECTORY)
+        try:
+            copy_attributes(from_fd, to_fd)
+            with contextlib.suppress(OSError):
+                os.removexattr(to_fd, "trusted.overlay.opaque")
+            os.utime(to_fd, ns=(found.st_atime_ns, found.st_mtime_ns))
+        finally:
+            os.close(from_fd)
+            os.close(to_fd)
+
+    def _chain_through(self, id: str) -> str:
+        """A layer's short name and all below it."""
+        lower = self._read(id, "lower")
+        return self._read(id, "link") + (":" + lower if lower else "")
+
+    def _parent(self, id: str) -> str | None:
+        try:
+            return self._read(id, "parent")
+        except FileNotFoundError:
+            return None
+
+    def apply(self, id: str, tar: BinaryIO, record: Record | None = None) -> Applied:
+        """Unpack into ``diff``."""
+        parent = self._parent(id)
+        fd = self.open_layer(id)
+        try:
+            extractor = OverlayExtractor(fd, (lambda: self.open_root(parent)) if parent else None, record=record)
+            applied = extractor.run(tar)
+            if extractor.root_opaque:
+                # overlayfs does not ask the roots of its layers whether they are opaque: cut the chain here.
+                os.unlink(self._dir(id, "lower"))
+                self._write(id, "lower", "")
+            return applied
+        finally:
+            os.close(fd)
+
+    def remove(self, id: str) -> int:
+        """The short name first: it is found through the directory."""
+        try:
+            short = self._read(id, "link")
+        except (FileNotFoundError, NotADirectoryError):
+            short = ""
+        if short:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(self._home, "l", short))
+        return self._remove_tree(id)
+
+    def _remove_tree(self, id: str) -> int:
+        try:
+            home = os.open(self._home, _DIRECTORY)
+        except FileNotFoundError:
+            return 0
+        try:
+            return remove_at(home, os.fsencode(id))
+        finally:
+            os.close(home)
+
+    def exists(self, id: str) -> bool:
+        """Whether there is a directory of the id."""
+        return os.path.isdir(self._dir(id))
+
+    def list(self) -> Iterator[str]:
+        """Every id; short names that lead nowhere any more are cleaned away meanwhile."""
+        try:
+            names = sorted(os.listdir(self._home))
+        except FileNotFoundError:
+            return
+        links = os.path.join(self._home, "l")
+        for short in os.listdir(links):
+            if not os.path.exists(os.path.join(links, short)):
+                os.unlink(os.path.join(links, short))
+        yield from (name for name in names if name not in _RESERVED)
+
+    def root(self, id: str) -> OverlayRoot:
+        """A writable layer is the upper directory; any other is the topmost of a read-only view."""
+        lower = [f"{self._home}/l/{short}" for short in self._read(id, "lower").split(":") if short]
+        if os.path.isdir(self._dir(id, "work")):
+            return OverlayRoot(tuple(lower or [f"{self._home}/empty"]), self._dir(id, "diff"), self._dir(id, "work"))
+        own = f"{self._home}/l/{self._read(id, 'link')}"
+        return OverlayRoot((own, *(lower or [f"{self._home}/empty"])))
+
+    def open_root(self, id: str, *, readonly: bool = True) -> int:
+        """A detached overlay mount. readonly leaves a writable layer's upper directory out of use for others to use."""
+        root = self.root(id)
+        if readonly and root.upper is not None:
+            root = OverlayRoot((root.upper, *root.lower))
+        return open_overlay(root, readonly=readonly)
+
+    def open_layer(self, id: str) -> int:
+        """``diff``."""
+        return os.open(self._dir(id, "diff"), _DIRECTORY)
+
+    def diff(self, id: str) -> Iterator[bytes]:
+        """``diff`` with its whiteouts translated."""
+        packer = Packer()
+        fd = self.open_layer(id)
+        try:
+            if is_opaque(fd):
+                yield packer.marker(OPAQUE)
+            for above, base, path, found in walk(fd):
+                if is_whiteout(found):
+                    parent, slash, name = path.rpartition(b"/")
+                    yield packer.marker(parent + slash + PREFIX + name)
+                    continue
+                yield from packer.node(above, base, path, found)
+                if stat.S_ISDIR(found.st_mode) and self._opaque_at(above, base):
+                    yield packer.marker(path + b"/" + OPAQUE)
+            yield END
+        finally:
+            os.close(fd)
+
+    @staticmethod
+    def _opaque_at(above: int, base: bytes) -> bool:
+        try:
+            fd = os.open(base, _DIRECTORY | os.O_NOFOLLOW, dir_fd=above)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        try:
+            return is_opaque(fd)
+        finally:
+            os.close(fd)
+
+    def changes(self, id: str) -> Iterator[Change]:
+        """``diff`` against the parent's assembled root."""
+        parent = self._parent(id)
+        below = None if parent is None else self.open_root(parent)
+        try:
+            fd = self.open_layer(id)
+            try:
+                yield from compare(fd, below, overlay=True)
+            finally:
+                os.close(fd)
+        finally:
+            if below is not None:
+                os.close(below)
+
+    def disk_usage(self, id: str) -> int:
+        """Content of the regular files in ``diff``."""
+        fd = self.open_layer(id)
+        try:
+            return measure(fd)[0]
+        finally:
+            os.close(fd)
+
+    def status(self) -> tuple[tuple[str, str], ...]:
+        """As dockerd's."""
+        return (
+            ("Backing Filesystem", _backing(self._home)),
+            ("Supports d_type", "true"),
+            ("Using metacopy", "false"),
+            ("Native Overlay Diff", "true"),
+            ("userxattr", "false"),
+        )
+
+
+def _backing(path: str) -> str:
+    """The name of the file system that a directory is on, by /proc/self/mountinfo (proc(5))."""
+    device = os.stat(path).st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    with open("/proc/self/mountinfo") as file:
+        for line in file:
+            fields = line.split()
+            if fields[2] == wanted:
+                kind = fields[fields.index("-") + 1]
+                return {"ext2": "extfs", "ext3": "extfs", "ext4": "extfs"}.get(kind, kind)
+    return "<unknown>"

@@ -1,0 +1,198 @@
+"""Directory trees by descriptor: remove one and say how many bytes that gave back, copy one, measure one."""
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterator
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_DEEP = 64
+_PIECE = 16 << 20
+
+
+def open_directory(above: int, base: bytes) -> int:
+    """Open a directory of a tree for reading; a symlink in its place is refused."""
+    return os.open(base, _DIRECTORY, dir_fd=above)
+
+
+def remove_at(above: int, base: bytes) -> int:
+    """Delete ``base`` and everything below it; bytes given back (st_blocks; a hard link counts when it is the last).
+
+    Does not mind what is gone already. Trees of any depth: what is too far down is moved up first, so that neither
+    descriptors nor the stack run out.
+    """
+    try:
+        found = os.stat(base, dir_fd=above, follow_symlinks=False)
+    except FileNotFoundError:
+        return 0
+    if not stat.S_ISDIR(found.st_mode):
+        os.unlink(base, dir_fd=above)
+        return found.st_blocks * 512 if found.st_nlink == 1 else 0
+    top = open_directory(above, base)
+    try:
+        freed = _empty(top, top, 0)
+    finally:
+        os.close(top)
+    os.rmdir(base, dir_fd=above)
+    return freed + found.st_blocks * 512
+
+
+def _empty(fd: int, top: int, depth: int) -> int:
+    freed = 0
+    again = True
+    while again:
+        again = False
+        with os.scandir(fd) as listing:
+            names = [(os.fsencode(entry.name), entry.is_dir(follow_symlinks=False)) for entry in listing]
+        for name, directory in names:
+            if not directory:
+                found = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                os.unlink(name, dir_fd=fd)
+                freed += found.st_blocks * 512 if found.st_nlink == 1 else 0
+            elif depth >= _DEEP:
+                os.rename(name, b".deep-" + os.urandom(8).hex().encode(), src_dir_fd=fd, dst_dir_fd=top)
+            else:
+                below = open_directory(fd, name)
+                try:
+                    freed += os.fstat(below).st_blocks * 512
+                    freed += _empty(below, top, depth + 1)
+                finally:
+                    os.close(below)
+                os.rmdir(name, dir_fd=fd)
+        # What was moved up to the top while it was being listed is found by listing it once more.
+        again = fd == top and bool(os.listdir(fd))
+    return freed
+
+
+def walk(fd: int, path: bytes = b"") -> Iterator[tuple[int, bytes, bytes, os.stat_result]]:
+    """Everything below a directory in path order: (parent's descriptor, name, path from the top, lstat).
+
+    The parent's descriptor is valid until the next item is asked for.
+    """
+    for name in sorted(map(os.fsencode, os.listdir(fd))):
+        try:
+            found = os.stat(name, dir_fd=fd, follow_symlinks=False)
+        except FileNotFoundError:
+            continue  # a running container has just deleted it
+        below = path + b"/" + name if path else name
+        yield fd, name, below, found
+        if stat.S_ISDIR(found.st_mode):
+            try:
+                directory = open_directory(fd, name)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError as error:
+                if error.errno != errno.ELOOP:
+                    raise
+                continue
+            try:
+                yield from walk(directory, below)
+            finally:
+                os.close(directory)
+
+
+def measure(fd: int) -> tuple[int, int]:
+    """(bytes of regular file content, bytes on disk) of a tree, hard links once."""
+    size = disk = 0
+    seen: set[tuple[int, int]] = set()
+    for _, _, _, found in walk(fd):
+        if found.st_nlink > 1 and not stat.S_ISDIR(found.st_mode):
+            if (found.st_dev, found.st_ino) in seen:
+                continue
+            seen.add((found.st_dev, found.st_ino))
+        disk += found.st_blocks * 512
+        if stat.S_ISREG(found.st_mode):
+            size += found.st_size
+    return size, disk
+
+
+def copy_attributes(source: int | bytes, target: int | bytes) -> None:
+    """Extended attributes from one node to another; what the target's file system refuses is left out."""
+    follow = isinstance(source, int)
+    for key in os.listxattr(source) if follow else os.listxattr(source, follow_symlinks=False):
+        try:
+            if follow:
+                os.setxattr(target, key, os.getxattr(source, key))
+            else:
+                os.setxattr(target, key, os.getxattr(source, key, follow_symlinks=False), follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in (errno.ENOTSUP, errno.EPERM, errno.ENODATA):
+                raise
+
+
+def copy_tree(source: int, target: int) -> None:
+    """Copy everything below one directory into another, empty one, with owners, modes, times, links and attributes."""
+    _copy_level(source, target, target, b"", {})
+
+
+def _copy_level(source: int, target: int, top: int, path: bytes, links: dict[tuple[int, int], bytes]) -> None:
+    for text in os.listdir(source):
+        name = os.fsencode(text)
+        below = path + b"/" + name if path else name
+        found = os.stat(name, dir_fd=source, follow_symlinks=False)
+        if stat.S_ISDIR(found.st_mode):
+            os.mkdir(name, 0o700, dir_fd=target)
+            from_fd = open_directory(source, name)
+            try:
+                to_fd = open_directory(target, name)
+                try:
+                    _copy_level(from_fd, to_fd, top, below, links)
+                finally:
+                    os.close(to_fd)
+            finally:
+                os.close(from_fd)
+            continue
+        key = (found.st_dev, found.st_ino)
+        if found.st_nlink > 1 and key in links:
+            os.link(links[key], name, src_dir_fd=top, dst_dir_fd=target, follow_symlinks=False)
+            continue
+        if found.st_nlink > 1:
+            links[key] = below
+        _copy_node(source, target, name, found)
+    found = os.fstat(source)
+    os.fchown(target, found.st_uid, found.st_gid)
+    os.fchmod(target, stat.S_IMODE(found.st_mode))
+    copy_attributes(source, target)
+    os.utime(target, ns=(found.st_atime_ns, found.st_mtime_ns))
+
+
+def _copy_node(source: int, target: int, name: bytes, found: os.stat_result) -> None:
+    """One thing that is no directory."""
+    if stat.S_ISREG(found.st_mode):
+        from_fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=source)
+        try:
+            to_fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=target)
+            try:
+                copy_content(from_fd, to_fd)
+                os.fchown(to_fd, found.st_uid, found.st_gid)
+                os.fchmod(to_fd, stat.S_IMODE(found.st_mode))
+                copy_attributes(from_fd, to_fd)
+                os.utime(to_fd, ns=(found.st_atime_ns, found.st_mtime_ns))
+            finally:
+                os.close(to_fd)
+        finally:
+            os.close(from_fd)
+        return
+    if stat.S_ISLNK(found.st_mode):
+        os.symlink(os.readlink(name, dir_fd=source), name, dir_fd=target)
+    else:
+        os.mknod(name, stat.S_IFMT(found.st_mode) | 0o600, found.st_rdev, dir_fd=target)
+        os.chmod(name, stat.S_IMODE(found.st_mode), dir_fd=target)
+    os.chown(name, found.st_uid, found.st_gid, dir_fd=target, follow_symlinks=False)
+    if not stat.S_ISLNK(found.st_mode):
+        os.chmod(name, stat.S_IMODE(found.st_mode), dir_fd=target)  # chown(2) takes set-id bits away
+    copy_attributes(b"/proc/self/fd/%d/%s" % (source, name), b"/proc/self/fd/%d/%s" % (target, name))
+    os.utime(name, ns=(found.st_atime_ns, found.st_mtime_ns), dir_fd=target, follow_symlinks=False)
+
+
+def copy_content(source: int, target: int) -> None:
+    """The rest of a file, shared between the two where the file system can (copy_file_range reflinks on btrfs, xfs)."""
+    with contextlib.suppress(OSError):
+        while os.copy_file_range(source, target, _PIECE):
+            pass
+        return
+    while piece := os.read(source, 1 << 20):
+        view = memoryview(piece)
+        while view:
+            view = view[os.write(target, view) :]

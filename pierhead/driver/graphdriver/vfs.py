@@ -1,0 +1,171 @@
+"""The vfs graph driver: every layer is a whole copy of its parent. Slow and large, and it works on any file system.
+
+<data_root>/vfs/<id>/root      the layer with everything below it
+<data_root>/vfs/<id>/parent    the parent's id
+"""
+
+import os
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from pierhead.driver.graphdriver.api import Applied, Change, Record
+from pierhead.driver.graphdriver.compare import DELETED, compare
+from pierhead.driver.graphdriver.detached import open_directory_mount
+from pierhead.driver.graphdriver.pack import END, Packer
+from pierhead.driver.graphdriver.tree import copy_tree, remove_at
+from pierhead.driver.graphdriver.whiteout import PREFIX, CopyExtractor
+from pierhead.linux.mount import DirectoryRoot
+from pierhead.linux.openat import open_in_root
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+class Vfs:
+    """``GraphDriver`` on plain directories."""
+
+    name = "vfs"
+
+    def __init__(self, data_root: str) -> None:
+        self._home = os.path.join(data_root, "vfs")
+
+    def _dir(self, id: str, *parts: str) -> str:
+        return os.path.join(self._home, id, *parts)
+
+    def probe(self) -> None:
+        """All it needs is a directory."""
+        os.makedirs(self._home, mode=0o710, exist_ok=True)
+
+    def create(self, id: str, parent: str | None, *, writable: bool = False) -> None:
+        """Copy the parent."""
+        os.makedirs(self._home, mode=0o710, exist_ok=True)
+        os.mkdir(self._dir(id), 0o710)
+        os.mkdir(self._dir(id, "root"), 0o755)
+        if parent is None:
+            return
+        with open(self._dir(id, "parent"), "x") as file:
+            file.write(parent)
+        source = self.open_layer(parent)
+        try:
+            target = self.open_layer(id)
+            try:
+                copy_tree(source, target)
+            finally:
+                os.close(target)
+        finally:
+            os.close(source)
+
+    def _parent(self, id: str) -> str | None:
+        try:
+            with open(self._dir(id, "parent")) as file:
+                return file.read()
+        except FileNotFoundError:
+            return None
+
+    def apply(self, id: str, tar: BinaryIO, record: Record | None = None) -> Applied:
+        """Unpack onto the copy; whiteouts delete."""
+        fd = self.open_layer(id)
+        try:
+            return CopyExtractor(fd, record=record).run(tar)
+        finally:
+            os.close(fd)
+
+    def remove(self, id: str) -> int:
+        """Delete the copy."""
+        try:
+            home = os.open(self._home, _DIRECTORY)
+        except FileNotFoundError:
+            return 0
+        try:
+            return remove_at(home, os.fsencode(id))
+        finally:
+            os.close(home)
+
+    def exists(self, id: str) -> bool:
+        """Whether there is a directory of the id."""
+        return os.path.isdir(self._dir(id))
+
+    def list(self) -> Iterator[str]:
+        """Every id."""
+        try:
+            yield from sorted(os.listdir(self._home))
+        except FileNotFoundError:
+            return
+
+    def root(self, id: str) -> DirectoryRoot:
+        """The copy itself."""
+        return DirectoryRoot(self._dir(id, "root"))
+
+    def open_root(self, id: str, *, readonly: bool = True) -> int:
+        """A detached bind mount of the copy."""
+        return open_directory_mount(self._dir(id, "root"), readonly=readonly)
+
+    def open_layer(self, id: str) -> int:
+        """The copy: what was unpacked is in it."""
+        return os.open(self._dir(id, "root"), _DIRECTORY)
+
+    def diff(self, id: str) -> Iterator[bytes]:
+        """What ``changes`` names."""
+        packer = Packer()
+        fd = self.open_layer(id)
+        try:
+            for change in self.changes(id):
+                path = os.fsencode(change.path[1:])
+                parent, slash, base = path.rpartition(b"/")
+                if change.kind == DELETED:
+                    yield packer.marker(parent + slash + PREFIX + base)
+                    continue
+                try:
+                    above = open_in_root(fd, os.fsdecode(parent), _DIRECTORY, links=False)
+                except FileNotFoundError:
+                    continue
+                try:
+                    yield from packer.node(above, base, path, os.stat(base, dir_fd=above, follow_symlinks=False))
+                except FileNotFoundError:
+                    continue  # a running container has just deleted it
+                finally:
+                    os.close(above)
+            yield END
+        finally:
+            os.close(fd)
+
+    def changes(self, id: str) -> Iterator[Change]:
+        """Two whole trees compared."""
+        parent = self._parent(id)
+        below = None if parent is None else self.open_layer(parent)
+        try:
+            fd = self.open_layer(id)
+            try:
+                yield from compare(fd, below, overlay=False)
+            finally:
+                os.close(fd)
+        finally:
+            if below is not None:
+                os.close(below)
+
+    def disk_usage(self, id: str) -> int:
+        """Content of the regular files that differ from the parent's."""
+        size = 0
+        fd = self.open_layer(id)
+        try:
+            for change in self.changes(id):
+                if change.kind != DELETED:
+                    size += _content(fd, os.fsencode(change.path[1:]))
+        finally:
+            os.close(fd)
+        return size
+
+    def status(self) -> tuple[tuple[str, str], ...]:
+        """As dockerd's: nothing to say."""
+        return ()
+
+
+def _content(root: int, path: bytes) -> int:
+    parent, _, base = path.rpartition(b"/")
+    above = open_in_root(root, os.fsdecode(parent), _DIRECTORY, links=False)
+    try:
+        found = os.stat(base, dir_fd=above, follow_symlinks=False)
+    except FileNotFoundError:
+        return 0
+    finally:
+        os.close(above)
+    return found.st_size if found.st_mode & 0o170000 == 0o100000 else 0
