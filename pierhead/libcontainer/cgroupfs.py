@@ -40,7 +40,7 @@ def execute(steps: tuple[tuple[str, str, str | bytes], ...]) -> None:
             except OSError as error:
                 if error.errno not in (2, 13, 22, 95):  # no such file, or this kernel does not do it
                     raise
-        elif kind == "devices":
+        elif kind == "devices" and isinstance(value, bytes):
             attach_devices(path, value)
         else:
             raise ValueError(f"unknown cgroup step {kind!r}")
@@ -93,7 +93,7 @@ def subgroups(directory: str) -> list[str]:
 
 def pids(directories: tuple[str, ...]) -> list[int]:
     """Process ids (as the host sees them) in these cgroups and below, sorted; zombies are not among them."""
-    found = set()
+    found: set[int] = set()
     for directory in directories:
         for group in subgroups(directory):
             found.update(map(int, (read(f"{group}/cgroup.procs") or "").split()))
