@@ -107,7 +107,7 @@ def _folders(config: Config) -> int:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise OSError(
-            f"the data root {config.data_root} is in use by another pierd; stop it, or give this one its own --data-root"
+            f"the data root {config.data_root} is in use by another pierd: stop that, or give this one its own"
         ) from None
     return lock
 

@@ -3,7 +3,8 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 HISTORY = 256
@@ -43,12 +44,33 @@ class Events:
         """Events of the recent past with since <= time < until, in ns."""
         return [event for event in self._past if event.time >= since and (until is None or event.time < until)]
 
-    async def listen(self) -> AsyncIterator[Event]:
-        """Everything from now on; ends when the consumer stops."""
+    @property
+    def listeners(self) -> int:
+        """How many listen now."""
+        return len(self._listeners)
+
+    @contextmanager
+    def subscribe(self) -> "Iterator[Subscription]":
+        """Everything that is published from now on, until the block ends."""
         queue: asyncio.Queue[Event] = asyncio.Queue(4096)
         self._listeners.add(queue)
         try:
-            while True:
-                yield await queue.get()
+            yield Subscription(queue)
         finally:
             self._listeners.discard(queue)
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """One listener's place in the stream."""
+
+    queue: "asyncio.Queue[Event]"
+
+    async def get(self, patience: float | None = None) -> Event | None:
+        """The next event; None when ``patience`` seconds have passed without one."""
+        if patience is None:
+            return await self.queue.get()
+        try:
+            return await asyncio.wait_for(self.queue.get(), max(patience, 0))
+        except TimeoutError:
+            return None

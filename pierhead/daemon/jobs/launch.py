@@ -1,5 +1,6 @@
 """One start of a container: network, root file system, files, Spec, exec driver. The seven steps, from the fifth on."""
 
+import errno
 import os
 import signal
 import time
@@ -14,6 +15,7 @@ from pierhead.errors import Conflict, NoSuchContainer, PierheadError, StartFaile
 from pierhead.graph.containers import Container
 from pierhead.graph.state import State
 from pierhead.libcontainer.spec import NamespaceKind, SetupFailed
+from pierhead.wire.containers import HostConfig
 
 
 async def settled(engine: Engine, id: str) -> None:
@@ -24,7 +26,10 @@ async def settled(engine: Engine, id: str) -> None:
 
 
 async def launch(engine: Engine, container: Container) -> None:
-    """Start it. The caller holds its lock, and it does not run. Raises StartFailed; then nothing of the start is left."""
+    """Start it; the caller holds its lock, and it does not run.
+
+    Raises StartFailed and what else the parts raise; then nothing of the start is left.
+    """
     id = container.id
     engine.containers.update(id, intent="start")
     try:
@@ -56,11 +61,13 @@ def _record_failure(engine: Engine, container: Container, error: str, code: int)
 async def _execute(engine: Engine, container: Container, joined: networks.Joined) -> None:
     id = container.id
     config, host = config_of(container), host_config_of(container)
-    descriptors = _namespaces(engine, config, host)
+    descriptors = _namespaces(engine, host)
     try:
         with phase("graphdriver: root"):
             folder = container_folder(engine, id)
-            write_files(folder, config, await networks.files(engine, id))
+            hosts, resolv = await networks.files(engine, id)
+            hostname = specs.hostname_of(engine, container, config, host)
+            write_files(folder, hostname, hosts, resolv)
             root = engine.layers.root(container.layer_id)
         with phase("libcontainer: spec"):
             spec = specs.build(engine, container, config, host, root, joined.setup)
@@ -86,7 +93,7 @@ async def _execute(engine: Engine, container: Container, joined: networks.Joined
                 started = await running.started
             except SetupFailed as error:
                 engine.running.pop(id, None)
-                raise explain(error, spec.process.args) from error
+                raise explain(error) from error
             except OSError as error:
                 engine.running.pop(id, None)
                 raise StartFailed(f"failed to start container {id}: {error}") from error
@@ -114,27 +121,40 @@ async def _execute(engine: Engine, container: Container, joined: networks.Joined
     engine.events.publish("container", "start", id, attributes(container))
 
 
-def explain(error: SetupFailed, args: tuple[str, ...]) -> StartFailed:
+def explain(error: SetupFailed) -> StartFailed:
     """A set-up failure in Docker's words, with the exit code that Docker stores for it."""
-    text = error.strerror or str(error)
-    prefix = (
+    return StartFailed(
         "failed to create task for container: failed to create shim task: OCI runtime create failed: "
-        "runc create failed: unable to start container process: "
+        f"runc create failed: unable to start container process: error during container init: {_what(error)}: unknown",
+        _code(error),
     )
-    if error.stage == "exec":
-        code = 126 if "permission denied" in text or "exec format" in text or "is a directory" in text else 127
-        return StartFailed(f"{prefix}error during container init: {text}: unknown", code)
-    if error.stage == "process":
-        code = 127 if "no such file" in text.lower() else 128
-        return StartFailed(f"{prefix}error during container init: {_where(error, text)}: unknown", code)
-    return StartFailed(f"{prefix}error during container init: {_where(error, text)}: unknown", 128)
 
 
-def _where(error: SetupFailed, text: str) -> str:
-    return text if not error.filename else f"{error.call} {error.filename}: {text}"
+def explain_exec(error: SetupFailed) -> StartFailed:
+    """The same for an exec."""
+    return StartFailed(
+        f"OCI runtime exec failed: exec failed: unable to start container process: {_what(error)}: unknown",
+        _code(error),
+    )
 
 
-def _namespaces(engine: Engine, config: object, host: "specs.HostConfig") -> dict[str, int]:
+def _code(error: SetupFailed) -> int:
+    if error.stage not in ("exec", "process"):
+        return 128
+    if error.errno in (errno.EACCES, errno.ENOEXEC, errno.EISDIR, errno.EPERM):
+        return 126
+    return 127 if error.stage == "exec" or error.errno == errno.ENOENT else 126
+
+
+def _what(error: SetupFailed) -> str:
+    """Our own sentence where init has made one (it names the program), else call, path and reason."""
+    text = error.strerror or os.strerror(error.errno or 0)
+    if error.stage == "exec" or error.call == "user":
+        return text
+    return f"{error.call} {error.filename}: {text}" if error.filename else f"{error.call}: {text}"
+
+
+def _namespaces(engine: Engine, host: HostConfig) -> dict[str, int]:
     """Descriptors of the other containers' namespaces that this one joins ("container:NAME")."""
     modes = {
         NamespaceKind.NETWORK: host.network_mode,

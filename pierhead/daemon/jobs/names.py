@@ -9,8 +9,8 @@ VALID = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 
 ADJECTIVES = (
     "able agile airy ample amber apt awake balmy bold brave bright brisk calm candid careful cheery civil clever "
-    "cosy crisp curious daring deft dapper eager early earnest easy even fair fleet fluent fond frank free fresh gentle "
-    "glad golden grand handy happy hardy honest humble jolly keen kind lively loyal lucid merry mellow mild modest neat "
+    "cosy crisp curious daring deft dapper eager early earnest easy even fair fleet fluent fond frank free fresh "
+    "gentle glad golden handy happy hardy honest humble jolly keen kind lively loyal lucid merry mellow mild neat "
     "nimble noble patient placid plucky polite proud quick quiet ready robust sage serene sharp silent sleek smart "
     "snug sober solid spry steady stoic sunny swift tidy tranquil trusty upbeat vivid warm wise witty zesty"
 ).split()
@@ -34,7 +34,5 @@ def validate(name: str) -> str:
     """The name without its "/". Raises InvalidParameter with Docker's words."""
     bare = name.removeprefix("/")
     if not VALID.fullmatch(bare):
-        raise InvalidParameter(
-            f"Invalid container name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"
-        )
+        raise InvalidParameter(f"Invalid container name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed")
     return bare

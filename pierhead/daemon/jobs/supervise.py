@@ -193,7 +193,12 @@ async def restart_policies(engine: Engine) -> None:
             container.state is State.RESTARTING
             or (container.state is State.EXITED and name == "always")
             or (container.state is State.EXITED and name == "unless-stopped" and not container.stopped)
-            or (container.state is State.EXITED and name == "on-failure" and container.exit_code and not container.stopped)
+            or (
+                container.state is State.EXITED
+                and name == "on-failure"
+                and container.exit_code
+                and not container.stopped
+            )
         )
         if wanted and container.id not in engine.running:
             with engine.db.transaction():

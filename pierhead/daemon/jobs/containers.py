@@ -1,0 +1,415 @@
+"""Jobs on containers as objects: create, list, inspect, rename, update, remove, prune, top, changes."""
+
+import os
+import time
+from typing import Any
+
+from pierhead.daemon.engine.engine import Engine, blocking, phase
+from pierhead.daemon.engine.waiters import Condition
+from pierhead.daemon.jobs import creation, images, launch, lifecycle, networks, specs, supervise, volumes
+from pierhead.daemon.jobs.describe import args_of, attributes, config_of, host_config_of, mounts_of
+from pierhead.daemon.jobs.files import log_path
+from pierhead.driver.graphdriver.remove import remove_tree
+from pierhead.errors import Conflict, InvalidParameter, NoSuchContainer
+from pierhead.graph.containers import Container
+from pierhead.graph.state import State
+from pierhead.wire import codec
+from pierhead.wire.containers import (
+    ContainerCreateRequest,
+    ContainerCreateResponse,
+    ContainerInspectResponse,
+    ContainerPruneResponse,
+    ContainerState,
+    ContainerSummary,
+    ContainerTopResponse,
+    ContainerUpdateRequest,
+    ContainerUpdateResponse,
+    FilesystemChange,
+    SummaryHostConfig,
+    SummaryNetworkSettings,
+)
+from pierhead.wire.filters import Filters
+from pierhead.wire.time import parse_moment, rfc3339
+
+LIST_FILTERS = frozenset(
+    "ancestor before exited expose health id is-task isolation label name network publish since status volume".split()
+)
+PRUNE_FILTERS = frozenset({"until", "label", "label!"})
+
+
+async def create(
+    engine: Engine, name: str, request: ContainerCreateRequest, platform: str = ""
+) -> ContainerCreateResponse:
+    """See ``creation.create``."""
+    return await creation.create(engine, name, request, platform)
+
+
+def ago(seconds: float) -> str:
+    """go-units' HumanDuration: "5 seconds", "About a minute", "3 weeks"."""
+    if seconds < 1:
+        return "Less than a second"
+    if seconds < 2:
+        return "1 second"
+    if seconds < 60:
+        return f"{int(seconds)} seconds"
+    minutes = int(seconds / 60)
+    if minutes == 1:
+        return "About a minute"
+    if minutes < 60:
+        return f"{minutes} minutes"
+    hours = int(seconds / 3600 + 0.5)
+    if hours == 1:
+        return "About an hour"
+    if hours < 48:
+        return f"{hours} hours"
+    if hours < 24 * 7 * 2:
+        return f"{hours // 24} days"
+    if hours < 24 * 30 * 2:
+        return f"{hours // 24 // 7} weeks"
+    if hours < 24 * 365 * 2:
+        return f"{hours // 24 // 30} months"
+    return f"{hours // 24 // 365} years"
+
+
+def status(container: Container) -> str:
+    """What ``docker ps`` prints under STATUS."""
+    now = time.time_ns()
+    up = ago((now - container.started) / 1e9)
+    ended = ago((now - container.finished) / 1e9) if container.finished else ""
+    match container.state:
+        case State.RUNNING:
+            return f"Up {up}"
+        case State.PAUSED:
+            return f"Up {up} (Paused)"
+        case State.RESTARTING:
+            return f"Restarting ({container.exit_code}) {ended} ago"
+        case State.REMOVING:
+            return "Removal In Progress"
+        case State.DEAD:
+            return "Dead"
+        case State.CREATED:
+            return "Created"
+        case _:
+            return f"Exited ({container.exit_code}) {ended} ago" if ended else f"Exited ({container.exit_code})"
+
+
+def _command(container: Container) -> str:
+    words = [container.path, *args_of(container)]
+    return " ".join(f"'{word}'" if " " in word else word for word in words)
+
+
+async def _selected(engine: Engine, everything: bool, limit: int, filters: Filters) -> list[Container]:
+    filters.validate(LIST_FILTERS)
+    for text in filters.values_of("status"):
+        if text not in {str(state) for state in State}:
+            raise InvalidParameter(f"invalid filter 'status={text}'")
+    codes = set()
+    for text in filters.values_of("exited"):
+        if not text.lstrip("-").isdigit():
+            raise InvalidParameter(f"invalid filter 'exited={text}'")
+        codes.add(int(text))
+    found = engine.containers.all()
+    if "status" in filters or "exited" in filters or limit > 0:
+        everything = True
+    for key in ("before", "since"):
+        for name in filters.values_of(key):
+            limit_time = engine.containers.find(name).created
+            everything = True
+            found = [
+                one for one in found if (one.created < limit_time if key == "before" else one.created > limit_time)
+            ]
+    ancestors = None
+    if "ancestor" in filters:
+        ancestors = set()
+        for name in filters.values_of("ancestor"):
+            ancestors |= images.descendants(engine, name)
+    wanted_networks = filters.values_of("network")
+    result = []
+    for container in found:
+        if not everything and not container.live and container.state is not State.RESTARTING:
+            continue
+        if not filters.matches_prefix("id", container.id):
+            continue
+        if not (filters.matches("name", container.name) or filters.matches("name", f"/{container.name}")):
+            continue
+        if not filters.matches_exact("status", container.state):
+            continue
+        if codes and (container.exit_code not in codes or container.state is not State.EXITED):
+            continue
+        if not filters.matches_labels("label", config_of(container).labels):
+            continue
+        if ancestors is not None and container.image_id not in ancestors:
+            continue
+        if "volume" in filters and not any(
+            wanted in (point.name, point.source, point.destination)
+            for wanted in filters.values_of("volume")
+            for point in mounts_of(container)
+        ):
+            continue
+        if wanted_networks and not networks.is_member(engine, container, wanted_networks):
+            continue
+        if not networks.matches_ports(engine, container, filters):
+            continue
+        result.append(container)
+        if 0 < limit <= len(result):
+            break
+    return result
+
+
+async def list(
+    engine: Engine, all: bool = False, limit: int = 0, size: bool = False, filters: Filters | None = None
+) -> "list[ContainerSummary]":
+    """Containers, newest first. Raises InvalidParameter for an unknown filter."""
+    result = []
+    for container in await _selected(engine, all, limit, filters or Filters()):
+        host = host_config_of(container)
+        summary = ContainerSummary(
+            id=container.id,
+            names=[f"/{container.name}"],
+            image=images.display_name(engine, container.image_id, container.image_name),
+            image_id=container.image_id,
+            command=_command(container),
+            created=container.created // 10**9,
+            ports=networks.ports(engine, container),
+            labels=config_of(container).labels or {},
+            state=container.state,
+            status=status(container),
+            host_config=SummaryHostConfig(network_mode=host.network_mode),
+            network_settings=SummaryNetworkSettings(networks=networks.endpoint_settings(engine, container)),
+            mounts=mounts_of(container),
+        )
+        if size:
+            rw, root = await _sizes(engine, container)
+            summary.size_rw, summary.size_root_fs = rw, root
+        result.append(summary)
+    return result
+
+
+async def _sizes(engine: Engine, container: Container) -> tuple[int, int]:
+    rw = await blocking(engine.layers.disk_usage, container.layer_id)
+    return rw, rw + images.size_of(engine, container.image_id)
+
+
+async def inspect(engine: Engine, name: str, size: bool = False) -> ContainerInspectResponse:
+    """Everything about a container."""
+    container = engine.containers.find(name)
+    folder = os.path.join(engine.config.data_root, "containers", container.id)
+    live = container.live
+    shown = ContainerState(
+        status=container.state,
+        running=live or container.state is State.RESTARTING,
+        paused=container.state is State.PAUSED,
+        restarting=container.state is State.RESTARTING,
+        oom_killed=container.oom,
+        dead=container.state is State.DEAD,
+        pid=container.pid if live else 0,
+        exit_code=container.exit_code,
+        error=container.error,
+        started_at=rfc3339(container.started),
+        finished_at=rfc3339(container.finished if not live else 0),
+    )
+    execs = [
+        key for key, instance in engine.execs.items() if instance.container_id == container.id and instance.running
+    ]
+    answer = ContainerInspectResponse(
+        id=container.id,
+        created=rfc3339(container.created),
+        path=container.path,
+        args=args_of(container),
+        state=shown,
+        image=container.image_id,
+        resolv_conf_path=os.path.join(folder, "resolv.conf"),
+        hostname_path=os.path.join(folder, "hostname"),
+        hosts_path=os.path.join(folder, "hosts"),
+        log_path=log_path(engine, container.id),
+        name=f"/{container.name}",
+        restart_count=container.restarts,
+        driver=container.driver,
+        exec_ids=execs or None,
+        host_config=host_config_of(container),
+        graph_driver=images.driver_data(engine, container.layer_id),
+        mounts=mounts_of(container),
+        config=config_of(container),
+        network_settings=networks.settings(engine, container),
+    )
+    if size:
+        answer.size_rw, answer.size_root_fs = await _sizes(engine, container)
+    return answer
+
+
+async def rename(engine: Engine, name: str, new: str) -> None:
+    """Give a container another name; its names on networks follow."""
+    container = engine.containers.find(name)
+    if not new:
+        raise InvalidParameter("Neither old nor new names may be empty")
+    bare = creation.names.validate(new)
+    if bare == container.name:
+        raise InvalidParameter("Renaming a container with the same name as its current name")
+    with engine.db.transaction(durable=True):
+        engine.containers.rename(container.id, bare)
+    renamed = engine.containers.get(container.id)
+    engine.events.publish("container", "rename", container.id, {**attributes(renamed), "oldName": f"/{container.name}"})
+
+
+async def update(engine: Engine, name: str, request: ContainerUpdateRequest) -> ContainerUpdateResponse:
+    """Change limits and restart policy; what was not said stays."""
+    container = engine.containers.find(name)
+    host = codec.copy(host_config_of(container))
+    given = codec.to_builtins(request)
+    fields: dict[str, Any] = {
+        key: getattr(request, key)
+        for key in (
+            "cpu_shares memory nano_cpus blkio_weight cpu_period cpu_quota cpuset_cpus cpuset_mems memory_reservation "
+            "memory_swap pids_limit"
+        ).split()
+    }
+    for key, value in fields.items():
+        if value:
+            setattr(host, key, value)
+    if request.restart_policy is not None and request.restart_policy.name:
+        if host.auto_remove and request.restart_policy.name != "no":
+            raise InvalidParameter("Restart policy cannot be updated because AutoRemove is enabled for the container")
+        host.restart_policy = request.restart_policy
+    warnings: list[str] = []
+    creation.check_limits(host, warnings)
+    async with engine.locks.hold(container.id):
+        container = engine.containers.get(container.id)
+        if container.live and given:
+            _, rules = specs.devices(host)
+            await blocking(engine.exec.update, container.id, specs.resources(host, rules))
+        with engine.db.transaction(durable=True):
+            engine.containers.update(container.id, host_config=codec.encode(host))
+    engine.events.publish("container", "update", container.id, attributes(container))
+    return ContainerUpdateResponse(warnings=warnings or None)
+
+
+async def remove(engine: Engine, name: str, force: bool = False, volumes: bool = False, link: bool = False) -> None:
+    """Remove a container and give its bytes back. Raises Conflict for one that runs, unless forced."""
+    container = engine.containers.find(name)
+    if link:
+        raise InvalidParameter("Cannot remove a link: legacy links between containers are not supported")
+    if container.state is State.REMOVING:
+        raise Conflict(f"removal of container {name} is already in progress")
+    if (container.live or container.state is State.RESTARTING) and not force:
+        state = "paused" if container.state is State.PAUSED else str(container.state)
+        advice = (
+            "unpause and then stop the container before removing or force remove"
+            if container.state is State.PAUSED
+            else "stop the container before removing or force remove"
+        )
+        raise Conflict(f'cannot remove container "{container.name}": container is {state}: {advice}')
+    await engine.finish(_remove(engine, container.id, volumes))
+
+
+async def _remove(engine: Engine, id: str, with_volumes: bool) -> None:
+    supervise.hold(engine, id)
+    try:
+        async with engine.locks.hold(id):
+            try:
+                container = engine.containers.get(id)
+            except NoSuchContainer:
+                return
+            supervise.forget_restart(engine, id)
+            if container.live:
+                with phase("execdriver: kill"):
+                    await lifecycle.end(engine, container, "SIGKILL", 10)
+            await launch.settled(engine, id)
+            if engine.containers.get(id).state is State.RESTARTING:
+                engine.containers.update(id, state=State.EXITED)
+            await _discard(engine, id, with_volumes)
+    finally:
+        supervise.unhold(engine, id)
+
+
+async def discard(engine: Engine, id: str, volumes: bool) -> None:
+    """Remove what is left of a container that does not run: half made, auto-removed, or found at the daemon's start."""
+    async with engine.locks.hold(id):
+        await _discard(engine, id, volumes)
+
+
+async def _discard(engine: Engine, id: str, with_volumes: bool) -> int:
+    try:
+        container = engine.containers.get(id)
+    except NoSuchContainer:
+        return 0
+    with engine.db.transaction():
+        engine.containers.update(id, state=State.REMOVING, intent="remove")
+    for stream in engine.waiting.pop(id, []):
+        stream.connection.close()
+    await networks.release(engine, id)
+    with phase("graphdriver: remove"):
+        freed = await blocking(engine.layers.remove, container.layer_id)
+        freed += await blocking(remove_tree, os.path.join(engine.config.data_root, "containers", id))
+    names = volumes.of_container(engine, id)
+    for exec_id in [key for key, instance in engine.execs.items() if instance.container_id == id]:
+        del engine.execs[exec_id]
+    with engine.db.transaction(durable=True):
+        engine.containers.remove(id)
+    if with_volumes:
+        freed += await volumes.remove_anonymous(engine, names)
+    engine.events.publish("container", "destroy", id, attributes(container))
+    engine.waiters.wake(id, container.exit_code, *Condition)
+    return freed
+
+
+async def prune(engine: Engine, filters: Filters) -> ContainerPruneResponse:
+    """Remove every container that does not run."""
+    filters.validate(PRUNE_FILTERS)
+    until = [parse_moment(text, "until") for text in filters.values_of("until")]
+    if len(until) > 1:
+        raise InvalidParameter("more than one until filter specified")
+    deleted: list[str] = []  # type: ignore[valid-type]
+    freed = 0
+    for container in engine.containers.all():
+        labels = config_of(container).labels
+        if container.state not in (State.CREATED, State.EXITED, State.DEAD):
+            continue
+        if (until and container.created > until[0]) or not filters.matches_labels("label", labels):
+            continue
+        if "label!" in filters and filters.matches_labels("label!", labels):
+            continue
+        async with engine.locks.hold(container.id):
+            await launch.settled(engine, container.id)
+            try:
+                if engine.containers.get(container.id).state not in (State.CREATED, State.EXITED, State.DEAD):
+                    continue
+            except NoSuchContainer:
+                continue
+            freed += await _discard(engine, container.id, False)
+        deleted.append(container.id)
+    engine.events.publish("container", "prune", "", {"reclaimed": str(freed)})
+    return ContainerPruneResponse(containers_deleted=deleted or None, space_reclaimed=freed)
+
+
+async def top(engine: Engine, name: str, ps_args: str = "") -> ContainerTopResponse:
+    """The container's processes, by the host's ps."""
+    container = engine.containers.find(name)
+    if not container.live:
+        raise Conflict(f"container {container.id} is not running")
+    if container.state is State.RESTARTING:
+        raise Conflict(f"Container {container.id} is restarting, wait until the container is running")
+    pids = await blocking(engine.exec.processes, container.id)
+    from pierhead.daemon.jobs import processes
+
+    return await processes.table(pids, ps_args or "-ef")
+
+
+async def changes(engine: Engine, name: str) -> "list[FilesystemChange]":
+    """What differs from the image."""
+    container = engine.containers.find(name)
+    found = await blocking(lambda: [*engine.layers.changes(container.layer_id)])
+    return [FilesystemChange(path=change.path, kind=change.kind) for change in found]
+
+
+__all__ = [
+    "changes",
+    "create",
+    "discard",
+    "inspect",
+    "list",
+    "prune",
+    "remove",
+    "rename",
+    "top",
+    "update",
+]

@@ -1,0 +1,51 @@
+"""Small views of a container row that several jobs need: its Config, its HostConfig, its event attributes."""
+
+from functools import lru_cache
+
+from pierhead.graph.containers import Container
+from pierhead.wire import codec
+from pierhead.wire.containers import ContainerConfig, HostConfig, MountPoint
+
+
+@lru_cache(maxsize=512)
+def _config(data: bytes) -> ContainerConfig:
+    return codec.decode(data, ContainerConfig)
+
+
+@lru_cache(maxsize=512)
+def _host_config(data: bytes) -> HostConfig:
+    return codec.decode(data, HostConfig)
+
+
+def config_of(container: Container) -> ContainerConfig:
+    """The container's Config. Shared: copy it before changing it."""
+    return _config(container.config)
+
+
+def host_config_of(container: Container) -> HostConfig:
+    """The container's HostConfig. Shared: copy it before changing it."""
+    return _host_config(container.host_config)
+
+
+def mounts_of(container: Container) -> list[MountPoint]:
+    """The container's mounts, as inspect shows them."""
+    return codec.decode(container.mounts, list[MountPoint])
+
+
+def args_of(container: Container) -> list[str]:
+    """The arguments of the container's command, without its path."""
+    return codec.decode(container.args, list[str])
+
+
+def attributes(container: Container) -> dict[str, str]:
+    """What each of its events carries: its labels, image and name."""
+    return {**(config_of(container).labels or {}), "image": container.image_name, "name": container.name}
+
+
+def network_kind(mode: str) -> str:
+    """ "default", "host", "none", "container" or "user" of a HostConfig.NetworkMode."""
+    if mode in ("", "default", "bridge"):
+        return "default"
+    if mode in ("host", "none"):
+        return mode
+    return "container" if mode.startswith("container:") else "user"

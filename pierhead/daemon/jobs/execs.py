@@ -1,0 +1,191 @@
+"""Jobs on exec instances: create, start, inspect, resize."""
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+from pierhead.daemon.engine.engine import Engine
+from pierhead.daemon.engine.running import ExecInstance, Running
+from pierhead.daemon.jobs import launch, specs
+from pierhead.daemon.jobs.describe import attributes, config_of, host_config_of
+from pierhead.daemon.jobs.streams import Attached, pair
+from pierhead.driver.execdriver.api import Stream
+from pierhead.errors import Conflict, InvalidParameter, NoSuchExec
+from pierhead.graph.containers import Container
+from pierhead.graph.state import State
+from pierhead.libcontainer import capabilities
+from pierhead.libcontainer.spec import Process, SetupFailed
+from pierhead.wire import stdcopy
+from pierhead.wire.execs import ExecConfig, ExecCreateResponse, ExecInspectResponse, ExecStartConfig, ProcessConfig
+
+KEPT = 512
+"""Ended exec instances that can still be inspected; the oldest go first."""
+
+
+def _live(engine: Engine, container: Container) -> Running:
+    if container.state is State.PAUSED:
+        raise Conflict(f"container {container.id} is paused, unpause the container before exec")
+    running = engine.running.get(container.id)
+    if container.state is not State.RUNNING or running is None or running.exited.done():
+        raise Conflict(f"container {container.id} is not running")
+    return running
+
+
+async def create(engine: Engine, name: str, request: ExecConfig) -> ExecCreateResponse:
+    """Register a command to run in a container; nothing is started yet."""
+    container = engine.containers.find(name)
+    if not request.cmd:
+        raise InvalidParameter("No exec command specified")
+    _live(engine, container)
+    config, host = config_of(container), host_config_of(container)
+    hostname = specs.hostname_of(engine, container, config, host)
+    environment = specs.environment(config, hostname)
+    base = [entry for entry in environment if request.tty or not entry.startswith("TERM=") or not config.tty]
+    if request.tty and not any(entry.startswith("TERM=") for entry in base):
+        base.append("TERM=xterm")
+    program, no_new_privileges = specs.security(host)
+    if request.privileged:
+        granted = capabilities.resolve((), (), True)
+    else:
+        granted = capabilities.resolve(tuple(host.cap_add or ()), tuple(host.cap_drop or ()), host.privileged)
+    size = request.console_size or [0, 0]
+    process = Process(
+        args=tuple(request.cmd),
+        env=tuple(specs.merge_env(base, request.env or [])),
+        cwd=request.working_dir or config.working_dir or "/",
+        user=request.user or config.user,
+        groups=tuple(host.group_add or ()),
+        capabilities=granted,
+        seccomp=program,
+        no_new_privileges=no_new_privileges,
+        rlimits=specs.rlimits(host, engine.config),
+        oom_score_adj=host.oom_score_adj,
+        terminal=request.tty,
+        console_size=(size[0], size[1]) if len(size) == 2 and size[0] and size[1] else None,
+    )
+    instance = ExecInstance(
+        id=secrets.token_hex(32),
+        container_id=container.id,
+        process=process,
+        open_stdin=request.attach_stdin,
+        open_stdout=request.attach_stdout,
+        open_stderr=request.attach_stderr,
+        privileged=request.privileged,
+        detach_keys=request.detach_keys,
+        created=time.monotonic(),
+    )
+    _forget_old(engine)
+    engine.execs[instance.id] = instance
+    command = " ".join(request.cmd)
+    engine.events.publish(
+        "container", f"exec_create: {command}", container.id, {**attributes(container), "execID": instance.id}
+    )
+    return ExecCreateResponse(id=instance.id)
+
+
+def _forget_old(engine: Engine) -> None:
+    if len(engine.execs) < KEPT:
+        return
+    ended = [key for key, instance in engine.execs.items() if instance.exit_code is not None]
+    for key in ended[: len(ended) // 2 + 1]:
+        del engine.execs[key]
+
+
+def find(engine: Engine, id: str) -> ExecInstance:
+    """By full id. Raises NoSuchExec."""
+    instance = engine.execs.get(id)
+    if instance is None:
+        raise NoSuchExec(id)
+    return instance
+
+
+async def start(engine: Engine, id: str, request: ExecStartConfig) -> Attached | None:
+    """Run the command; None when it was asked to run detached."""
+    instance = find(engine, id)
+    container = engine.containers.get(instance.container_id)
+    if instance.started or instance.answer is not None:
+        if instance.exit_code is not None:
+            raise Conflict(f"exec command has already run: {id}")
+        raise Conflict(f"exec command {id} is already running")
+    running = _live(engine, container)
+    stream = ours = None
+    if not request.detach:
+        ours, theirs = pair()
+        stream = Stream(
+            connection=theirs,
+            stdin=instance.open_stdin,
+            stdout=instance.open_stdout or not (instance.open_stderr or instance.open_stdin),
+            stderr=instance.open_stderr and not instance.process.terminal,
+        )
+    if request.console_size and len(request.console_size) == 2 and all(request.console_size):
+        instance.process = replace(instance.process, console_size=(request.console_size[0], request.console_size[1]))
+    instance.answer = asyncio.get_running_loop().create_future()
+    running.execs[id] = instance
+    try:
+        running.monitor.exec(
+            id, instance.process, stream, instance.open_stdin and ours is not None, instance.privileged
+        )
+        await instance.answer
+    except SetupFailed as error:
+        failure = launch.explain_exec(error)
+        instance.exit_code = failure.exit_code
+        instance.started = True
+        if ours is None:
+            raise failure from error
+        ours.close()
+        # Docker has hijacked the connection by now: the client reads the reason there, the code by inspect.
+        return Attached(None, instance.process.terminal, _said(f"{failure}\r\n", instance.process.terminal))
+    except OSError as error:
+        instance.exit_code = 128
+        if ours is not None:
+            ours.close()
+        raise Conflict(f"container {container.id} is not running") from error
+    command = " ".join(instance.process.args)
+    engine.events.publish("container", f"exec_start: {command}", container.id, {**attributes(container), "execID": id})
+    if ours is None:
+        return None
+
+    def detached() -> None:
+        engine.events.publish("container", "exec_detach", container.id, {**attributes(container), "execID": id})
+
+    return Attached(ours, instance.process.terminal, None, detached)
+
+
+async def _said(text: str, terminal: bool) -> AsyncIterator[bytes]:
+    yield text.encode() if terminal else stdcopy.frame(stdcopy.STDOUT, text.encode())
+
+
+async def inspect(engine: Engine, id: str) -> ExecInspectResponse:
+    """Everything about an exec instance."""
+    instance = find(engine, id)
+    args = instance.process.args
+    return ExecInspectResponse(
+        id=id,
+        running=instance.running,
+        exit_code=instance.exit_code,
+        process_config=ProcessConfig(
+            tty=instance.process.terminal,
+            entrypoint=args[0],
+            arguments=list(args[1:]),
+            privileged=instance.privileged,
+            user=instance.process.user,
+        ),
+        open_stdin=instance.open_stdin,
+        open_stderr=instance.open_stderr,
+        open_stdout=instance.open_stdout,
+        can_remove=instance.exit_code is not None,
+        container_id=instance.container_id,
+        detach_keys=instance.detach_keys,
+        pid=instance.pid,
+    )
+
+
+async def resize(engine: Engine, id: str, rows: int, columns: int) -> None:
+    """Tell an exec's terminal its size."""
+    instance = find(engine, id)
+    running = engine.running.get(instance.container_id)
+    if not instance.running or running is None:
+        raise InvalidParameter(f"exec {id} is not running")
+    running.monitor.resize(rows, columns, id)

@@ -1,0 +1,195 @@
+"""What a create request says of mounts (Binds, Mounts, Volumes, VolumesFrom, Tmpfs), checked and made one list."""
+
+import os
+import posixpath
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pierhead.errors import InvalidParameter, NoSuchContainer
+from pierhead.graph.containers import Container
+from pierhead.wire.containers import ContainerConfig, HostConfig, Mount, MountPoint
+
+PROPAGATIONS = ("private", "rprivate", "shared", "rshared", "slave", "rslave")
+MODES = {"ro", "rw", "z", "Z", "nocopy", "consistent", "cached", "delegated", *PROPAGATIONS}
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One mount to make. source: a host path of a bind; name: of a volume, "" = anonymous (made anew).
+
+    copy: an empty volume gets what the image has at the target.  make_source: a missing host path is made.
+    """
+
+    kind: str
+    target: str
+    source: str = ""
+    name: str = ""
+    mode: str = ""
+    writable: bool = True
+    propagation: str = ""
+    copy: bool = True
+    make_source: bool = False
+    labels: tuple[tuple[str, str], ...] = ()
+    options: tuple[tuple[str, str], ...] = ()
+
+
+def _target(path: str, specification: str) -> str:
+    if not path.startswith("/"):
+        raise InvalidParameter(
+            f"invalid volume specification: '{specification}': invalid mount path: '{path}' mount path must be absolute"
+        )
+    clean = posixpath.normpath(path)
+    clean = "/" + clean.lstrip("/")
+    if clean == "/":
+        raise InvalidParameter(
+            f"invalid volume specification: '{specification}': invalid specification: destination can't be '/'"
+        )
+    return clean
+
+
+def parse_bind(text: str) -> Wanted:
+    """ "source:target[:options]", "volume:target[:options]" or "target". Raises InvalidParameter."""
+    parts = text.split(":")
+    if len(parts) > 3 or not all(parts):
+        raise InvalidParameter(f"invalid volume specification: '{text}'")
+    if len(parts) == 1:
+        return Wanted("volume", _target(parts[0], text))
+    source, target = parts[0], _target(parts[1], text)
+    mode = parts[2] if len(parts) == 3 else ""
+    flags = [flag for flag in mode.split(",") if flag]
+    for flag in flags:
+        if flag not in MODES:
+            raise InvalidParameter(f"invalid mode: {mode}")
+    if "ro" in flags and "rw" in flags:
+        raise InvalidParameter(f"invalid mode: {mode}")
+    propagation = next((flag for flag in flags if flag in PROPAGATIONS), "")
+    if source.startswith("/"):
+        return Wanted(
+            "bind",
+            target,
+            source=os.path.normpath(source),
+            mode=mode,
+            writable="ro" not in flags,
+            propagation=propagation or "rprivate",
+            make_source=True,
+        )
+    if propagation:
+        raise InvalidParameter(f"invalid mode: {mode}")
+    return Wanted(
+        "volume", target, name=source, mode=mode or "z", writable="ro" not in flags, copy="nocopy" not in flags
+    )
+
+
+def _invalid(mount: Mount, why: str) -> InvalidParameter:
+    return InvalidParameter(f'invalid mount config for type "{mount.type}": {why}')
+
+
+def parse_mount(mount: Mount) -> Wanted:
+    """One entry of HostConfig.Mounts. Raises InvalidParameter with Docker's words."""
+    if mount.type not in ("bind", "volume", "tmpfs"):
+        raise InvalidParameter(f"mount type unknown: {mount.type!r}".replace("'", '"'))
+    if not mount.target:
+        raise _invalid(mount, "field Target must not be empty")
+    if posixpath.normpath(mount.target) == "/":
+        raise _invalid(mount, "invalid specification: destination can't be '/'")
+    if not mount.target.startswith("/"):
+        raise _invalid(mount, f"invalid mount path: '{mount.target}' mount path must be absolute")
+    target = posixpath.normpath(mount.target)
+    if mount.type == "bind":
+        if not mount.source:
+            raise _invalid(mount, "field Source must not be empty")
+        if not mount.source.startswith("/"):
+            raise _invalid(mount, f"invalid mount path: '{mount.source}' mount path must be absolute")
+        options = mount.bind_options
+        propagation = (options.propagation if options else "") or "rprivate"
+        if propagation not in PROPAGATIONS:
+            raise _invalid(mount, f"invalid propagation mode: {propagation}")
+        create = bool(options and options.create_mountpoint)
+        if not create and not os.path.lexists(mount.source):
+            raise _invalid(mount, f"bind source path does not exist: {mount.source}")
+        return Wanted(
+            "bind",
+            target,
+            source=os.path.normpath(mount.source),
+            writable=not mount.read_only,
+            propagation=propagation,
+            make_source=create,
+        )
+    if mount.type == "tmpfs":
+        if mount.source:
+            raise _invalid(mount, "field Source must not be specified")
+        return Wanted("tmpfs", target, writable=not mount.read_only, copy=False)
+    options_ = mount.volume_options
+    if options_ is not None and options_.subpath:
+        raise _invalid(mount, "volume subpaths are not supported by this version of Pierhead")
+    driver = options_.driver_config if options_ else None
+    if driver is not None and driver.name not in ("", "local"):
+        raise InvalidParameter(f'error looking up volume plugin {driver.name}: plugin "{driver.name}" not found')
+    return Wanted(
+        "volume",
+        target,
+        name=mount.source,
+        mode="z",
+        writable=not mount.read_only,
+        copy=not (options_ and options_.no_copy),
+        labels=tuple((options_.labels or {}).items()) if options_ else (),
+        options=tuple((driver.options or {}).items()) if driver else (),
+    )
+
+
+def _inherited(
+    text: str, find: Callable[[str], Container], mounts_of: Callable[[Container], list[MountPoint]]
+) -> list[Wanted]:
+    name, _, mode = text.partition(":")
+    if mode not in ("", "ro", "rw", "z", "Z"):
+        raise InvalidParameter(f"invalid mode: {mode}")
+    try:
+        container = find(name)
+    except NoSuchContainer:
+        raise NoSuchContainer(name) from None
+    return [
+        Wanted(
+            point.type,
+            point.destination,
+            source=point.source if point.type == "bind" else "",
+            name=point.name,
+            mode=mode or point.mode,
+            writable=point.rw and mode != "ro",
+            propagation=point.propagation,
+            copy=False,
+        )
+        for point in mounts_of(container)
+        if point.type in ("bind", "volume")
+    ]
+
+
+def wanted(
+    config: ContainerConfig,
+    host: HostConfig,
+    find: Callable[[str], Container],
+    mounts_of: Callable[[Container], list[MountPoint]],
+) -> list[Wanted]:
+    """Every mount of a new container, at most one for each target, later sources win as in Docker.
+
+    Raises InvalidParameter, NoSuchContainer.
+    """
+    result: dict[str, Wanted] = {}
+    for text in host.volumes_from or []:
+        for item in _inherited(text, find, mounts_of):
+            result[item.target] = item
+    asked: dict[str, Wanted] = {}
+    for item in [parse_bind(text) for text in host.binds or []] + [parse_mount(mount) for mount in host.mounts or []]:
+        if item.target in asked:
+            raise InvalidParameter(f"Duplicate mount point: {item.target}")
+        asked[item.target] = item
+    for target in host.tmpfs or {}:
+        clean = _target(target, target)
+        if clean in asked:
+            raise InvalidParameter(f"Duplicate mount point: {clean}")
+    result.update(asked)
+    tmpfs = {posixpath.normpath(target) for target in host.tmpfs or {}}
+    for target in config.volumes or {}:
+        clean = _target(target, target)
+        if clean not in result and clean not in tmpfs:
+            result[clean] = Wanted("volume", clean)
+    return [result[target] for target in sorted(result)]

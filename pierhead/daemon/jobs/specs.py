@@ -1,0 +1,408 @@
+"""From the API's Config and HostConfig to libcontainer's Spec: Docker's defaults, and where they change."""
+
+import os
+import shutil
+import stat
+from functools import lru_cache
+
+from pierhead.daemon.config import Config
+from pierhead.daemon.engine.engine import Engine
+from pierhead.daemon.jobs.describe import args_of, mounts_of, network_kind
+from pierhead.daemon.jobs.files import container_folder
+from pierhead.daemon.jobs.mounts import PROPAGATIONS
+from pierhead.errors import InvalidParameter
+from pierhead.graph.containers import Container
+from pierhead.libcontainer import capabilities, cgroups, seccomp
+from pierhead.libcontainer.spec import (
+    Device,
+    DeviceRule,
+    Mount,
+    NamespaceKind,
+    NamespaceMode,
+    NetworkSetup,
+    Process,
+    Resources,
+    Rlimit,
+    Spec,
+)
+from pierhead.linux.mount import Root
+from pierhead.wire.containers import ContainerConfig, HostConfig
+
+DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+DEFAULT_SHM = 64 * 1024 * 1024
+MASKED = (
+    "/proc/asound",
+    "/proc/acpi",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/sys/firmware",
+    "/sys/devices/virtual/powercap",
+)
+READONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+INIT_TARGET = "/sbin/docker-init"
+
+_SAFE = ("nosuid", "noexec", "nodev")
+
+
+def cgroup_path(engine: Engine, id: str) -> str:
+    """Where a container's cgroup is, below every hierarchy's root."""
+    return f"/pierhead/{engine.db.instance}/{id}"
+
+
+def merge_env(base: list[str], over: list[str]) -> list[str]:
+    """``over`` replaces by name, in place; an entry without "=" removes the name, as Docker does."""
+    result = {entry.partition("=")[0]: entry for entry in base}
+    for entry in over:
+        name, equals, _ = entry.partition("=")
+        if equals:
+            result[name] = entry
+        else:
+            result.pop(name, None)
+    return list(result.values())
+
+
+def environment(config: ContainerConfig, hostname: str) -> tuple[str, ...]:
+    """What the container's process gets; init adds HOME where it is missing."""
+    base = [DEFAULT_PATH, f"HOSTNAME={hostname}"]
+    if config.tty:
+        base.append("TERM=xterm")
+    return tuple(merge_env(base, config.env or []))
+
+
+@lru_cache(maxsize=1)
+def _init_binary() -> str:
+    for name in ("docker-init", "tini-static", "tini"):
+        found = shutil.which(name)
+        if found:
+            return found
+    raise InvalidParameter("--init needs docker-init or tini on the host: apt-get install tini")
+
+
+def security(host: HostConfig) -> tuple[bytes | None, bool]:
+    """The compiled seccomp program (None: unconfined) and no-new-privileges. Raises InvalidParameter."""
+    profile: str | None = None
+    no_new_privileges = False
+    for option in host.security_opt or []:
+        name, separator, value = option.partition("=")
+        if not separator:
+            name, separator, value = option.partition(":")
+        if name == "no-new-privileges":
+            if value not in ("", "true", "false"):
+                raise InvalidParameter(f'invalid --security-opt 2: "{option}"')
+            no_new_privileges = value != "false"
+        elif name == "seccomp" and separator:
+            profile = value
+        elif name == "label" or (name == "apparmor" and value in ("unconfined", "docker-default", "")):
+            continue  # neither SELinux nor AppArmor confines here: Docker accepts these without them, too
+        elif name == "apparmor":
+            raise InvalidParameter(f"AppArmor is not enabled on this host: {option}")
+        elif name in ("systempaths", "writable-cgroups"):
+            raise InvalidParameter(f'invalid --security-opt 2: "{option}"')
+        else:
+            raise InvalidParameter(f'invalid --security-opt 1: "{option}"')
+    caps = capabilities.resolve(tuple(host.cap_add or ()), tuple(host.cap_drop or ()), host.privileged)
+    if profile == "unconfined" or (profile is None and host.privileged):
+        return None, no_new_privileges
+    return seccomp.compiled(None if profile in (None, "builtin") else profile, caps), no_new_privileges
+
+
+def resources(host: HostConfig, devices: tuple[DeviceRule, ...]) -> Resources:
+    """The limits of a HostConfig in the kernel's terms."""
+    period, quota = host.cpu_period, host.cpu_quota
+    if host.nano_cpus:
+        period, quota = 100_000, host.nano_cpus * 100_000 // 10**9
+    swappiness = host.memory_swappiness
+    return Resources(
+        memory=host.memory,
+        memory_reservation=host.memory_reservation,
+        memory_swap=host.memory_swap,
+        memory_swappiness=None if swappiness is None or swappiness < 0 else swappiness,
+        oom_kill_disable=bool(host.oom_kill_disable),
+        cpu_shares=host.cpu_shares,
+        cpu_period=period,
+        cpu_quota=quota,
+        cpuset_cpus=host.cpuset_cpus,
+        cpuset_mems=host.cpuset_mems,
+        pids=max(host.pids_limit or 0, 0),
+        blkio_weight=host.blkio_weight,
+        devices=devices,
+    )
+
+
+def _namespaces(host: HostConfig, unified: bool) -> dict[NamespaceKind, NamespaceMode]:
+    def mode(text: str) -> NamespaceMode:
+        if text == "host":
+            return NamespaceMode.HOST
+        return NamespaceMode.JOIN if text.startswith("container:") else NamespaceMode.NEW
+
+    private_cgroup = host.cgroupns_mode == "private" or (host.cgroupns_mode == "" and unified)
+    return {
+        NamespaceKind.MOUNT: NamespaceMode.NEW,
+        NamespaceKind.NETWORK: mode(host.network_mode),
+        NamespaceKind.UTS: mode(host.uts_mode),
+        NamespaceKind.IPC: mode(host.ipc_mode),
+        NamespaceKind.PID: mode(host.pid_mode),
+        NamespaceKind.CGROUP: NamespaceMode.NEW if private_cgroup else NamespaceMode.HOST,
+    }
+
+
+def _default_mounts(host: HostConfig, unified: bool) -> dict[str, Mount]:
+    rw = ("rw",) if host.privileged else ("ro",)
+    shm = host.shm_size or DEFAULT_SHM
+    mounts = [
+        Mount("/proc", "proc", "proc", _SAFE),
+        Mount("/dev", "tmpfs", "tmpfs", ("nosuid", "strictatime"), "mode=755,size=65536k"),
+        Mount("/dev/pts", "devpts", "devpts", ("nosuid", "noexec"), "newinstance,ptmxmode=0666,mode=0620,gid=5"),
+        Mount("/sys", "sysfs", "sysfs", (*_SAFE, *rw)),
+        Mount("/sys/fs/cgroup", "cgroup2" if unified else "cgroup", "cgroup", (*_SAFE, *rw)),
+        Mount("/dev/mqueue", "mqueue", "mqueue", _SAFE),
+        Mount("/dev/shm", "tmpfs", "shm", _SAFE, f"mode=1777,size={shm}"),
+    ]
+    if host.ipc_mode == "host":
+        mounts = [mount for mount in mounts if mount.target not in ("/dev/shm", "/dev/mqueue")]
+        mounts += [Mount("/dev/shm", "bind", "/dev/shm", ("rw",)), Mount("/dev/mqueue", "bind", "/dev/mqueue", ("rw",))]
+    return {mount.target: mount for mount in mounts}
+
+
+def _mounts(engine: Engine, container: Container, host: HostConfig, unified: bool) -> list[Mount]:
+    folder = container_folder(engine, container.id)
+    mounts = _default_mounts(host, unified)
+    for name in ("resolv.conf", "hostname", "hosts"):
+        mounts[f"/etc/{name}"] = Mount(f"/etc/{name}", "bind", os.path.join(folder, name), ("rw",))
+    for point in mounts_of(container):
+        options = ("rw",) if point.rw else ("ro",)
+        if point.type == "tmpfs":
+            mounts[point.destination] = _tmpfs(point.destination, "", point.rw)
+            continue
+        if point.destination == "/dev":
+            mounts = {target: mount for target, mount in mounts.items() if not target.startswith("/dev")}
+        mounts[point.destination] = Mount(
+            point.destination, "bind", point.source, options, propagation=point.propagation or "rprivate"
+        )
+    for asked in host.mounts or []:
+        if asked.type == "tmpfs":
+            data = []
+            if asked.tmpfs_options is not None:
+                if asked.tmpfs_options.size_bytes:
+                    data.append(f"size={asked.tmpfs_options.size_bytes}")
+                if asked.tmpfs_options.mode:
+                    data.append(f"mode={asked.tmpfs_options.mode:o}")
+            mounts[os.path.normpath(asked.target)] = _tmpfs(asked.target, ",".join(data), not asked.read_only)
+        elif asked.type == "bind" and asked.bind_options is not None and asked.bind_options.read_only_non_recursive:
+            target = os.path.normpath(asked.target)
+            base = mounts[target]
+            mounts[target] = Mount(base.target, "bind", base.source, base.options, "", base.propagation, False)
+    for target, text in (host.tmpfs or {}).items():
+        mounts[os.path.normpath(target)] = _tmpfs(target, text, True)
+    if host.init:
+        mounts[INIT_TARGET] = Mount(INIT_TARGET, "bind", _init_binary(), ("ro",))
+    # Shallow first, or a deeper mount would be covered by a later one.
+    return sorted(mounts.values(), key=lambda mount: (mount.target.count("/"), mount.target != "/proc"))
+
+
+_TMPFS_FLAGS = (
+    "ro",
+    "rw",
+    "nosuid",
+    "suid",
+    "nodev",
+    "dev",
+    "noexec",
+    "exec",
+    "sync",
+    "dirsync",
+    "noatime",
+    "nodiratime",
+    "relatime",
+    "strictatime",
+)
+_TMPFS_DATA = ("size", "mode", "uid", "gid", "nr_inodes", "nr_blocks", "mpol")
+
+
+def _tmpfs(target: str, text: str, writable: bool) -> Mount:
+    flags = {"noexec": "exec", "nosuid": "suid", "nodev": "dev"}
+    chosen = dict.fromkeys(flags)
+    others: list[str] = []
+    data: list[str] = []
+    for option in filter(None, text.split(",")):
+        if option in flags.values():
+            chosen.pop(next(name for name, opposite in flags.items() if opposite == option), None)
+        elif option in flags:
+            chosen[option] = None
+        elif option in _TMPFS_FLAGS:
+            others.append(option)
+        elif option.partition("=")[0] in _TMPFS_DATA:
+            data.append(option)
+        elif option not in PROPAGATIONS:
+            raise InvalidParameter(f'invalid tmpfs option ["{option}"]')
+    if not writable:
+        others.append("ro")
+    return Mount(os.path.normpath(target), "tmpfs", "tmpfs", (*chosen, *others), ",".join(data))
+
+
+STANDARD_DEVICES = (
+    Device("/dev/null", "c", 1, 3),
+    Device("/dev/zero", "c", 1, 5),
+    Device("/dev/full", "c", 1, 7),
+    Device("/dev/random", "c", 1, 8),
+    Device("/dev/urandom", "c", 1, 9),
+    Device("/dev/tty", "c", 5, 0),
+)
+
+
+def device(path: str, inside: str) -> Device:
+    """A host's device node. Raises InvalidParameter where there is none."""
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        raise InvalidParameter(
+            f'error gathering device information while adding custom device "{path}": {error.strerror.lower()}'
+        ) from error
+    if not (stat.S_ISCHR(found.st_mode) or stat.S_ISBLK(found.st_mode)):
+        raise InvalidParameter(
+            f'error gathering device information while adding custom device "{path}": not a device node'
+        )
+    kind = "c" if stat.S_ISCHR(found.st_mode) else "b"
+    return Device(
+        inside,
+        kind,
+        os.major(found.st_rdev),
+        os.minor(found.st_rdev),
+        stat.S_IMODE(found.st_mode),
+        found.st_uid,
+        found.st_gid,
+    )
+
+
+def _host_devices() -> list[Device]:
+    result = []
+    for folder, folders, names in os.walk("/dev"):
+        folders[:] = [
+            name for name in folders if f"{folder}/{name}" not in ("/dev/pts", "/dev/shm", "/dev/mqueue", "/dev/fd")
+        ]
+        for name in names:
+            path = f"{folder}/{name}"
+            mode = os.lstat(path).st_mode
+            if name != "console" and (stat.S_ISCHR(mode) or stat.S_ISBLK(mode)) and name not in ("ptmx", "tty"):
+                result.append(device(path, path))
+    return result
+
+
+def devices(host: HostConfig) -> tuple[tuple[Device, ...], tuple[DeviceRule, ...]]:
+    """Nodes to make and the device cgroup's rules. Raises InvalidParameter."""
+    nodes = {node.path: node for node in STANDARD_DEVICES}
+    if host.privileged:
+        nodes = {node.path: node for node in _host_devices()} | nodes
+        return tuple(nodes.values()), cgroups.PRIVILEGED_DEVICES
+    rules = list(cgroups.DEFAULT_DEVICES)
+    for mapping in host.devices or []:
+        access = mapping.cgroup_permissions or "rwm"
+        if not set(access) <= set("rwm"):
+            raise InvalidParameter(f"bad mode specified: {access}")
+        inside = mapping.path_in_container or mapping.path_on_host
+        paths = [(mapping.path_on_host, inside)]
+        if os.path.isdir(mapping.path_on_host):
+            paths = [
+                (entry.path, os.path.join(inside, entry.name))
+                for entry in sorted(os.scandir(mapping.path_on_host), key=lambda entry: entry.name)
+                if stat.S_ISCHR(entry.stat().st_mode) or stat.S_ISBLK(entry.stat().st_mode)
+            ]
+        for path, target in paths:
+            node = device(path, target)
+            nodes[target] = node
+            rules.append(DeviceRule(True, node.kind, node.major, node.minor, access))
+    for text in host.device_cgroup_rules or []:
+        rules.append(cgroups.parse_device_rule(text))
+    return tuple(nodes.values()), tuple(rules)
+
+
+def rlimits(host: HostConfig, config: Config) -> tuple[Rlimit, ...]:
+    """--ulimit over the daemon's --default-ulimit. Raises InvalidParameter."""
+    result: dict[str, Rlimit] = {}
+    for text in config.default_ulimits:
+        name, _, values = text.partition("=")
+        soft, _, hard = values.partition(":")
+        result[name] = Rlimit(name, int(soft), int(hard or soft))
+    for limit in host.ulimits or []:
+        result[limit.name] = Rlimit(limit.name, limit.soft, limit.hard)
+    return tuple(result.values())
+
+
+def _sysctls(host: HostConfig) -> tuple[tuple[str, str], ...]:
+    values: dict[str, str] = {}
+    if network_kind(host.network_mode) not in ("host", "container"):
+        values["net.ipv4.ip_unprivileged_port_start"] = "0"
+        values["net.ipv4.ping_group_range"] = "0 2147483647"
+    values.update(host.sysctls or {})
+    return tuple(values.items())
+
+
+def build(
+    engine: Engine,
+    container: Container,
+    config: ContainerConfig,
+    host: HostConfig,
+    root: Root,
+    network: NetworkSetup,
+) -> Spec:
+    """The Spec of one start. Raises InvalidParameter for what only now can be seen to be wrong."""
+    unified = cgroups.unified()
+    hostname = hostname_of(engine, container, config, host)
+    nodes, rules = devices(host)
+    program, no_new_privileges = security(host)
+    args = (container.path, *args_of(container))
+    if host.init:
+        args = (INIT_TARGET, "--", *args)
+    size = host.console_size if len(host.console_size or []) == 2 else [0, 0]
+    process = Process(
+        args=args,
+        env=environment(config, hostname),
+        cwd=config.working_dir or "/",
+        user=config.user,
+        groups=tuple(host.group_add or ()),
+        capabilities=capabilities.resolve(tuple(host.cap_add or ()), tuple(host.cap_drop or ()), host.privileged),
+        seccomp=program,
+        no_new_privileges=no_new_privileges,
+        rlimits=rlimits(host, engine.config),
+        oom_score_adj=host.oom_score_adj,
+        terminal=config.tty,
+        console_size=(size[0], size[1]) if size[0] and size[1] else None,
+    )
+    mounts = _mounts(engine, container, host, unified)
+    shared = [mount.propagation for mount in mounts if mount.propagation in ("shared", "rshared")]
+    slave = [mount.propagation for mount in mounts if mount.propagation in ("slave", "rslave")]
+    return Spec(
+        id=container.id,
+        root=root,
+        process=process,
+        hostname=hostname if host.uts_mode != "host" else "",
+        domainname=config.domainname,
+        root_readonly=host.readonly_rootfs,
+        mounts=tuple(mounts),
+        devices=nodes,
+        masked_paths=tuple(host.masked_paths if host.masked_paths is not None else MASKED),
+        readonly_paths=tuple(host.readonly_paths if host.readonly_paths is not None else READONLY),
+        sysctls=_sysctls(host),
+        cgroup=cgroup_path(engine, container.id),
+        resources=resources(host, rules),
+        namespaces=_namespaces(host, unified),
+        network=network,
+        rootfs_propagation="rshared" if shared else "rslave" if slave else "rprivate",
+        init=bool(host.init),
+        privileged=host.privileged,
+    )
+
+
+def hostname_of(engine: Engine, container: Container, config: ContainerConfig, host: HostConfig) -> str:
+    """The given one; the host's in its network; the other container's when joining it; else the short id."""
+    if config.hostname:
+        return config.hostname
+    if network_kind(host.network_mode) == "host" or host.uts_mode == "host":
+        return os.uname().nodename
+    return container.id[:12]

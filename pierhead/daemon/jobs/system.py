@@ -1,0 +1,264 @@
+"""Jobs about the daemon itself: version, info, disk usage, events, and the list of jobs."""
+
+import os
+import platform
+import time
+from collections.abc import AsyncIterator
+
+from pierhead import __version__
+from pierhead.daemon.engine.engine import Engine, Span, blocking
+from pierhead.daemon.engine.events import Event
+from pierhead.daemon.jobs import containers, images, volumes
+from pierhead.errors import InvalidParameter
+from pierhead.graph.state import State
+from pierhead.libcontainer import cgroups
+from pierhead.wire.filters import Filters
+from pierhead.wire.system import (
+    ComponentVersion,
+    EventActor,
+    EventMessage,
+    IndexInfo,
+    JobReport,
+    PluginsInfo,
+    RegistryServiceConfig,
+    Runtime,
+    SystemDataUsageResponse,
+    SystemInfo,
+    SystemVersion,
+    VersionPlatform,
+)
+from pierhead.wire.time import rfc3339_fixed
+from pierhead.wire.versions import CURRENT, OLDEST
+
+ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+DOCKER_VERSION = "28.2.2"
+"""The Docker whose behaviour is ours: clients and libraries compare versions, so this is what they are told."""
+
+EVENT_FILTERS = frozenset(
+    "config container daemon event id image label network node plugin scope secret service type volume".split()
+)
+
+
+def _architecture() -> str:
+    machine = platform.machine()
+    return ARCHITECTURES.get(machine, machine)
+
+
+async def version(engine: Engine) -> SystemVersion:
+    """What runs here."""
+    kernel = os.uname().release
+    details = {
+        "ApiVersion": CURRENT,
+        "MinAPIVersion": OLDEST,
+        "Arch": _architecture(),
+        "Os": "linux",
+        "KernelVersion": kernel,
+        "Experimental": "false",
+        "GoVersion": f"python{platform.python_version()}",
+        "GitCommit": "",
+        "BuildTime": "",
+    }
+    return SystemVersion(
+        platform=VersionPlatform(name=f"Pierhead {__version__}"),
+        components=[
+            ComponentVersion(name="Engine", version=DOCKER_VERSION, details=details),
+            ComponentVersion(name="pierhead", version=__version__, details={"GitCommit": ""}),
+        ],
+        version=DOCKER_VERSION,
+        api_version=CURRENT,
+        min_api_version=OLDEST,
+        go_version=f"python{platform.python_version()}",
+        os="linux",
+        arch=_architecture(),
+        kernel_version=kernel,
+    )
+
+
+def _os_release() -> dict[str, str]:
+    result: dict[str, str] = {}
+    try:
+        with open("/etc/os-release", encoding="utf-8") as file:
+            for line in file:
+                key, separator, value = line.strip().partition("=")
+                if separator:
+                    result[key] = value.strip('"')
+    except OSError:
+        pass  # a machine without one is called Linux
+    return result
+
+
+def _memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _flag(path: str) -> bool:
+    try:
+        with open(path, encoding="ascii") as file:
+            return file.read().strip() == "1"
+    except OSError:
+        return False
+
+
+async def info(engine: Engine) -> SystemInfo:
+    """What ``docker info`` shows."""
+    found = engine.containers.all()
+    release = _os_release()
+    running = sum(container.state in (State.RUNNING, State.RESTARTING) for container in found)
+    paused = sum(container.state is State.PAUSED for container in found)
+    unified = cgroups.unified()
+    insecure = [entry for entry in engine.config.insecure_registries if "/" in entry]
+    return SystemInfo(
+        id=engine.db.instance,
+        containers=len(found),
+        containers_running=running,
+        containers_paused=paused,
+        containers_stopped=len(found) - running - paused,
+        images=images.count(engine),
+        driver=engine.layers.name,
+        driver_status=[list(pair) for pair in engine.layers.status()],
+        plugins=PluginsInfo(volume=["local"], network=sorted(engine.networks), log=["json-file", "none"]),
+        memory_limit=True,
+        swap_limit=True,
+        cpu_cfs_period=True,
+        cpu_cfs_quota=True,
+        cpu_shares=True,
+        cpu_set=True,
+        pids_limit=True,
+        ipv4_forwarding=_flag("/proc/sys/net/ipv4/ip_forward"),
+        bridge_nf_iptables=_flag("/proc/sys/net/bridge/bridge-nf-call-iptables"),
+        bridge_nf_ip6tables=_flag("/proc/sys/net/bridge/bridge-nf-call-ip6tables"),
+        debug=engine.config.debug,
+        n_fd=len(os.listdir("/proc/self/fd")),
+        oom_kill_disable=not unified,
+        n_goroutines=len(engine.jobs),
+        system_time=rfc3339_fixed(time.time_ns()),
+        cgroup_driver="cgroupfs",
+        cgroup_version="2" if unified else "1",
+        n_events_listener=engine.events.listeners,
+        kernel_version=os.uname().release,
+        operating_system=release.get("PRETTY_NAME", "Linux"),
+        os_version=release.get("VERSION_ID", ""),
+        architecture=platform.machine(),
+        registry_config=RegistryServiceConfig(
+            insecure_registry_cidrs=["::1/128", "127.0.0.0/8", *insecure],
+            index_configs={
+                "docker.io": IndexInfo(
+                    name="docker.io", mirrors=list(engine.config.registry_mirrors), secure=True, official=True
+                )
+            },
+            mirrors=list(engine.config.registry_mirrors) or None,
+        ),
+        ncpu=os.cpu_count() or 1,
+        mem_total=_memory(),
+        docker_root_dir=engine.config.data_root,
+        name=os.uname().nodename,
+        server_version=DOCKER_VERSION,
+        runtimes={"pierhead": Runtime(path="native"), "runc": Runtime(path="native")},
+        default_runtime="pierhead",
+        live_restore_enabled=True,
+        init_binary="docker-init",
+        security_options=["name=seccomp,profile=builtin"] + (["name=cgroupns"] if unified else []),
+    )
+
+
+async def data_usage(engine: Engine) -> SystemDataUsageResponse:
+    """What images, containers and volumes use."""
+    shown = await containers.list(engine, all=True, size=True)
+    return SystemDataUsageResponse(
+        layers_size=images.layers_size(engine),
+        images=await images.list(engine, True),
+        containers=shown,
+        volumes=await blocking(volumes.usage, engine),
+    )
+
+
+def _message(event: Event) -> EventMessage:
+    legacy = event.kind in ("container", "image")
+    return EventMessage(
+        status=event.action if legacy else "",
+        id=event.actor if legacy else "",
+        from_=event.attributes.get("image", "") if event.kind == "container" else "",
+        type=event.kind,
+        action=event.action,
+        actor=EventActor(id=event.actor, attributes=dict(event.attributes)),
+        scope="local",
+        time=event.time // 10**9,
+        time_nano=event.time,
+    )
+
+
+def _wanted(event: Event, filters: Filters) -> bool:
+    if not filters.matches_exact("type", event.kind):
+        return False
+    actions = filters.values_of("event")
+    if actions and event.action not in actions and event.action.partition(":")[0] not in actions:
+        return False
+    if not filters.matches_labels("label", event.attributes):
+        return False
+    name = event.attributes.get("name", "")
+    for kind in ("container", "image", "network", "volume", "daemon"):
+        values = filters.values_of(kind)
+        if not values:
+            continue
+        if event.kind == kind:
+            if event.actor not in values and name not in values and not any(event.actor.startswith(v) for v in values):
+                return False
+        elif kind == "image" and event.kind == "container":
+            if event.attributes.get("image", "") not in values:
+                return False
+        elif kind == "container" and event.kind in ("network", "volume"):
+            if event.attributes.get("container", "") not in values:
+                return False
+        else:
+            return False
+    return filters.matches_exact("id", event.actor) and filters.matches_exact("scope", "local")
+
+
+async def events(
+    engine: Engine, since: int = 0, until: int = 0, filters: Filters | None = None
+) -> AsyncIterator[EventMessage]:
+    """The recent past from ``since`` (ns; 0: none of it), then what happens until ``until`` (ns; 0: forever)."""
+    chosen = filters or Filters()
+    chosen.validate(EVENT_FILTERS)
+    if until and since and until < since:
+        raise InvalidParameter("`since` time must be before `until` time")
+    return _events(engine, since, until, chosen)
+
+
+async def _events(engine: Engine, since: int, until: int, filters: Filters) -> AsyncIterator[EventMessage]:
+    with engine.events.subscribe() as queue:
+        for event in engine.events.past(since, until or None) if since or until else []:
+            if _wanted(event, filters):
+                yield _message(event)
+        if until and until <= time.time_ns():
+            return
+        while True:
+            event_ = await queue.get((until - time.time_ns()) / 1e9 if until else None)
+            if event_ is None:
+                return
+            if _wanted(event_, filters):
+                yield _message(event_)
+
+
+def _report(span: Span, origin: int) -> JobReport:
+    return JobReport(
+        id=span.id,
+        name=span.name,
+        subject=span.subject,
+        start=span.started - origin,
+        duration=(span.ended - span.started) if span.ended else None,
+        outcome=span.outcome,
+        children=[_report(child, origin) for child in span.children],
+    )
+
+
+async def jobs(engine: Engine) -> list[JobReport]:
+    """What is under way, and the last that has ended, oldest first; each with its phases."""
+    offset = time.time_ns() - time.monotonic_ns()
+    spans = [*engine.past, *(span for span in engine.jobs.values() if span.parent is None)]
+    result = []
+    for span in spans:
+        report = _report(span, span.started)
+        report.at = span.started + offset
+        result.append(report)
+    return result
