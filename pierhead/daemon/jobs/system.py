@@ -12,6 +12,7 @@ from pierhead.daemon.jobs import containers, images, volumes
 from pierhead.errors import InvalidParameter
 from pierhead.graph.state import State
 from pierhead.libcontainer import cgroups
+from pierhead.wire import versions
 from pierhead.wire.filters import Filters
 from pierhead.wire.system import (
     ComponentVersion,
@@ -28,7 +29,6 @@ from pierhead.wire.system import (
     VersionPlatform,
 )
 from pierhead.wire.time import rfc3339_fixed
-from pierhead.wire.versions import CURRENT, OLDEST
 
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 DOCKER_VERSION = "28.2.2"
@@ -48,8 +48,8 @@ async def version(engine: Engine) -> SystemVersion:
     """What runs here."""
     kernel = os.uname().release
     details = {
-        "ApiVersion": CURRENT,
-        "MinAPIVersion": OLDEST,
+        "ApiVersion": versions.text(versions.CURRENT),
+        "MinAPIVersion": versions.text(versions.MINIMUM),
         "Arch": _architecture(),
         "Os": "linux",
         "KernelVersion": kernel,
@@ -65,8 +65,8 @@ async def version(engine: Engine) -> SystemVersion:
             ComponentVersion(name="pierhead", version=__version__, details={"GitCommit": ""}),
         ],
         version=DOCKER_VERSION,
-        api_version=CURRENT,
-        min_api_version=OLDEST,
+        api_version=versions.text(versions.CURRENT),
+        min_api_version=versions.text(versions.MINIMUM),
         go_version=f"python{platform.python_version()}",
         os="linux",
         arch=_architecture(),

@@ -7,10 +7,12 @@ arrives as Events on the Monitor, whose ``fileno()`` the daemon's loop watches.
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from pierhead.libcontainer.stats import Figures
 from pierhead.libcontainer.spec import NetworkSetup, Process, Resources, SetupFailed, Spec
+
+if TYPE_CHECKING:
+    from pierhead.libcontainer.stats import Figures
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +208,7 @@ class ExecDriver(Protocol):
     def processes(self, id: str) -> tuple[int, ...]:
         """Every process of the container, as the host sees them."""
 
-    def figures(self, id: str) -> Figures:
+    def figures(self, id: str) -> "Figures":
         """What its cgroup has used so far."""
 
     def delete(self, id: str) -> None:
