@@ -11,7 +11,7 @@ Writing: a field is left out when it equals its default (Go's ``omitempty``), un
 from collections.abc import Callable
 from functools import cache
 from types import NoneType, UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import Any, TypeVar, Union, cast, get_args, get_origin
 
 import msgspec
 
@@ -63,8 +63,7 @@ def _new_map() -> dict[str, Any]:
 def always(value: T, name: str | None = None) -> T:
     """A field that is always written; ``value`` (immutable) is its default."""
     # msgspec omits a field that equals its default only where it can see the default: not through a factory.
-    field: T = msgspec.field(default_factory=_constant(value), name=name)
-    return field
+    return cast(T, msgspec.field(default_factory=_constant(value), name=name))
 
 
 def always_list(name: str | None = None) -> Any:
@@ -79,8 +78,7 @@ def always_map(name: str | None = None) -> Any:
 
 def always_new(type_: type[T]) -> T:
     """A struct field that is always written, a fresh ``type_()`` by default."""
-    field: T = msgspec.field(default_factory=lambda: type_())
-    return field
+    return msgspec.field(default_factory=lambda: type_())
 
 
 _encoder = msgspec.json.Encoder()
@@ -99,8 +97,8 @@ def _decoder(type_: Any) -> msgspec.json.Decoder[Any]:
 def decode(data: bytes | bytearray | memoryview | str, type_: type[T]) -> T:
     """Decode one JSON value. Raises InvalidParameter with Docker's "invalid JSON: …"."""
     try:
-        result: T = _decoder(type_).decode(data)
-        return result
+        decoder = _decoder(cast(Any, type_))
+        return cast(T, decoder.decode(data))
     except msgspec.ValidationError:
         return from_builtins(msgspec.json.decode(data), type_)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

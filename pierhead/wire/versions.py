@@ -4,8 +4,9 @@ from pierhead.errors import InvalidParameter
 
 Version = tuple[int, int]
 
+OLDEST, CURRENT = "1.24", "1.50"
 MINIMUM: Version = (1, 24)
-CURRENT: Version = (1, 50)
+MAXIMUM: Version = (1, 50)
 
 MULTIPLEXED_STREAM_TYPE: Version = (1, 42)
 """From here on attach, logs and exec name their content type "application/vnd.docker.multiplexed-stream"."""
@@ -51,9 +52,9 @@ def negotiate(asked: str) -> Version:
         raise InvalidParameter(f"invalid API version: {asked}") from None
     if version < MINIMUM:
         raise InvalidParameter(
-            f"client version {asked} is too old. Minimum supported API version is {text(MINIMUM)}, "
+            f"client version {asked} is too old. Minimum supported API version is {OLDEST}, "
             "please upgrade your client to a newer version"
         )
-    if version > CURRENT:
-        raise InvalidParameter(f"client version {asked} is too new. Maximum supported API version is {text(CURRENT)}")
+    if version > MAXIMUM:
+        raise InvalidParameter(f"client version {asked} is too new. Maximum supported API version is {CURRENT}")
     return version

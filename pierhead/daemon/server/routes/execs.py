@@ -1,0 +1,70 @@
+"""Further processes in a running container."""
+
+from pierhead.daemon.jobs import execs
+from pierhead.daemon.server import answer, detach
+from pierhead.daemon.server.answer import MULTIPLEXED_STREAM, RAW_STREAM, Answer, Hijack
+from pierhead.daemon.server.call import Call
+from pierhead.daemon.server.router import Route
+from pierhead.daemon.server.routes.containers import dimensions
+from pierhead.errors import InvalidParameter, StartFailed
+from pierhead.wire import stdcopy, versions
+from pierhead.wire.execs import ExecConfig, ExecStartConfig
+
+
+async def create(call: Call) -> Answer:
+    request = await call.json(ExecConfig)
+    if not request.cmd:
+        raise InvalidParameter("no exec command specified")
+    detach.parse(request.detach_keys)
+    return answer.json(await call.engine.run(execs.create, call.path["name"], request), 201)
+
+
+async def start(call: Call) -> Answer:
+    """Join the client to the command's stdio; a command that cannot be run is said there, as Docker does."""
+    id = call.path["id"]
+    request = await call.json(ExecStartConfig)
+    if request.console_size is not None:
+        if call.version < versions.CONSOLE_SIZE_AT_CREATE:
+            request.console_size = None
+        elif request.detach or not request.tty:
+            raise InvalidParameter("console size is only supported with an attached terminal")
+    instance = await call.engine.run(execs.inspect, id)
+    try:
+        attached = await call.engine.run(execs.start, id, request)
+    except StartFailed as error:
+        if request.detach:
+            raise
+        text = f"{error}\r\n".encode()
+        terminal = instance.process_config.tty
+        output = text if terminal else stdcopy.frame(stdcopy.STDOUT, text)
+        return Hijack(None, _content_type(call, terminal), output=output)
+    if attached is None:
+        return answer.OK
+    return Hijack(
+        attached,
+        _content_type(call, attached.terminal),
+        stdin=instance.open_stdin,
+        detach_keys=detach.parse(instance.detach_keys) if attached.terminal else b"",
+    )
+
+
+def _content_type(call: Call, terminal: bool) -> str:
+    return RAW_STREAM if terminal or call.version < versions.MULTIPLEXED_STREAM_TYPE else MULTIPLEXED_STREAM
+
+
+async def inspect(call: Call) -> Answer:
+    return answer.json(await call.engine.run(execs.inspect, call.path["id"]))
+
+
+async def resize(call: Call) -> Answer:
+    rows, columns = dimensions(call)
+    await call.engine.run(execs.resize, call.path["id"], rows, columns)
+    return answer.OK
+
+
+ROUTES = (
+    Route("POST", "/containers/{name}/exec", create),
+    Route("POST", "/exec/{id}/start", start),
+    Route("POST", "/exec/{id}/resize", resize),
+    Route("GET", "/exec/{id}/json", inspect),
+)

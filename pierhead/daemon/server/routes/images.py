@@ -1,0 +1,118 @@
+"""Images."""
+
+from pierhead.daemon.jobs import images
+from pierhead.daemon.server import answer
+from pierhead.daemon.server.answer import Answer, Stream
+from pierhead.daemon.server.call import Call
+from pierhead.daemon.server.progress import after_first, progress
+from pierhead.daemon.server.router import Route
+from pierhead.errors import InvalidParameter, NotImplementedHere
+from pierhead.wire import codec, versions
+from pierhead.wire.containers import ContainerConfig
+from pierhead.wire.images import ImageInspect, ImageSummary
+
+
+async def list_(call: Call) -> Answer:
+    found = await call.engine.run(
+        images.list,
+        call.flag("all"),
+        call.filters(),
+        call.flag("digests"),
+        call.flag("shared-size"),
+        call.flag("manifests"),
+    )
+    if call.version < versions.IMAGE_VIRTUAL_SIZE_GONE:
+        for image in found:
+            _add_virtual_size(image)
+    return answer.json(found)
+
+
+def _add_virtual_size(image: ImageSummary | ImageInspect) -> None:
+    image.virtual_size = image.size
+
+
+async def inspect(call: Call) -> Answer:
+    found = await call.engine.run(images.inspect, call.path["name"])
+    if call.version < versions.IMAGE_VIRTUAL_SIZE_GONE:
+        _add_virtual_size(found)
+    if call.version >= versions.IMAGE_LEGACY_CONFIG_GONE:
+        return answer.json(found)
+    # Older clients expect every field of a container's Config, the empty ones too.
+    value = codec.to_builtins(found)
+    config = codec.to_builtins(ContainerConfig()) | value.get("Config", {})
+    return answer.json(value | {"Config": config})
+
+
+async def history(call: Call) -> Answer:
+    return answer.json(await call.engine.run(images.history, call.path["name"]))
+
+
+async def tag(call: Call) -> Answer:
+    await call.engine.run(images.tag, call.path["name"], call.text("repo"), call.text("tag"))
+    return answer.CREATED
+
+
+async def remove(call: Call) -> Answer:
+    removed = await call.engine.run(images.remove, call.path["name"], call.flag("force"), call.flag("noprune"))
+    return answer.json(removed)
+
+
+async def prune(call: Call) -> Answer:
+    return answer.json(await call.engine.run(images.prune, call.filters()))
+
+
+async def create(call: Call) -> Answer:
+    """Pull (fromImage) or import (fromSrc)."""
+    platform = call.text("platform")
+    if name := call.text("fromImage"):
+        reference = _reference(name, call.text("tag"))
+        return await progress(await call.engine.run(images.pull, reference, platform, call.registry_auth()))
+    source = call.text("fromSrc")
+    if not source:
+        raise InvalidParameter("neither fromImage nor fromSrc given")
+    if source != "-":
+        raise NotImplementedHere("importing from a URL is not supported: download the archive and import it from stdin")
+    messages = await call.engine.run(
+        images.import_,
+        call.body,
+        call.text("repo"),
+        call.text("tag"),
+        call.text("message"),
+        call.texts("changes"),
+        platform,
+    )
+    return await progress(messages)
+
+
+def _reference(name: str, tag: str) -> str:
+    if not tag:
+        return name
+    return f"{name}@{tag}" if ":" in tag else f"{name}:{tag}"
+
+
+async def load(call: Call) -> Answer:
+    quiet = call.flag("quiet", default=True)
+    return await progress(await call.engine.run(images.load, call.body, quiet))
+
+
+async def save(call: Call) -> Answer:
+    names = (call.path["name"],) if "name" in call.path else call.texts("names")
+    names = tuple(part for name in names for part in name.split(",") if part)
+    if not names:
+        raise InvalidParameter("no images given: names is missing")
+    chunks = await call.engine.run(images.save, names)
+    return Stream(await after_first(chunks), "application/x-tar")
+
+
+ROUTES = (
+    Route("GET", "/images/json", list_),
+    Route("POST", "/images/create", create, cancellable=True),
+    Route("POST", "/images/load", load, cancellable=True),
+    Route("POST", "/images/prune", prune),
+    Route("GET", "/images/get", save, cancellable=True),
+    Route("GET", "/images/{name*}/get", save, cancellable=True),
+    Route("GET", "/images/{name*}/json", inspect),
+    Route("GET", "/images/{name*}/history", history),
+    Route("POST", "/images/{name*}/tag", tag),
+    Route("DELETE", "/images/{name*}", remove),
+)

@@ -1,0 +1,52 @@
+"""Networks."""
+
+from pierhead.daemon.jobs import networks
+from pierhead.daemon.server import answer
+from pierhead.daemon.server.answer import NO_CONTENT, Answer
+from pierhead.daemon.server.call import Call
+from pierhead.daemon.server.router import Route
+from pierhead.wire.networks import NetworkConnectRequest, NetworkCreateRequest, NetworkDisconnectRequest
+
+
+async def list_(call: Call) -> Answer:
+    return answer.json(await call.engine.run(networks.list, call.filters()))
+
+
+async def inspect(call: Call) -> Answer:
+    found = await call.engine.run(networks.inspect, call.path["name"], call.flag("verbose"), call.text("scope"))
+    return answer.json(found)
+
+
+async def create(call: Call) -> Answer:
+    return answer.json(await call.engine.run(networks.create, await call.json(NetworkCreateRequest)), 201)
+
+
+async def remove(call: Call) -> Answer:
+    await call.engine.run(networks.remove, call.path["name"])
+    return NO_CONTENT
+
+
+async def connect(call: Call) -> Answer:
+    await call.engine.run(networks.connect, call.path["name"], await call.json(NetworkConnectRequest))
+    return answer.OK
+
+
+async def disconnect(call: Call) -> Answer:
+    await call.engine.run(networks.disconnect, call.path["name"], await call.json(NetworkDisconnectRequest))
+    return answer.OK
+
+
+async def prune(call: Call) -> Answer:
+    return answer.json(await call.engine.run(networks.prune, call.filters()))
+
+
+ROUTES = (
+    Route("GET", "/networks", list_),
+    Route("GET", "/networks/", list_),
+    Route("POST", "/networks/create", create),
+    Route("POST", "/networks/prune", prune),
+    Route("GET", "/networks/{name}", inspect),
+    Route("DELETE", "/networks/{name}", remove),
+    Route("POST", "/networks/{name}/connect", connect),
+    Route("POST", "/networks/{name}/disconnect", disconnect),
+)

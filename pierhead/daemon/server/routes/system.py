@@ -1,0 +1,64 @@
+"""The daemon itself: ping, version, info, events, disk usage, credentials."""
+
+from pierhead.daemon.jobs import system
+from pierhead.daemon.server import answer
+from pierhead.daemon.server.answer import Answer, Reply, Stream
+from pierhead.daemon.server.call import Call
+from pierhead.daemon.server.progress import lines
+from pierhead.daemon.server.router import Route
+from pierhead.errors import InvalidParameter
+from pierhead.wire.time import parse_moment
+
+_PING_HEADERS = (
+    ("Cache-Control", "no-cache, no-store, must-revalidate"),
+    ("Pragma", "no-cache"),
+    ("Swarm", "inactive"),
+)
+_PING = Reply(200, b"OK", "text/plain; charset=utf-8", _PING_HEADERS)
+_PING_HEAD = Reply(200, b"", "text/plain; charset=utf-8", _PING_HEADERS)
+_DF_TYPES = frozenset({"container", "image", "volume", "build-cache"})
+
+
+async def ping(call: Call) -> Answer:
+    """Not a job: it says that the server answers, and what it speaks."""
+    return _PING_HEAD if call.request.method == "HEAD" else _PING
+
+
+async def version(call: Call) -> Answer:
+    return answer.json(await call.engine.run(system.version))
+
+
+async def info(call: Call) -> Answer:
+    return answer.json(await call.engine.run(system.info))
+
+
+async def events(call: Call) -> Answer:
+    since, until = parse_moment(call.text("since"), "since"), parse_moment(call.text("until"), "until")
+    if since and until and until < since:
+        raise InvalidParameter(
+            f"`since` time ({call.text('since')}) cannot be after `until` time ({call.text('until')})"
+        )
+    return Stream(lines(await call.engine.run(system.events, since, until, call.filters())))
+
+
+async def data_usage(call: Call) -> Answer:
+    types = call.texts("type")
+    for kind in types:
+        if kind not in _DF_TYPES:
+            raise InvalidParameter(f"unknown object type: {kind}")
+    found = await call.engine.run(system.data_usage)
+    if types:
+        found.images = found.images if "image" in types else []
+        found.containers = found.containers if "container" in types else []
+        found.volumes = found.volumes if "volume" in types else []
+    return answer.json(found)
+
+
+ROUTES = (
+    Route("GET", "/_ping", ping),
+    Route("HEAD", "/_ping", ping),
+    Route("GET", "/version", version),
+    Route("GET", "/info", info),
+    Route("GET", "/events", events, cancellable=True),
+    Route("GET", "/system/df", data_usage),
+)

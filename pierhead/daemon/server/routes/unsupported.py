@@ -1,0 +1,76 @@
+"""What the API knows and this engine does not do: each says so, in the way its clients understand."""
+
+from pierhead.daemon.server import answer
+from pierhead.daemon.server.answer import Answer
+from pierhead.daemon.server.call import Call
+from pierhead.daemon.server.router import Handler, Route
+from pierhead.errors import NotImplementedHere, Unavailable
+
+_NO_SWARM = (
+    'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to swarm '
+    "and try again."
+)
+
+
+async def no_swarm(call: Call) -> Answer:
+    raise Unavailable(_NO_SWARM)
+
+
+async def no_plugins(call: Call) -> Answer:
+    return answer.json([])
+
+
+def _missing(what: str) -> Handler:
+    async def handler(call: Call) -> Answer:
+        raise NotImplementedHere(f"{what} is not supported by this engine")
+
+    return handler
+
+
+_SWARM = tuple(
+    Route(method, path, no_swarm)
+    for kind in ("nodes", "services", "tasks", "secrets", "configs")
+    for method, path in (
+        ("GET", f"/{kind}"),
+        ("POST", f"/{kind}/create"),
+        ("GET", f"/{kind}/{{id*}}"),
+        ("POST", f"/{kind}/{{id*}}"),
+        ("DELETE", f"/{kind}/{{id*}}"),
+    )
+)
+
+_MISSING = (
+    ("POST", "/build", "building images"),
+    ("POST", "/build/prune", "building images"),
+    ("POST", "/build/cancel", "building images"),
+    ("POST", "/session", "building images with BuildKit"),
+    ("POST", "/grpc", "building images with BuildKit"),
+    ("POST", "/commit", "committing containers"),
+    ("POST", "/auth", "checking registry credentials"),
+    ("GET", "/images/search", "searching registries"),
+    ("POST", "/images/{name*}/push", "pushing images"),
+    ("GET", "/distribution/{name*}/json", "inspecting images in a registry"),
+    ("GET", "/containers/{name}/export", "exporting containers"),
+    ("HEAD", "/containers/{name}/archive", "copying files"),
+    ("GET", "/containers/{name}/archive", "copying files"),
+    ("PUT", "/containers/{name}/archive", "copying files"),
+    ("GET", "/containers/{name}/attach/ws", "attaching through a websocket"),
+    ("POST", "/containers/{name}/checkpoints", "checkpoints"),
+    ("GET", "/containers/{name}/checkpoints", "checkpoints"),
+    ("GET", "/plugins/{name*}", "plugins"),
+    ("POST", "/plugins/{name*}", "plugins"),
+    ("DELETE", "/plugins/{name*}", "plugins"),
+    ("POST", "/swarm/init", "swarm mode"),
+    ("POST", "/swarm/join", "swarm mode"),
+)
+
+ROUTES = (
+    *(Route(method, path, _missing(what)) for method, path, what in _MISSING),
+    *_SWARM,
+    Route("GET", "/swarm", no_swarm),
+    Route("GET", "/swarm/unlockkey", no_swarm),
+    Route("POST", "/swarm/leave", no_swarm),
+    Route("POST", "/swarm/update", no_swarm),
+    Route("POST", "/swarm/unlock", no_swarm),
+    Route("GET", "/plugins", no_plugins),
+)
