@@ -20,14 +20,14 @@ libc.syscall.restype = ctypes.c_long
 _held = ctypes.PyDLL(None, use_errno=True)
 _held.syscall.restype = ctypes.c_long
 
-# The pool of an OSError's call name: a note, so that tracebacks show it, and the class stays FileNotFoundError & co.
+# An OSError's call is a note: tracebacks show it, and the class stays FileNotFoundError and its like.
 _NOTE = "call: "
 
 
-def failure(call: str, path: str | bytes = "", code: int = 0) -> OSError:
+def failure(call: str, path: str | bytes = "", code: int = 0, text: str = "") -> OSError:
     """The error of the call that has just failed (or ``code``), naming the call and the path."""
     code = code or ctypes.get_errno()
-    error = OSError(code, os.strerror(code), os.fsdecode(path) or None)
+    error = OSError(code, text or os.strerror(code), os.fsdecode(path) or None)
     error.add_note(_NOTE + call)
     return error
 
@@ -106,6 +106,25 @@ def pidfd_send_signal(pidfd: int, signum: int) -> None:
 def close_range_on_exec(first: int) -> None:
     """Mark every descriptor from ``first`` on close-on-exec (close_range(2))."""
     syscall("close_range", const.SYS_CLOSE_RANGE, first, 0xFFFFFFFF, const.CLOSE_RANGE_CLOEXEC)
+
+
+def close_from(first: int) -> None:
+    """Close every descriptor from ``first`` on."""
+    syscall("close_range", const.SYS_CLOSE_RANGE, first, 0xFFFFFFFF, 0)
+
+
+def duplicate_above(descriptor: int, lowest: int) -> int:
+    """A close-on-exec copy with a number of at least ``lowest`` (F_DUPFD_CLOEXEC)."""
+    copy: int = libc.fcntl(descriptor, 1030, ctypes.c_long(lowest))
+    if copy < 0:
+        raise failure("fcntl(F_DUPFD_CLOEXEC)")
+    return copy
+
+
+def duplicate_to(descriptor: int, number: int) -> None:
+    """dup3(2), close-on-exec."""
+    if libc.dup3(descriptor, number, os.O_CLOEXEC) < 0:
+        raise failure("dup3")
 
 
 def prctl(option: int, a: int = 0, b: int = 0, c: int = 0, d: int = 0) -> int:

@@ -125,9 +125,7 @@ def set_attributes(
     """mount_setattr(2) on the mount that ``descriptor`` is the root of; ``path`` is for the error alone."""
     flags = const.AT_EMPTY_PATH | (const.AT_RECURSIVE if recursive else 0)
     attributes = struct.pack("=4Q", add, remove, propagation, 0)
-    syscall(
-        "mount_setattr", const.SYS_MOUNT_SETATTR, descriptor, b"", flags, attributes, len(attributes), path=path
-    )
+    syscall("mount_setattr", const.SYS_MOUNT_SETATTR, descriptor, b"", flags, attributes, len(attributes), path=path)
 
 
 def file_system(descriptor: int) -> int:

@@ -1,0 +1,325 @@
+"""Start a container's process, or one more in it: the parent's side, in the shim.
+
+The shim is single-threaded and has everything imported; it makes the cgroup, one clone with all namespaces, the host's
+side of the network, and listens to what the child (``init``) reports until its execve closes the status socket.  On any
+failure everything made here is undone.
+
+The zygote imports this.
+"""
+
+from __future__ import annotations
+
+import marshal
+import os
+import signal
+import socket
+import struct
+
+from pierhead.libcontainer import cgroupfs, init, network
+from pierhead.libcontainer.init import SetupError
+from pierhead.linux import calls, const
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+PLAN_VERSION = 1
+NETNS_FD = 100  # spec.NETNS_FD, which cannot be imported here
+
+_EXEC_NAMESPACES = (
+    const.CLONE_NEWNS | const.CLONE_NEWUTS | const.CLONE_NEWIPC | const.CLONE_NEWNET | const.CLONE_NEWCGROUP
+)
+
+
+class Child:
+    """A started process: pid (as we see it), pidfd, the terminal's master or -1, the resolver's (udp, tcp) or None."""
+
+    __slots__ = ("master", "pid", "pidfd", "resolver")
+
+    def __init__(self, pid: int, pidfd: int) -> None:
+        self.pid = pid
+        self.pidfd = pidfd
+        self.master = -1
+        self.resolver: tuple[int, int] | None = None
+
+
+def spawn(plan: bytes, fds: Mapping[str, int], stdio: tuple[int, int, int]) -> Child:
+    """Start a container (``plan.compile_start``).
+
+    fds: "ns:<kind>" for each namespace to join; they stay the caller's.
+    stdio: descriptors for 0, 1, 2; -1 is the container's own /dev/null (never hand over the host's: its owner and mode
+    could be changed through it).  Ignored where the plan has a terminal.
+    Raises SetupError; then no process and no cgroup is left.
+    """
+    loaded = _load(plan)
+    cgroup = loaded["cgroup"]
+    opened: list[int] = []
+    try:
+        try:
+            cgroupfs.execute(cgroup["steps"])
+            into = -1
+            if cgroup["into"]:
+                into = os.open(cgroup["into"], os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+                opened.append(into)
+            join = [os.open(path, os.O_WRONLY | os.O_CLOEXEC) for path in cgroup["join"]]
+            opened += join
+        except OSError as error:
+            raise _setup_error(error, "cgroup") from None
+
+        def become(child: init.Child) -> None:
+            for descriptor in join:
+                os.write(descriptor, b"0")
+            for kind, flag in loaded["joins"]:
+                if kind != "pid":
+                    calls.setns(fds[f"ns:{kind}"], flag)
+            if loaded["unshare"]:
+                calls.unshare(loaded["unshare"])
+
+        joined = {kind: fds[f"ns:{kind}"] for kind, _ in loaded["joins"]}
+        return _start(loaded, stdio, become, loaded["flags"], into, joined.get("pid", -1), joined.get("net", -1))
+    except BaseException as error:
+        _undo_cgroup(cgroup["directories"], error)
+        raise
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+
+
+def enter(plan: bytes, pidfd: int, id: str, cgroup: Mapping[str, Any], stdio: tuple[int, int, int]) -> Child:
+    """Start one more process (``plan.compile_exec``) in the container whose PID 1 ``pidfd`` refers to.
+
+    cgroup: the container's, as in its start plan (``cgroup_of``).  Raises SetupError.
+    """
+    loaded = _load(plan)
+    opened: list[int] = []
+    try:
+        into = -1
+        if cgroup["into"]:
+            into = os.open(cgroup["into"], os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            opened.append(into)
+        join = [os.open(path, os.O_WRONLY | os.O_CLOEXEC) for path in cgroup["join"]]
+        opened += join
+
+        def become(child: init.Child) -> None:
+            for descriptor in join:
+                os.write(descriptor, b"0")
+            calls.setns(pidfd, _EXEC_NAMESPACES)
+            calls.join_session_keyring(f"_ses.{id}")
+
+        loaded["host"] = ()
+        return _start(loaded, stdio, become, 0, into, pidfd, -1)
+    except SetupError:
+        raise
+    except OSError as error:
+        raise _setup_error(error, "cgroup") from None
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+
+
+def cgroup_of(plan: bytes) -> dict[str, Any]:
+    """The cgroup part of a start plan: "into", "join", "directories" (for ``enter`` and ``cgroupfs``)."""
+    cgroup: dict[str, Any] = _load(plan)["cgroup"]
+    return cgroup
+
+
+def _load(plan: bytes) -> dict[str, Any]:
+    loaded: dict[str, Any] = marshal.loads(plan)
+    if loaded["version"] != PLAN_VERSION:
+        raise SetupError(
+            22, f"plan of version {loaded['version']}, this shim reads {PLAN_VERSION}", "", "plan", "clone"
+        )
+    return loaded
+
+
+def _start(
+    loaded: dict[str, Any],
+    stdio: tuple[int, int, int],
+    become: Callable[[init.Child], None],
+    flags: int,
+    into: int,
+    pid_namespace: int,
+    net_namespace: int,
+) -> Child:
+    """Clone, become, run the operations; net_namespace: a joined one, which the host's messages are about, or -1."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+    try:
+        pid, pidfd = _clone(flags, into, pid_namespace)
+        if pid == 0:
+            ours.close()
+            _child(loaded, stdio, theirs, become)
+    except OSError as error:
+        ours.close()
+        raise _setup_error(error, "clone") from None
+    finally:
+        theirs.close()
+    child = Child(pid, pidfd)
+    try:
+        if loaded["host"]:
+            namespace = net_namespace
+            if namespace < 0:
+                namespace = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                _host_network(namespace, loaded["host"])
+            finally:
+                if namespace != net_namespace:
+                    os.close(namespace)
+            ours.send(b"go")
+        _listen(ours, child)
+    except BaseException as error:
+        ours.close()
+        _undo_child(child)
+        if isinstance(error, OSError) and not isinstance(error, SetupError):
+            raise _setup_error(error, "network") from None
+        raise
+    ours.close()
+    return child
+
+
+def _child(
+    loaded: dict[str, Any], stdio: tuple[int, int, int], status: socket.socket, become: Callable[[init.Child], None]
+) -> None:
+    """The new process: nothing may return from here into a copy of the shim."""
+    child = init.Child(status, stdio)
+    try:
+        calls.undumpable()
+        become(child)
+    except BaseException as error:
+        init.report(status, "clone", error)
+        os._exit(255)
+    init.run(loaded["operations"], child)
+
+
+def _clone(flags: int, into: int, pid_namespace: int) -> tuple[int, int]:
+    """clone3, below an existing PID namespace if one is given.
+
+    Joining a PID namespace concerns one's children only, so the shim itself does it for the moment of the clone: that
+    saves a process in between.
+    """
+    if pid_namespace < 0:
+        return calls.clone3(flags, into)
+    own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        calls.setns(pid_namespace, const.CLONE_NEWPID)
+        try:
+            result = calls.clone3(flags, into)
+        except OSError as error:
+            if error.errno == 12:  # what the kernel says of a PID namespace whose PID 1 has ended
+                raise calls.failure("clone3", "", 3, "the container's PID namespace has ended") from None
+            raise
+        finally:
+            calls.setns(own, const.CLONE_NEWPID)
+        return result
+    finally:
+        os.close(own)
+
+
+def _host_network(namespace: int, messages: tuple[bytes, ...]) -> None:
+    """Send the host's side of the network; its messages name the container's namespace by the number NETNS_FD."""
+    calls.duplicate_to(namespace, NETNS_FD)
+    try:
+        netlink = network.route_socket()
+        try:
+            network.send_route(netlink, messages)
+        finally:
+            netlink.close()
+    finally:
+        os.close(NETNS_FD)
+
+
+def _listen(status: socket.socket, child: Child) -> None:
+    """Take the child's reports until the execve closes its end. Raises SetupError for what it reports."""
+    executing = False
+    while True:
+        data, controls, _, _ = status.recvmsg(65536, socket.CMSG_SPACE(8), socket.MSG_CMSG_CLOEXEC)
+        if not data:
+            break
+        report = marshal.loads(data)
+        descriptors = [
+            number
+            for level, kind, payload in controls
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS
+            for number in struct.unpack(f"={len(payload) // 4}i", payload)
+        ]
+        if report[0] == "terminal":
+            child.master = descriptors[0]
+        elif report[0] == "resolver":
+            child.resolver = (descriptors[0], descriptors[1])
+        elif report[0] == "exec":
+            executing = True
+        elif report[0] == "error":
+            raise SetupError(*report[1:])
+    if not executing:
+        result = os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED | os.WNOWAIT)
+        killed = result is not None and result.si_code != os.CLD_EXITED
+        how = f"killed by signal {result.si_status}" if killed and result else "ended"
+        raise SetupError(4, f"{how} before it could execute the command", "", "init", "process")
+
+
+def _undo_child(child: Child) -> None:
+    """End and reap the child, close what came from it."""
+    try:
+        calls.pidfd_send_signal(child.pidfd, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED)
+    for descriptor in (child.pidfd, child.master, *(child.resolver or ())):
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+def _undo_cgroup(directories: tuple[str, ...], error: BaseException) -> None:
+    """Remove the cgroup. What cannot be removed now is found by reconciliation; the first error matters more."""
+    try:
+        cgroupfs.kill(directories)
+        cgroupfs.remove(directories)
+    except OSError as another:
+        error.add_note(f"and its cgroup is left: {another}")
+
+
+def net_inside(
+    namespace: int,
+    messages: tuple[bytes, ...],
+    nft: bytes = b"",
+    sysctls: tuple[tuple[str, str], ...] = (),
+    resolver: int = 0,
+    host: tuple[bytes, ...] = (),
+) -> tuple[int, int] | None:
+    """Apply a network's messages to a running container's network namespace (``network connect``).
+
+    namespace: a descriptor of it; host: messages that are sent outside first, as in ``spawn``.  sysctls: (path below
+    /proc/sys, value), see ``plan.sysctl_path``.  A child of ours joins the namespace, for we must stay where we are.
+    Returns the resolver's sockets (udp, tcp) if a port was given.  Raises SetupError.
+    """
+    operations: list[tuple[object, ...]] = []
+    if sysctls:
+        operations += [("procfs",), ("sysctls", sysctls)]
+    if messages:
+        operations.append(("route", messages))
+    if nft:
+        operations.append(("nft", nft))
+    if resolver:
+        operations.append(("resolver", resolver))
+    operations.append(("finish",))
+
+    def become(child: init.Child) -> None:
+        calls.setns(namespace, const.CLONE_NEWNET)
+
+    if host:
+        try:
+            _host_network(namespace, host)
+        except OSError as error:
+            raise _setup_error(error, "network") from None
+    child = _start({"operations": operations, "host": ()}, (0, 1, 2), become, 0, -1, -1, -1)
+    os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED)
+    os.close(child.pidfd)
+    return child.resolver
+
+
+def _setup_error(error: OSError, stage: str) -> SetupError:
+    if isinstance(error, SetupError):
+        return error
+    path = error.filename or ""
+    path = os.fsdecode(path) if isinstance(path, bytes) else str(path)
+    return SetupError(error.errno or 5, error.strerror or str(error), path, calls.call_of(error) or "open", stage)

@@ -1,0 +1,147 @@
+"""A network namespace from inside: rtnetlink messages, an nfnetlink batch, sysctls, the resolver's sockets.
+
+Messages come prepared as bytes from the network drivers; here they are sent and their answers read.  The kernel
+handles a netlink message within the sender's ``sendmsg``, so every answer is in the queue when that returns.
+
+The zygote imports this.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+
+from pierhead.linux import const
+from pierhead.linux.calls import failure
+from pierhead.linux.mountapi import fsmount, fsopen
+from pierhead.linux.openat import open_beneath
+
+_HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port id
+_ROUTE_NAMES = {16: "RTM_NEWLINK", 17: "RTM_DELLINK", 19: "RTM_SETLINK", 20: "RTM_NEWADDR", 21: "RTM_DELADDR"}
+_ROUTE_NAMES |= {24: "RTM_NEWROUTE", 25: "RTM_DELROUTE", 28: "RTM_NEWNEIGH", 32: "RTM_NEWRULE"}
+_CAPPED = 0x100  # NLM_F_CAPPED: the answer holds our header alone
+_TLVS = 0x200  # NLM_F_ACK_TLVS: attributes follow, one of them may be the kernel's reason
+_ATTR_MSG = 1
+
+
+def route_socket(protocol: int = const.NETLINK_ROUTE) -> socket.socket:
+    """A netlink socket of the current network namespace whose answers are short and give reasons."""
+    netlink = socket.socket(16, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)  # AF_NETLINK
+    try:
+        netlink.setsockopt(const.SOL_NETLINK, const.NETLINK_CAP_ACK, 1)
+        netlink.setsockopt(const.SOL_NETLINK, const.NETLINK_EXT_ACK, 1)
+    except OSError:
+        netlink.close()
+        raise
+    return netlink
+
+
+def send_route(netlink: socket.socket, messages: tuple[bytes, ...]) -> None:
+    """Send rtnetlink messages one after the other; raises OSError at the first that the kernel refuses.
+
+    The error's path is the interface's name where the message has one, its call the message's name.
+    """
+    for message in messages:
+        buffer = bytearray(message)
+        flags = struct.unpack_from("=H", buffer, 6)[0]
+        struct.pack_into("=H", buffer, 6, flags | const.NLM_F_ACK)
+        netlink.send(buffer)
+        _answers(netlink, _ROUTE_NAMES.get(struct.unpack_from("=H", message, 4)[0], "rtnetlink"), _interface(message))
+
+
+def send_batch(batch: bytes) -> None:
+    """Send one nfnetlink batch: all of it is done or nothing (NFNL_MSG_BATCH_BEGIN … END)."""
+    netlink = route_socket(const.NETLINK_NETFILTER)
+    try:
+        netlink.send(batch)
+        _answers(netlink, "nftables", "")
+    finally:
+        netlink.close()
+
+
+def _answers(netlink: socket.socket, call: str, path: str) -> None:
+    """Read what is in the queue; raise the first error."""
+    error = None
+    while True:
+        try:
+            data = netlink.recv(65536, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            break
+        at = 0
+        while at + 20 <= len(data):
+            length, kind, flags, _, _ = _HEADER.unpack_from(data, at)
+            if kind == const.NLMSG_ERROR and error is None:
+                code = -struct.unpack_from("=i", data, at + 16)[0]
+                if code:
+                    error = failure(call, path, code)
+                    reason = _reason(data[at : at + length], flags)
+                    if reason:
+                        error.strerror = f"{error.strerror} ({reason})"
+            at += max((length + 3) & ~3, 16)
+    if error is not None:
+        raise error
+
+
+def _reason(answer: bytes, flags: int) -> str:
+    """The kernel's own words in an error answer, or an empty string."""
+    if not flags & _TLVS:
+        return ""
+    at = 36 if flags & _CAPPED else 20 + struct.unpack_from("=I", answer, 20)[0]
+    while at + 4 <= len(answer):
+        length, kind = struct.unpack_from("=HH", answer, at)
+        if length < 4:
+            break
+        if kind & 0x3FFF == _ATTR_MSG:
+            return answer[at + 4 : at + length].rstrip(b"\0").decode("utf-8", "replace")
+        at += (length + 3) & ~3
+    return ""
+
+
+def _interface(message: bytes) -> str:
+    """IFLA_IFNAME of a link message, for its error."""
+    if struct.unpack_from("=H", message, 4)[0] not in (16, 17, 19):
+        return ""
+    at = 32
+    while at + 4 <= len(message):
+        length, kind = struct.unpack_from("=HH", message, at)
+        if length < 4:
+            break
+        if kind == 3:
+            return message[at + 4 : at + length].rstrip(b"\0").decode("utf-8", "replace")
+        at += (length + 3) & ~3
+    return ""
+
+
+def open_procfs() -> int:
+    """A procfs of the current PID namespace that is mounted nowhere: no mount of the container's can lie over it."""
+    return fsmount(fsopen("proc"))
+
+
+def write_sysctls(procfs: int, values: tuple[tuple[str, str], ...]) -> None:
+    """Write (path below /proc/sys, value) pairs through a detached procfs. A missing one is an error."""
+    for path, value in values:
+        try:
+            descriptor = open_beneath(procfs, f"sys/{path}", os.O_WRONLY)
+            try:
+                os.write(descriptor, value.encode())
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise failure("sysctl", path.translate({46: "/", 47: "."}), error.errno or 5) from None
+
+
+def resolver_sockets(port: int) -> tuple[int, int]:
+    """UDP and listening TCP sockets on 127.0.0.11:port of the current namespace, as descriptors (udp, tcp)."""
+    udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+    tcp = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+    try:
+        udp.bind(("127.0.0.11", port))
+        tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        tcp.bind(("127.0.0.11", port))
+        tcp.listen(128)
+    except OSError as error:
+        udp.close()
+        tcp.close()
+        raise failure("bind", f"127.0.0.11:{port}", error.errno or 5) from None
+    return udp.detach(), tcp.detach()
