@@ -10,15 +10,21 @@ and the v2 freezer.  As Docker does, a container's cgroup is below the mounted r
 daemon itself may be.  Sources: Documentation/admin-guide/cgroup-v1 and cgroup-v2.rst of the kernel.
 """
 
+import functools
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pierhead.errors import InvalidParameter
 from pierhead.libcontainer import cgroupfs, devicefilter
-from pierhead.libcontainer.spec import Resources
+from pierhead.libcontainer.spec import DeviceRule, Resources
 
 Step = tuple[str, str, str | bytes]
 """("mkdir", directory, ""), ("write" | "try", file, value) or ("devices", directory, program): see ``cgroupfs``."""
+
+DEFAULT_DEVICES = devicefilter.DEFAULT
+PRIVILEGED_DEVICES = devicefilter.PRIVILEGED
 
 V1_CONTROLLERS = ("cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids")
 V2_CONTROLLERS = ("cpuset", "cpu", "io", "memory", "pids")
@@ -98,6 +104,25 @@ def detect(mountinfo: str = "/proc/self/mountinfo") -> Layout:
         raise OSError(2, "no cgroup hierarchy is mounted (mount -t cgroup2 none /sys/fs/cgroup)", "/sys/fs/cgroup")
     offered = cgroupfs.read(f"{unified}/cgroup.controllers") if unified else ""
     return Layout(controllers, unified, tuple((offered or "").split()))
+
+
+@functools.cache
+def unified() -> bool:
+    """Whether this host limits resources by cgroup v2 (asked once: a host does not change that while it runs)."""
+    return detect().version == 2
+
+
+_DEVICE_RULE = re.compile(r"([acb]) ([0-9]+|\*):([0-9]+|\*) ([rwm]{1,3})")
+
+
+def parse_device_rule(text: str) -> DeviceRule:
+    """``--device-cgroup-rule`` ("c 42:* rmw"). Raises InvalidParameter in Docker's words."""
+    matched = _DEVICE_RULE.fullmatch(text)
+    if not matched:
+        raise InvalidParameter(f"invalid device cgroup rule format: '{text}'")
+    kind, major, minor, access = matched.groups()
+    numbers = [None if number == "*" else int(number) for number in (major, minor)]
+    return DeviceRule(True, kind, numbers[0], numbers[1], access)
 
 
 def _unescape(path: str) -> str:

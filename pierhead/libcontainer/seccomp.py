@@ -59,6 +59,11 @@ def default_profile() -> str:
     return resources.files(__package__).joinpath("seccomp-default.json").read_text(encoding="utf-8")
 
 
+def compiled(profile: str | None, capabilities: Iterable[str]) -> bytes | None:
+    """The program for this host; profile None: the default one. Raises ProfileInvalid."""
+    return compile(default_profile() if profile is None else profile, capabilities)
+
+
 def compile(
     profile: str,
     capabilities: Iterable[str],

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from pierhead.libcontainer import cgroupfs, cgroups, devicefilter
+from pierhead.libcontainer import cgroupfs, cgroups, devicefilter, stats
 from pierhead.libcontainer.cgroups import Layout
 from pierhead.libcontainer.spec import Resources
 
@@ -221,6 +221,28 @@ def test_only_the_allowed_devices_can_be_used(layout: Layout, base: str) -> None
 def test_a_privileged_container_uses_every_device(layout: Layout, base: str) -> None:
     plan = _made(layout, base, Resources(devices=devicefilter.PRIVILEGED))
     assert Inside(plan, _device_results).wait() == 3
+
+
+def test_figures_show_what_the_container_uses(layout: Layout, base: str) -> None:
+    plan = _made(layout, base, Resources(memory=64 << 20, pids=7))
+    used, out = os.pipe()
+
+    def work() -> int:
+        kept = bytearray(os.urandom(8 << 20))
+        os.write(out, b"x")
+        time.sleep(60)
+        return len(kept)
+
+    inside = Inside(plan, work)
+    os.read(used, 1)
+    figures = stats.read(layout, f"{base}/c")
+    assert (figures.pids, figures.pids_limit) == (1, 7)
+    assert 8 << 20 <= figures.memory.usage <= figures.memory.limit == 64 << 20
+    assert 0 < figures.cpu.total < figures.cpu.system
+    os.kill(inside.pid, 9)
+    inside.wait()
+    for descriptor in (used, out):
+        os.close(descriptor)
 
 
 def test_entering_v1_by_tasks_moves_the_whole_single_threaded_process(layout: Layout, base: str) -> None:
