@@ -1,15 +1,14 @@
 """Jobs on containers as objects: create, list, inspect, rename, update, remove, prune, top, changes."""
 
+import builtins
 import os
 import time
 from typing import Any
 
-from pierhead.daemon.engine.engine import Engine, blocking, phase
-from pierhead.daemon.engine.waiters import Condition
-from pierhead.daemon.jobs import creation, images, launch, lifecycle, networks, specs, supervise, volumes
+from pierhead.daemon.engine.engine import Engine, blocking
+from pierhead.daemon.jobs import creation, images, launch, names, networks, processes, removal, specs
 from pierhead.daemon.jobs.describe import args_of, attributes, config_of, host_config_of, mounts_of
 from pierhead.daemon.jobs.files import log_path
-from pierhead.driver.graphdriver.remove import remove_tree
 from pierhead.errors import Conflict, InvalidParameter, NoSuchContainer
 from pierhead.graph.containers import Container
 from pierhead.graph.state import State
@@ -98,7 +97,7 @@ def _command(container: Container) -> str:
     return " ".join(f"'{word}'" if " " in word else word for word in words)
 
 
-async def _selected(engine: Engine, everything: bool, limit: int, filters: Filters) -> list[Container]:
+async def _selected(engine: Engine, everything: bool, limit: int, filters: Filters) -> builtins.list[Container]:
     filters.validate(LIST_FILTERS)
     for text in filters.values_of("status"):
         if text not in {str(state) for state in State}:
@@ -158,7 +157,7 @@ async def _selected(engine: Engine, everything: bool, limit: int, filters: Filte
 
 async def list(
     engine: Engine, all: bool = False, limit: int = 0, size: bool = False, filters: Filters | None = None
-) -> "list[ContainerSummary]":
+) -> builtins.list[ContainerSummary]:
     """Containers, newest first. Raises InvalidParameter for an unknown filter."""
     result = []
     for container in await _selected(engine, all, limit, filters or Filters()):
@@ -242,7 +241,7 @@ async def rename(engine: Engine, name: str, new: str) -> None:
     container = engine.containers.find(name)
     if not new:
         raise InvalidParameter("Neither old nor new names may be empty")
-    bare = creation.names.validate(new)
+    bare = names.validate(new)
     if bare == container.name:
         raise InvalidParameter("Renaming a container with the same name as its current name")
     with engine.db.transaction(durable=True):
@@ -270,7 +269,7 @@ async def update(engine: Engine, name: str, request: ContainerUpdateRequest) -> 
         if host.auto_remove and request.restart_policy.name != "no":
             raise InvalidParameter("Restart policy cannot be updated because AutoRemove is enabled for the container")
         host.restart_policy = request.restart_policy
-    warnings: list[str] = []
+    warnings: builtins.list[str] = []
     creation.check_limits(host, warnings)
     async with engine.locks.hold(container.id):
         container = engine.containers.get(container.id)
@@ -284,72 +283,8 @@ async def update(engine: Engine, name: str, request: ContainerUpdateRequest) -> 
 
 
 async def remove(engine: Engine, name: str, force: bool = False, volumes: bool = False, link: bool = False) -> None:
-    """Remove a container and give its bytes back. Raises Conflict for one that runs, unless forced."""
-    container = engine.containers.find(name)
-    if link:
-        raise InvalidParameter("Cannot remove a link: legacy links between containers are not supported")
-    if container.state is State.REMOVING:
-        raise Conflict(f"removal of container {name} is already in progress")
-    if (container.live or container.state is State.RESTARTING) and not force:
-        state = "paused" if container.state is State.PAUSED else str(container.state)
-        advice = (
-            "unpause and then stop the container before removing or force remove"
-            if container.state is State.PAUSED
-            else "stop the container before removing or force remove"
-        )
-        raise Conflict(f'cannot remove container "{container.name}": container is {state}: {advice}')
-    await engine.finish(_remove(engine, container.id, volumes))
-
-
-async def _remove(engine: Engine, id: str, with_volumes: bool) -> None:
-    supervise.hold(engine, id)
-    try:
-        async with engine.locks.hold(id):
-            try:
-                container = engine.containers.get(id)
-            except NoSuchContainer:
-                return
-            supervise.forget_restart(engine, id)
-            if container.live:
-                with phase("execdriver: kill"):
-                    await lifecycle.end(engine, container, "SIGKILL", 10)
-            await launch.settled(engine, id)
-            if engine.containers.get(id).state is State.RESTARTING:
-                engine.containers.update(id, state=State.EXITED)
-            await _discard(engine, id, with_volumes)
-    finally:
-        supervise.unhold(engine, id)
-
-
-async def discard(engine: Engine, id: str, volumes: bool) -> None:
-    """Remove what is left of a container that does not run: half made, auto-removed, or found at the daemon's start."""
-    async with engine.locks.hold(id):
-        await _discard(engine, id, volumes)
-
-
-async def _discard(engine: Engine, id: str, with_volumes: bool) -> int:
-    try:
-        container = engine.containers.get(id)
-    except NoSuchContainer:
-        return 0
-    with engine.db.transaction():
-        engine.containers.update(id, state=State.REMOVING, intent="remove")
-    for stream in engine.waiting.pop(id, []):
-        stream.connection.close()
-    await networks.release(engine, id)
-    with phase("graphdriver: remove"):
-        freed = await blocking(engine.layers.remove, container.layer_id)
-        freed += await blocking(remove_tree, os.path.join(engine.config.data_root, "containers", id))
-    names = volumes.of_container(engine, id)
-    for exec_id in [key for key, instance in engine.execs.items() if instance.container_id == id]:
-        del engine.execs[exec_id]
-    with engine.db.transaction(durable=True):
-        engine.containers.remove(id)
-    if with_volumes:
-        freed += await volumes.remove_anonymous(engine, names)
-    engine.events.publish("container", "destroy", id, attributes(container))
-    engine.waiters.wake(id, container.exit_code, *Condition)
-    return freed
+    """See ``removal.remove``."""
+    await removal.remove(engine, name, force, volumes, link)
 
 
 async def prune(engine: Engine, filters: Filters) -> ContainerPruneResponse:
@@ -358,7 +293,7 @@ async def prune(engine: Engine, filters: Filters) -> ContainerPruneResponse:
     until = [parse_moment(text, "until") for text in filters.values_of("until")]
     if len(until) > 1:
         raise InvalidParameter("more than one until filter specified")
-    deleted: list[str] = []  # type: ignore[valid-type]
+    deleted: builtins.list[str] = []
     freed = 0
     for container in engine.containers.all():
         labels = config_of(container).labels
@@ -375,7 +310,7 @@ async def prune(engine: Engine, filters: Filters) -> ContainerPruneResponse:
                     continue
             except NoSuchContainer:
                 continue
-            freed += await _discard(engine, container.id, False)
+            freed += await removal.erase(engine, container.id, False)
         deleted.append(container.id)
     engine.events.publish("container", "prune", "", {"reclaimed": str(freed)})
     return ContainerPruneResponse(containers_deleted=deleted or None, space_reclaimed=freed)
@@ -389,12 +324,10 @@ async def top(engine: Engine, name: str, ps_args: str = "") -> ContainerTopRespo
     if container.state is State.RESTARTING:
         raise Conflict(f"Container {container.id} is restarting, wait until the container is running")
     pids = await blocking(engine.exec.processes, container.id)
-    from pierhead.daemon.jobs import processes
-
     return await processes.table(pids, ps_args or "-ef")
 
 
-async def changes(engine: Engine, name: str) -> "list[FilesystemChange]":
+async def changes(engine: Engine, name: str) -> builtins.list[FilesystemChange]:
     """What differs from the image."""
     container = engine.containers.find(name)
     found = await blocking(lambda: [*engine.layers.changes(container.layer_id)])
@@ -404,7 +337,6 @@ async def changes(engine: Engine, name: str) -> "list[FilesystemChange]":
 __all__ = [
     "changes",
     "create",
-    "discard",
     "inspect",
     "list",
     "prune",

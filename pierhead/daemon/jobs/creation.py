@@ -6,7 +6,7 @@ import time
 from dataclasses import replace
 
 from pierhead.daemon.engine.engine import Engine, blocking, phase
-from pierhead.daemon.jobs import images, mounts, names, networks, specs, volumes
+from pierhead.daemon.jobs import images, mounts, names, networks, removal, specs, volumes
 from pierhead.daemon.jobs.describe import attributes, mounts_of, network_kind
 from pierhead.daemon.jobs.files import container_folder, log_config
 from pierhead.daemon.jobs.lifecycle import signal_number
@@ -221,7 +221,7 @@ def _complete(host: HostConfig) -> None:
     if not host.ipc_mode:
         host.ipc_mode = "private"
     if not host.cgroupns_mode:
-        host.cgroupns_mode = "private" if specs.cgroups.unified() else "host"
+        host.cgroupns_mode = "private" if specs.cgroup_layout().version == 2 else "host"
     if not host.runtime:
         host.runtime = "pierhead"
     if host.restart_policy is None or not host.restart_policy.name:
@@ -246,7 +246,7 @@ async def _create(engine: Engine, name: str, request: ContainerCreateRequest, pl
     warnings: list[str] = []
     given = names.validate(name) if name else ""
     host = request.host_config or HostConfig()
-    config = codec.convert(request, ContainerConfig)
+    config = ContainerConfig(**{name: getattr(request, name) for name in ContainerConfig.__struct_fields__})
     with phase("graph: image"):
         image = await images.resolve(engine, config.image)
     _merge(config, image.config)
@@ -303,9 +303,7 @@ async def _create(engine: Engine, name: str, request: ContainerCreateRequest, pl
                 networks.assign(engine, id, network, settings)
             engine.containers.update(id, intent="", mounts=codec.encode(points))
     except BaseException:
-        from pierhead.daemon.jobs import containers
-
-        await containers.discard(engine, id, volumes=True)
+        await removal.discard(engine, id, with_volumes=True)
         raise
     engine.events.publish("container", "create", id, attributes(container))
     return ContainerCreateResponse(id=id, warnings=warnings)

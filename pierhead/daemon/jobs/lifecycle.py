@@ -6,7 +6,7 @@ from collections.abc import Awaitable
 
 from pierhead.daemon.engine.engine import Engine, blocking
 from pierhead.daemon.engine.waiters import Condition
-from pierhead.daemon.jobs import launch, supervise
+from pierhead.daemon.jobs import launch, restarts
 from pierhead.daemon.jobs.describe import attributes, config_of
 from pierhead.errors import Conflict, InvalidParameter, NotModified, PierheadError
 from pierhead.graph.containers import Container
@@ -60,7 +60,7 @@ async def _start(engine: Engine, id: str) -> None:
             raise NotModified("container already started")
         if container.state in (State.REMOVING, State.DEAD):
             raise Conflict("container is marked for removal and cannot be started")
-        supervise.forget_restart(engine, id)
+        restarts.forget_restart(engine, id)
         with engine.db.transaction():
             engine.containers.update(id, restarts=0, stopped=0)
         await launch.launch(engine, engine.containers.get(id))
@@ -79,7 +79,7 @@ async def stop(engine: Engine, name: str, signal: str | None = None, timeout: in
 
 
 async def _end_restarting(engine: Engine, container: Container) -> None:
-    supervise.forget_restart(engine, container.id)
+    restarts.forget_restart(engine, container.id)
     with engine.db.transaction(durable=True):
         engine.containers.update(container.id, state=State.EXITED, stopped=1)
     engine.waiters.wake(container.id, container.exit_code, Condition.NOT_RUNNING)
@@ -155,15 +155,15 @@ async def restart(engine: Engine, name: str, signal: str | None = None, timeout:
 
 async def _restart(engine: Engine, id: str, signal: str | None, timeout: int | None) -> None:
     async with engine.locks.hold(id):
-        supervise.forget_restart(engine, id)
+        restarts.forget_restart(engine, id)
         container = engine.containers.get(id)
         if container.live:
             # An auto-remove container must live through its own restart, and no policy may start it meanwhile.
-            supervise.hold(engine, container.id)
+            restarts.hold(engine, container.id)
             try:
                 await end(engine, container, signal, timeout)
             finally:
-                supervise.unhold(engine, container.id)
+                restarts.unhold(engine, container.id)
         await launch.settled(engine, container.id)
         engine.containers.update(container.id, stopped=0, restarts=0)
         await launch.launch(engine, engine.containers.get(container.id))

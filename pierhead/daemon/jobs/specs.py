@@ -1,6 +1,7 @@
 """From the API's Config and HostConfig to libcontainer's Spec: Docker's defaults, and where they change."""
 
 import os
+import re
 import shutil
 import stat
 from functools import lru_cache
@@ -12,7 +13,7 @@ from pierhead.daemon.jobs.files import container_folder
 from pierhead.daemon.jobs.mounts import PROPAGATIONS
 from pierhead.errors import InvalidParameter
 from pierhead.graph.containers import Container
-from pierhead.libcontainer import capabilities, cgroups, seccomp
+from pierhead.libcontainer import capabilities, cgroups, devicefilter, seccomp
 from pierhead.libcontainer.spec import (
     Device,
     DeviceRule,
@@ -48,6 +49,12 @@ READONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trig
 INIT_TARGET = "/sbin/docker-init"
 
 _SAFE = ("nosuid", "noexec", "nodev")
+
+
+@lru_cache(maxsize=1)
+def cgroup_layout() -> cgroups.Layout:
+    """The host's hierarchies: they do not change while a daemon lives."""
+    return cgroups.detect()
 
 
 def cgroup_path(engine: Engine, id: str) -> str:
@@ -109,7 +116,8 @@ def security(host: HostConfig) -> tuple[bytes | None, bool]:
     caps = capabilities.resolve(tuple(host.cap_add or ()), tuple(host.cap_drop or ()), host.privileged)
     if profile == "unconfined" or (profile is None and host.privileged):
         return None, no_new_privileges
-    return seccomp.compiled(None if profile in (None, "builtin") else profile, caps), no_new_privileges
+    text = seccomp.default_profile() if profile in (None, "builtin") else profile
+    return seccomp.compile(text, caps), no_new_privileges
 
 
 def resources(host: HostConfig, devices: tuple[DeviceRule, ...]) -> Resources:
@@ -262,7 +270,7 @@ def device(path: str, inside: str) -> Device:
         found = os.stat(path)
     except OSError as error:
         raise InvalidParameter(
-            f'error gathering device information while adding custom device "{path}": {error.strerror.lower()}'
+            f'error gathering device information while adding custom device "{path}": {(error.strerror or "").lower()}'
         ) from error
     if not (stat.S_ISCHR(found.st_mode) or stat.S_ISBLK(found.st_mode)):
         raise InvalidParameter(
@@ -299,8 +307,8 @@ def devices(host: HostConfig) -> tuple[tuple[Device, ...], tuple[DeviceRule, ...
     nodes = {node.path: node for node in STANDARD_DEVICES}
     if host.privileged:
         nodes = {node.path: node for node in _host_devices()} | nodes
-        return tuple(nodes.values()), cgroups.PRIVILEGED_DEVICES
-    rules = list(cgroups.DEFAULT_DEVICES)
+        return tuple(nodes.values()), devicefilter.PRIVILEGED
+    rules = list(devicefilter.DEFAULT)
     for mapping in host.devices or []:
         access = mapping.cgroup_permissions or "rwm"
         if not set(access) <= set("rwm"):
@@ -318,8 +326,19 @@ def devices(host: HostConfig) -> tuple[tuple[Device, ...], tuple[DeviceRule, ...
             nodes[target] = node
             rules.append(DeviceRule(True, node.kind, node.major, node.minor, access))
     for text in host.device_cgroup_rules or []:
-        rules.append(cgroups.parse_device_rule(text))
+        rules.append(_device_rule(text))
     return tuple(nodes.values()), tuple(rules)
+
+
+_DEVICE_RULE = re.compile(r"([acb]) ([0-9]+|\\*):([0-9]+|\\*) ([rwm]{1,3})")
+
+
+def _device_rule(text: str) -> DeviceRule:
+    match = _DEVICE_RULE.fullmatch(text)
+    if match is None:
+        raise InvalidParameter(f"invalid device cgroup rule format: '{text}'")
+    kind, major, minor, access = match.groups()
+    return DeviceRule(True, kind, None if major == "*" else int(major), None if minor == "*" else int(minor), access)
 
 
 def rlimits(host: HostConfig, config: Config) -> tuple[Rlimit, ...]:
@@ -352,11 +371,11 @@ def build(
     network: NetworkSetup,
 ) -> Spec:
     """The Spec of one start. Raises InvalidParameter for what only now can be seen to be wrong."""
-    unified = cgroups.unified()
+    unified = cgroup_layout().version == 2
     hostname = hostname_of(engine, container, config, host)
     nodes, rules = devices(host)
     program, no_new_privileges = security(host)
-    args = (container.path, *args_of(container))
+    args: tuple[str, ...] = (container.path, *args_of(container))
     if host.init:
         args = (INIT_TARGET, "--", *args)
     size = host.console_size if len(host.console_size or []) == 2 else [0, 0]

@@ -6,7 +6,7 @@ import time
 from pierhead.daemon.engine.engine import Backoff, Engine, blocking, log, phase
 from pierhead.daemon.engine.running import Running, watch
 from pierhead.daemon.engine.waiters import Condition
-from pierhead.daemon.jobs import containers, launch, networks
+from pierhead.daemon.jobs import launch, networks, removal
 from pierhead.daemon.jobs.describe import attributes, host_config_of
 from pierhead.driver.execdriver.api import Exited
 from pierhead.errors import PierheadError
@@ -79,7 +79,7 @@ async def settle(engine: Engine, id: str, exit: Exited) -> None:
     else:
         engine.waiters.wake(id, exit.code, Condition.NEXT_EXIT, Condition.NOT_RUNNING)
         if host_config_of(container).auto_remove and id not in engine.held:
-            await containers.discard(engine, id, volumes=True)
+            await removal.discard(engine, id, with_volumes=True)
     if errors:
         raise ExceptionGroup(f"container {id}: not everything of its run could be given back", errors)
 
@@ -125,23 +125,6 @@ async def _restart_later(engine: Engine, id: str, delay: float) -> None:
             _schedule(engine, failed, Exited(failed.exit_code, 0, failed.started))
 
 
-def forget_restart(engine: Engine, id: str) -> None:
-    """No restart is due any more: the user has decided otherwise."""
-    backoff = engine.backoff.pop(id, None)
-    if backoff is not None and backoff.task is not None:
-        backoff.task.cancel()
-
-
-def hold(engine: Engine, id: str) -> None:
-    """Until ``unhold``: its end is neither answered by the restart policy nor by auto-remove."""
-    engine.held.add(id)
-
-
-def unhold(engine: Engine, id: str) -> None:
-    """See ``hold``."""
-    engine.held.discard(id)
-
-
 async def resume(engine: Engine) -> None:
     """The daemon's start: meet the containers that ran on, record those that ended meanwhile, restart what must run.
 
@@ -156,7 +139,7 @@ async def resume(engine: Engine) -> None:
         if container.live:
             await _meet(engine, container)
         elif container.state is State.REMOVING or container.intent == "create":
-            await containers.discard(engine, container.id, volumes=container.intent == "create")
+            await removal.discard(engine, container.id, with_volumes=container.intent == "create")
         elif container.intent:
             await networks.release(engine, container.id)
             engine.containers.update(container.id, intent="")

@@ -8,10 +8,9 @@ from collections.abc import AsyncIterator
 from pierhead import __version__
 from pierhead.daemon.engine.engine import Engine, Span, blocking
 from pierhead.daemon.engine.events import Event
-from pierhead.daemon.jobs import containers, images, volumes
+from pierhead.daemon.jobs import containers, images, specs, volumes
 from pierhead.errors import InvalidParameter
 from pierhead.graph.state import State
-from pierhead.libcontainer import cgroups
 from pierhead.wire import versions
 from pierhead.wire.filters import Filters
 from pierhead.wire.system import (
@@ -105,7 +104,7 @@ async def info(engine: Engine) -> SystemInfo:
     release = _os_release()
     running = sum(container.state in (State.RUNNING, State.RESTARTING) for container in found)
     paused = sum(container.state is State.PAUSED for container in found)
-    unified = cgroups.unified()
+    unified = specs.cgroup_layout().version == 2
     insecure = [entry for entry in engine.config.insecure_registries if "/" in entry]
     return SystemInfo(
         id=engine.db.instance,

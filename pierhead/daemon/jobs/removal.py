@@ -1,0 +1,89 @@
+"""How a container goes: its run is ended, its layer, folder and anonymous volumes are given back, its row deleted."""
+
+import os
+
+from pierhead.daemon.engine.engine import Engine, blocking, phase
+from pierhead.daemon.engine.waiters import Condition
+from pierhead.daemon.jobs import launch, lifecycle, networks, restarts, volumes
+from pierhead.daemon.jobs.describe import attributes
+from pierhead.driver.graphdriver.tree import remove_at
+from pierhead.errors import Conflict, InvalidParameter, NoSuchContainer
+from pierhead.graph.state import State
+
+
+async def remove(engine: Engine, name: str, force: bool = False, with_volumes: bool = False, link: bool = False) -> None:
+    """Remove a container and give its bytes back. Raises Conflict for one that runs, unless forced."""
+    container = engine.containers.find(name)
+    if link:
+        raise InvalidParameter("Cannot remove a link: legacy links between containers are not supported")
+    if container.state is State.REMOVING:
+        raise Conflict(f"removal of container {name} is already in progress")
+    if (container.live or container.state is State.RESTARTING) and not force:
+        state = "paused" if container.state is State.PAUSED else str(container.state)
+        advice = (
+            "unpause and then stop the container before removing or force remove"
+            if container.state is State.PAUSED
+            else "stop the container before removing or force remove"
+        )
+        raise Conflict(f'cannot remove container "{container.name}": container is {state}: {advice}')
+    await engine.finish(_remove(engine, container.id, with_volumes))
+
+
+async def _remove(engine: Engine, id: str, with_volumes: bool) -> None:
+    restarts.hold(engine, id)
+    try:
+        async with engine.locks.hold(id):
+            try:
+                container = engine.containers.get(id)
+            except NoSuchContainer:
+                return
+            restarts.forget_restart(engine, id)
+            if container.live:
+                with phase("execdriver: kill"):
+                    await lifecycle.end(engine, container, "SIGKILL", 10)
+            await launch.settled(engine, id)
+            if engine.containers.get(id).state is State.RESTARTING:
+                engine.containers.update(id, state=State.EXITED)
+            await erase(engine, id, with_volumes)
+    finally:
+        restarts.unhold(engine, id)
+
+
+async def discard(engine: Engine, id: str, with_volumes: bool) -> None:
+    """Remove what is left of a container that does not run: half made, auto-removed, or found at the daemon's start."""
+    async with engine.locks.hold(id):
+        await erase(engine, id, with_volumes)
+
+
+def _remove_folder(engine: Engine, id: str) -> int:
+    above = os.open(os.path.join(engine.config.data_root, "containers"), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return remove_at(above, id.encode())
+    finally:
+        os.close(above)
+
+
+async def erase(engine: Engine, id: str, with_volumes: bool) -> int:
+    """Take it off the disk and out of GraphDB; the caller holds its lock. Returns the bytes that were given back."""
+    try:
+        container = engine.containers.get(id)
+    except NoSuchContainer:
+        return 0
+    with engine.db.transaction():
+        engine.containers.update(id, state=State.REMOVING, intent="remove")
+    for stream in engine.waiting.pop(id, []):
+        stream.connection.close()
+    await networks.release(engine, id)
+    with phase("graphdriver: remove"):
+        freed = await blocking(engine.layers.remove, container.layer_id)
+        freed += await blocking(_remove_folder, engine, id)
+    names = volumes.of_container(engine, id)
+    for exec_id in [key for key, instance in engine.execs.items() if instance.container_id == id]:
+        del engine.execs[exec_id]
+    with engine.db.transaction(durable=True):
+        engine.containers.remove(id)
+    if with_volumes:
+        freed += await volumes.remove_anonymous(engine, names)
+    engine.events.publish("container", "destroy", id, attributes(container))
+    engine.waiters.wake(id, container.exit_code, *Condition)
+    return freed
