@@ -58,6 +58,9 @@ class GraphDriver(Protocol):
     def exists(self, id: str) -> bool:
         """Whether anything of the layer is on disk."""
 
+    def parent(self, id: str) -> str | None:
+        """What ``create`` was given; None also where there is no such layer."""
+
     def list(self) -> Iterator[str]:
         """All ids on disk, for reconciliation."""
 

@@ -23,7 +23,8 @@ from pierhead.driver.graphdriver.api import Applied, Change, Record
 from pierhead.driver.graphdriver.compare import compare
 from pierhead.driver.graphdriver.detached import open_overlay
 from pierhead.driver.graphdriver.pack import END, Packer
-from pierhead.driver.graphdriver.tree import copy_attributes, measure, remove_at, walk
+from pierhead.driver.graphdriver.remove import remove_tree
+from pierhead.driver.graphdriver.tree import copy_attributes, measure, walk
 from pierhead.driver.graphdriver.whiteout import OPAQUE, PREFIX, OverlayExtractor, is_opaque, is_whiteout
 from pierhead.errors import InvalidParameter
 from pierhead.linux.mount import OverlayRoot
@@ -34,7 +35,7 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _RESERVED = ("l", "empty")
 
 
-class Overlay:
+class OverlayDriver:
     """``GraphDriver`` on overlayfs."""
 
     name = "overlay2"
@@ -80,7 +81,7 @@ class Overlay:
             ) from error
         finally:
             with contextlib.suppress(OSError):
-                self._remove_tree(os.path.basename(trial))
+                remove_tree(trial)
 
     def _prepare(self) -> None:
         os.makedirs(os.path.join(self._home, "l"), mode=0o710, exist_ok=True)
@@ -132,7 +133,8 @@ class Overlay:
         lower = self._read(id, "lower")
         return self._read(id, "link") + (":" + lower if lower else "")
 
-    def _parent(self, id: str) -> str | None:
+    def parent(self, id: str) -> str | None:
+        """As ``create`` was told."""
         try:
             return self._read(id, "parent")
         except FileNotFoundError:
@@ -140,7 +142,7 @@ class Overlay:
 
     def apply(self, id: str, tar: BinaryIO, record: Record | None = None) -> Applied:
         """Unpack into ``diff``."""
-        parent = self._parent(id)
+        parent = self.parent(id)
         fd = self.open_layer(id)
         try:
             extractor = OverlayExtractor(fd, (lambda: self.open_root(parent)) if parent else None, record=record)
@@ -162,17 +164,7 @@ class Overlay:
         if short:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(os.path.join(self._home, "l", short))
-        return self._remove_tree(id)
-
-    def _remove_tree(self, id: str) -> int:
-        try:
-            home = os.open(self._home, _DIRECTORY)
-        except FileNotFoundError:
-            return 0
-        try:
-            return remove_at(home, os.fsencode(id))
-        finally:
-            os.close(home)
+        return remove_tree(self._dir(id))
 
     def exists(self, id: str) -> bool:
         """Whether there is a directory of the id."""
@@ -241,7 +233,7 @@ class Overlay:
 
     def changes(self, id: str) -> Iterator[Change]:
         """``diff`` against the parent's assembled root."""
-        parent = self._parent(id)
+        parent = self.parent(id)
         below = None if parent is None else self.open_root(parent)
         try:
             fd = self.open_layer(id)

@@ -12,7 +12,8 @@ from pierhead.driver.graphdriver.api import Applied, Change, Record
 from pierhead.driver.graphdriver.compare import DELETED, compare
 from pierhead.driver.graphdriver.detached import open_directory_mount
 from pierhead.driver.graphdriver.pack import END, Packer
-from pierhead.driver.graphdriver.tree import copy_tree, remove_at
+from pierhead.driver.graphdriver.remove import remove_tree
+from pierhead.driver.graphdriver.tree import copy_tree
 from pierhead.driver.graphdriver.whiteout import PREFIX, CopyExtractor
 from pierhead.linux.mount import DirectoryRoot
 from pierhead.linux.openat import open_in_root
@@ -20,7 +21,7 @@ from pierhead.linux.openat import open_in_root
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
-class Vfs:
+class VfsDriver:
     """``GraphDriver`` on plain directories."""
 
     name = "vfs"
@@ -54,7 +55,8 @@ class Vfs:
         finally:
             os.close(source)
 
-    def _parent(self, id: str) -> str | None:
+    def parent(self, id: str) -> str | None:
+        """As ``create`` was told."""
         try:
             with open(self._dir(id, "parent")) as file:
                 return file.read()
@@ -71,14 +73,7 @@ class Vfs:
 
     def remove(self, id: str) -> int:
         """Delete the copy."""
-        try:
-            home = os.open(self._home, _DIRECTORY)
-        except FileNotFoundError:
-            return 0
-        try:
-            return remove_at(home, os.fsencode(id))
-        finally:
-            os.close(home)
+        return remove_tree(self._dir(id))
 
     def exists(self, id: str) -> bool:
         """Whether there is a directory of the id."""
@@ -130,7 +125,7 @@ class Vfs:
 
     def changes(self, id: str) -> Iterator[Change]:
         """Two whole trees compared."""
-        parent = self._parent(id)
+        parent = self.parent(id)
         below = None if parent is None else self.open_layer(parent)
         try:
             fd = self.open_layer(id)

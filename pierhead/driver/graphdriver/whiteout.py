@@ -16,8 +16,9 @@ from typing import BinaryIO
 
 from pierhead.driver.graphdriver.api import Applied, Record
 from pierhead.driver.graphdriver.extract import Extractor
+from pierhead.driver.graphdriver.remove import remove_at
 from pierhead.driver.graphdriver.tar import CHARACTER, DIRECTORY, BadArchive, Budget, Entry
-from pierhead.driver.graphdriver.tree import copy_attributes, open_directory, remove_at
+from pierhead.driver.graphdriver.tree import copy_attributes, open_directory
 from pierhead.linux.openat import open_in_root
 
 PREFIX = b".wh."
