@@ -66,7 +66,7 @@ def fsmount(context: int, attributes: int = 0) -> int:
 
 def _with_log(context: int, error: OSError) -> OSError:
     """The error with what the kernel had to say about it: reading a context gives its messages ("e overlay: …")."""
-    messages = []
+    messages: list[str] = []
     while len(messages) < 8:
         try:
             messages.append(os.read(context, 1024).decode("utf-8", "replace").strip())
