@@ -118,10 +118,14 @@ class ExecError:
 
 @dataclass(frozen=True, slots=True)
 class NetworkJoined:
-    """The answer to ``Monitor.join_network`` / ``leave_network``; error None when it worked."""
+    """The answer to ``Monitor.join_network`` / ``leave_network``; error None when it worked.
+
+    resolver: as in Started, where the setup asked for it.
+    """
 
     serial: int
     error: SetupFailed | None
+    resolver: tuple[socket.socket, socket.socket] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,528 @@
+"""The shim: parent and subreaper of one container's processes, forked by the zygote, alive as long as the container.
+
+It holds what must outlive the daemon: stdio, the log, published ports, the resolver's sockets, the exit status.  The
+daemon talks to it over one control connection at a time; the newest wins (``protocol``).  Whoever holds the lock on the
+container's folder (``<exec-root>/containers/<id>``) is its live shim; there are
+
+    s      the socket on which a restarted daemon finds it again
+    exit   "code signal nanoseconds oom", renamed into place before the control connection closes
+    crash  a traceback, should it die of an error of its own
+
+The zygote imports this: nothing may be imported later.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterable
+
+from pierhead.driver.execdriver import protocol
+from pierhead.driver.execdriver.forward import Forwards
+from pierhead.driver.execdriver.jsonlog import JSONLog
+from pierhead.driver.execdriver.loop import IN, OUT, Loop
+from pierhead.driver.execdriver.protocol import CRASH, EXIT, SOCKET
+from pierhead.driver.execdriver.stdio import PATIENCE, Stdio
+from pierhead.libcontainer import cgroupfs, container
+from pierhead.linux import calls, const, tty
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+MOST_REPORTS = 256
+"""Ends of execs that are kept for a daemon that is away."""
+
+Failure = tuple[int, str, str, str, str]
+Spawn = Callable[[tuple[int, int, int]], container.Child]
+
+
+def failure(error: BaseException) -> Failure:
+    """An error as the message has it: errno, text, path, call, stage."""
+    stage = getattr(error, "stage", "") or "process"
+    if not isinstance(error, OSError):
+        return 5, f"{type(error).__name__}: {error}", "", "", stage
+    path = error.filename
+    call = getattr(error, "call", "") or calls.call_of(error)
+    return error.errno or 5, error.strerror or str(error), os.fsdecode(path) if path else "", call, stage
+
+
+class Job:
+    """One process started here: the container's own (``exec_id`` None) or an exec."""
+
+    def __init__(self, shim: Shim, exec_id: str | None, log: JSONLog | None) -> None:
+        self.shim = shim
+        self.exec_id = exec_id
+        self.stdio = Stdio(shim.loop, log, self.finished)
+        self.pid = 0
+        self.pidfd = -1
+        self.status = 0
+        self.at = 0
+
+    def start(
+        self, spawn: Callable[[tuple[int, int, int]], container.Child], terminal: bool, open_stdin: bool
+    ) -> container.Child:
+        """Make stdio, start the process; raises what ``spawn`` raises, then nothing of it is left open."""
+        theirs = ours = -1, -1, -1
+        try:
+            if not terminal:
+                theirs, ours = _pipes(open_stdin)
+            child = spawn(theirs)
+        except BaseException:
+            _close(ours)
+            raise
+        finally:
+            _close(theirs)
+        self.pid, self.pidfd = child.pid, child.pidfd
+        if terminal:
+            self.stdio.open_terminal(child.master)
+        else:
+            self.stdio.open(*ours)
+        return child
+
+    def signal(self, signum: int) -> None:
+        """Signal the process; one that has ended is no error."""
+        if self.pidfd >= 0:
+            try:
+                signal.pidfd_send_signal(self.pidfd, signum)
+            except ProcessLookupError:
+                pass
+
+    def ended(self, status: int) -> None:
+        """The process has been reaped."""
+        self.status = status
+        self.at = time.time_ns()
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
+        if self.exec_id is None:
+            self.shim.container_ended()
+        self.stdio.process_ended()
+
+    def finished(self) -> None:
+        """Its output is out as well."""
+        self.shim.job_finished(self)
+
+    def report(self, oom: bool = False) -> tuple[int, int, int, bool, str | None]:
+        """(code, signal, time, oom, exec id), the code as Docker's."""
+        signum = os.WTERMSIG(self.status) if os.WIFSIGNALED(self.status) else 0
+        code = 128 + signum if signum else os.waitstatus_to_exitcode(self.status)
+        return code, signum, self.at, oom, self.exec_id
+
+
+def _pipes(open_stdin: bool) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    """stdin, stdout, stderr: the process's ends and ours; -1 both where stdin is the container's /dev/null."""
+    made: list[int] = []
+    try:
+        made += os.pipe2(os.O_CLOEXEC) if open_stdin else (-1, -1)
+        made += os.pipe2(os.O_CLOEXEC)
+        made += os.pipe2(os.O_CLOEXEC)
+    except OSError:
+        _close(made)
+        raise
+    return (made[0], made[3], made[5]), (made[1], made[2], made[4])
+
+
+def _close(descriptors: Iterable[int]) -> None:
+    for descriptor in descriptors:
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+class Shim:
+    """One container. See the module's docstring."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self.loop = Loop()
+        self.control: socket.socket | None = control
+        self.backlog: list[tuple[bytes, tuple[int, ...]]] = []
+        self.jobs: dict[int, Job] = {}
+        self.execs: dict[str, Job] = {}
+        self.reports: list[tuple[object, ...]] = []
+        self.main: Job | None = None
+        self.resolver: tuple[int, ...] = ()
+        self.started_at = 0
+        self.folder = -1
+        self.listener: socket.socket | None = None
+        self.cgroups: tuple[str, ...] = ()
+        self.log: JSONLog | None = None
+        self.id = ""
+        self.cgroup: dict[str, object] = {}
+        self.oom = False
+        self.reported = False
+        self.forwards = Forwards(self.loop)
+
+    # Start
+
+    def start(self) -> bool:
+        """Take the START message and start the container; False if that failed, which the daemon has been told."""
+        assert self.control is not None
+        message, descriptors = protocol.receive(self.control)
+        if not message:
+            return False  # the daemon has given up before it said what to start
+        kind, payload, _ = protocol.decode(message)
+        if kind != protocol.START:
+            raise ValueError(f"first message is of kind {kind}")
+        self.id, log, open_stdin, terminal, cgroups, namespaces, flags, holds = payload
+        plan, self.folder = descriptors[:2]
+        joins = dict(zip(namespaces, descriptors[2:], strict=False))
+        streams = descriptors[2 + len(namespaces) :]
+        self.cgroups = cgroups
+        _name_process()
+        for _ in range(holds):
+            message, sockets = protocol.receive(self.control)
+            self._handle(message, sockets)
+        main = self.main = Job(self, None, None)
+        for number, flag in enumerate(flags):
+            main.stdio.add(socket.socket(fileno=streams[number]), flag)
+        self._listen()
+        try:
+            if log is not None:
+                self.log = main.stdio.log = JSONLog(*log)
+            program = _content(plan)
+            self.cgroup = container.cgroup_of(program)
+            del self.cgroup["steps"]
+            self._watch_children()
+            child = main.start(lambda stdio: container.spawn(program, joins, stdio), terminal, open_stdin)
+        except Exception as error:  # whatever it is, the daemon must hear of it: it waits for this start
+            self.reported = True  # this is the report: ending stdio makes no other
+            main.stdio.finish()
+            self.forwards.close()
+            self._give_back()
+            self.send(protocol.START_ERROR, failure(error))
+            return False
+        finally:
+            for descriptor in joins.values():
+                os.close(descriptor)
+        self.started_at = time.time_ns()
+        self.jobs[main.pid] = main
+        self.resolver = tuple(child.resolver or ())
+        self._say_started()
+        return True
+
+    def _listen(self) -> None:
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        listener.setblocking(False)
+        path = f"/proc/self/fd/{self.folder}/{SOCKET}"  # short enough, whatever the exec root
+        try:
+            listener.bind(path)
+        except OSError as error:
+            if error.errno != 98:  # EADDRINUSE: left by a shim that died; we hold the lock
+                raise
+            os.unlink(path)
+            listener.bind(path)
+        listener.listen(4)
+        self.listener = listener
+        self.loop.watch(listener.fileno(), IN, self._accept)
+
+    def _watch_children(self) -> None:
+        reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        self.loop.watch(reader, IN, lambda events: self._reap(reader))
+
+    def _say_started(self) -> None:
+        assert self.main is not None
+        self.send(protocol.STARTED, (self.main.pid, self.started_at), self.resolver)
+
+    # Control
+
+    def _accept(self, events: int) -> None:
+        """A daemon has come (again): it replaces the one before, and is told what runs and what has ended."""
+        assert self.listener is not None
+        try:
+            connection, _ = self.listener.accept()
+        except OSError:
+            return
+        self._let_go()
+        self.backlog = []
+        self.control = connection
+        self.watch_control()
+        self._say_started()
+        for exec_id, job in self.execs.items():
+            self.send(protocol.EXEC_STARTED, (exec_id, job.pid))
+        for report in self.reports:
+            self.send(protocol.EXITED, report)
+        self.reports = []
+
+    def watch_control(self) -> None:
+        """Listen to the daemon."""
+        if self.control is not None:
+            self.control.setblocking(False)
+            self.loop.watch(self.control.fileno(), IN, self._control_ready)
+
+    def _let_go(self) -> None:
+        if self.control is not None:
+            self.loop.forget(self.control.fileno())
+            self.control.close()
+            self.control = None
+
+    def _control_ready(self, events: int) -> None:
+        if events & OUT and self.backlog:
+            self._send_backlog()
+        if not events & ~OUT or self.control is None:
+            return
+        try:
+            message, descriptors = protocol.receive(self.control)
+        except BlockingIOError:
+            return
+        except (OSError, ValueError):
+            message, descriptors = b"", []
+        if not message:
+            self._let_go()  # the daemon has gone; the container goes on
+            return
+        self._handle(message, descriptors)
+
+    def _handle(self, message: bytes, descriptors: list[int]) -> None:
+        """Do what a message says. A message that cannot be understood ends the connection, not the container."""
+        try:
+            kind, payload, count = protocol.decode(message)
+            handler = {
+                protocol.ATTACH: self._attach,
+                protocol.EXEC: self._exec,
+                protocol.RESIZE: self._resize,
+                protocol.SIGNAL: self._signal,
+                protocol.JOIN: self._join,
+                protocol.LEAVE: self._leave,
+                protocol.HOLD: self.forwards.hold,
+            }.get(kind)
+            if handler is None or count != len(descriptors):
+                raise ValueError(f"message of kind {kind} with {len(descriptors)} descriptors")
+        except ValueError:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            self._let_go()
+            return
+        handler(payload, descriptors)
+
+    def send(self, kind: int, payload: tuple[Any, ...], descriptors: tuple[int, ...] = ()) -> bool:
+        """Send to the daemon, or keep it until it can be; False if there is none."""
+        if self.control is None:
+            return False
+        message = protocol.encode(kind, payload, len(descriptors))
+        if not self.backlog:
+            try:
+                protocol.send(self.control, message, descriptors)
+                return True
+            except BlockingIOError:
+                self.loop.watch(self.control.fileno(), IN | OUT, self._control_ready)
+            except OSError:
+                self._let_go()
+                return False
+        self.backlog.append((message, descriptors))
+        return True
+
+    def _send_backlog(self) -> None:
+        while self.backlog and self.control is not None:
+            try:
+                protocol.send(self.control, *self.backlog[0])
+            except BlockingIOError:
+                return
+            except OSError:
+                self._let_go()
+                return
+            self.backlog.pop(0)
+        if self.control is not None:
+            self.loop.watch(self.control.fileno(), IN, self._control_ready)
+
+    # Requests
+
+    def _attach(self, payload: tuple[Any, ...], descriptors: list[int]) -> None:
+        assert self.main is not None
+        (flags,) = payload
+        self.main.stdio.add(socket.socket(fileno=descriptors[0]), flags)
+
+    def _exec(self, payload: tuple[Any, ...], descriptors: list[int]) -> None:
+        exec_id, terminal, open_stdin, flags = payload
+        job = Job(self, exec_id, None)
+        if flags is not None:
+            job.stdio.add(socket.socket(fileno=descriptors[1]), flags)
+        try:
+            if self.main is None or self.main.pidfd < 0:
+                raise ProcessLookupError(3, "the container is not running")
+            program = _content(descriptors[0])
+            pidfd = self.main.pidfd
+            job.start(
+                lambda stdio: container.enter(program, pidfd, self.id, self.cgroup, stdio),
+                terminal,
+                open_stdin,
+            )
+        except Exception as error:  # as in start
+            job.stdio.finished = True
+            job.stdio.abandon()
+            self.send(protocol.EXEC_ERROR, (exec_id, failure(error)))
+            return
+        self.jobs[job.pid] = job
+        self.execs[exec_id] = job
+        self.send(protocol.EXEC_STARTED, (exec_id, job.pid))
+
+    def _job(self, exec_id: object) -> Job | None:
+        return self.main if exec_id is None else self.execs.get(str(exec_id))
+
+    def _resize(self, payload: tuple[Any, ...], descriptors: list[int]) -> None:
+        rows, columns, exec_id = payload
+        job = self._job(exec_id)
+        if job is not None and job.stdio.terminal and job.stdio.stdin >= 0:
+            tty.set_size(job.stdio.stdin, min(rows, 65535), min(columns, 65535))
+
+    def _signal(self, payload: tuple[Any, ...], descriptors: list[int]) -> None:
+        signum, exec_id = payload
+        job = self._job(exec_id)
+        if job is not None:
+            job.signal(signum)
+
+    def _join(self, payload: tuple[Any, ...], descriptors: list[int]) -> None:
+        serial, host, inside, nft, sysctls, resolver = payload
+        self._change_network(serial, host, inside, nft, sysctls, resolver)
+
+    def _leave(self, payload: tuple[Any, ...], descriptors: list[int]) -> None:
+        serial, inside = payload
+        self._change_network(serial, (), inside, b"", (), 0)
+
+    def _change_network(self, serial: int, host: Any, inside: Any, nft: Any, sysctls: Any, resolver: Any) -> None:
+        try:
+            if self.main is None or self.main.pidfd < 0:
+                raise ProcessLookupError(3, "the container is not running")
+            namespace = os.open(f"/proc/{self.main.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                sockets = container.net_inside(namespace, inside, nft, sysctls, resolver, host)
+            finally:
+                os.close(namespace)
+        except Exception as error:  # as in start
+            self.send(protocol.JOINED, (serial, failure(error)))
+            return
+        if sockets:
+            for descriptor in self.resolver:
+                os.close(descriptor)
+            self.resolver = tuple(sockets)
+        self.send(protocol.JOINED, (serial, None), tuple(sockets or ()))
+
+    # The end
+
+    def _reap(self, reader: int) -> None:
+        """Collect every child that has ended: ours, and those that were left to us."""
+        try:
+            while len(os.read(reader, 64)) == 64:
+                pass
+        except BlockingIOError:
+            pass
+        ended = []
+        try:
+            while True:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if not pid:
+                    break
+                ended.append((pid, status))
+        except ChildProcessError:
+            pass
+        for pid, status in ended:
+            job = self.jobs.pop(pid, None)
+            if job is not None:
+                job.ended(status)
+
+    def container_ended(self) -> None:
+        """PID 1 is gone: nothing of the container may stay."""
+        self.oom = cgroupfs.oom_kills(self.cgroups) > 0
+        try:
+            cgroupfs.kill(self.cgroups)
+        except OSError:
+            pass  # in uninterruptible sleep: the daemon's delete tries again
+
+    def job_finished(self, job: Job) -> None:
+        """A process has ended and its output is out."""
+        if job.exec_id is not None:
+            self.execs.pop(job.exec_id, None)
+            if not self.send(protocol.EXITED, job.report()) and len(self.reports) < MOST_REPORTS:
+                self.reports.append(job.report())
+        main = self.main
+        if main is not None and main.stdio.finished and not self.execs and not self.reported:
+            self._report(main)
+
+    def _report(self, main: Job) -> None:
+        """The container has ended: write it down, say it, give everything back; then only slow clients keep us."""
+        self.reported = True
+        if self.log is not None:
+            self.log.finish()
+        report = main.report(self.oom)
+        self._write_exit(report)
+        if self.listener is not None:
+            self.loop.forget(self.listener.fileno())
+            self.listener.close()
+        # Whoever hears of the end may publish the same ports again.
+        self.forwards.close()
+        for descriptor in self.resolver:
+            os.close(descriptor)
+        self.send(protocol.EXITED, report)
+        self._give_back()
+        if self.backlog and self.control is not None:
+            self.control.setblocking(True)
+            self.control.settimeout(PATIENCE)
+            self._send_backlog()
+        self._let_go()
+        self.loop.later(0, self._end_when_read)
+
+    def _write_exit(self, report: tuple[int, int, int, bool, str | None]) -> None:
+        code, signum, at, oom, _ = report
+        try:
+            file = os.open(
+                f"{EXIT}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600, dir_fd=self.folder
+            )
+            try:
+                os.write(file, f"{code} {signum} {at} {int(oom)}\n".encode())
+            finally:
+                os.close(file)
+            os.rename(f"{EXIT}.new", EXIT, src_dir_fd=self.folder, dst_dir_fd=self.folder)
+        except OSError:
+            pass  # the folder has been deleted: nobody wants to know
+
+    def _give_back(self) -> None:
+        """Remove the cgroup and let go of the folder (its lock says that we live)."""
+        try:
+            cgroupfs.kill(self.cgroups)
+            cgroupfs.remove(self.cgroups)
+        except OSError:
+            pass  # the daemon's delete tries again, and says what is wrong
+        if self.folder >= 0:
+            os.close(self.folder)
+            self.folder = -1
+
+    def _end_when_read(self) -> None:
+        if self.main is None or not self.main.stdio.clients:
+            self.loop.ended = True
+        else:
+            self.loop.later(0.05, self._end_when_read)
+
+
+def _name_process() -> None:
+    """What ps shows; the arguments stay the zygote's."""
+    with open("/proc/self/comm", "wb", 0) as file:
+        file.write(b"pierhead-shim")
+
+
+def _content(descriptor: int) -> bytes:
+    """All of a memory file, which is closed."""
+    try:
+        return os.pread(descriptor, os.fstat(descriptor).st_size, 0)
+    finally:
+        os.close(descriptor)
+
+
+def main(control: socket.socket) -> None:
+    """The life of a shim, in a process that the zygote has just forked."""
+    os.setsid()
+    os.dup2(0, 2)  # /dev/null: the daemon's terminal or pipe must not be kept open by us
+    calls.prctl(const.PR_SET_CHILD_SUBREAPER, 1)
+    shim = Shim(control)
+    try:
+        if shim.start():
+            shim.watch_control()
+            shim.loop.run()
+    except BaseException:
+        if shim.folder >= 0:
+            crash = os.open(CRASH, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600, dir_fd=shim.folder)
+            os.dup2(crash, 2)
+        sys.excepthook(*sys.exc_info())
+        raise
