@@ -200,19 +200,19 @@ def _clone(flags: int, into: int, pid_namespace: int) -> tuple[int, int]:
     if pid_namespace < 0:
         return calls.clone3(flags, into)
     own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+    pid = pidfd = -1
     try:
         calls.setns(pid_namespace, const.CLONE_NEWPID)
-        try:
-            result = calls.clone3(flags, into)
-        except OSError as error:
-            if error.errno == 12:  # what the kernel says of a PID namespace whose PID 1 has ended
-                raise calls.failure("clone3", "", 3, "the container's PID namespace has ended") from None
-            raise
-        finally:
-            calls.setns(own, const.CLONE_NEWPID)
-        return result
+        pid, pidfd = calls.clone3(flags, into)
+    except OSError as error:
+        if error.errno == 12:  # what the kernel says of a PID namespace whose PID 1 has ended
+            raise calls.failure("clone3", "", 3, "the container's PID namespace has ended") from None
+        raise
     finally:
-        os.close(own)
+        if pid:  # the child stays there
+            calls.setns(own, const.CLONE_NEWPID)
+            os.close(own)
+    return pid, pidfd
 
 
 def _host_network(namespace: int, messages: tuple[bytes, ...]) -> None:
