@@ -1,0 +1,370 @@
+"""The Graph: images and the layers they share, by content.
+
+An image's id is the digest of its configuration file, a layer's the chain id of it and all below.  A layer exists for
+as long as an image, a layer above it, a container's writable layer or a ``Lease`` needs it; then its bytes are given
+back.  Intent before effect: a layer's row says "making" before its directory is made and "removing" before it is
+deleted; what a crash leaves behind is found by that and by listing what is on disk (``reconcile``).
+"""
+
+import contextlib
+import logging
+import os
+import secrets
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import BinaryIO
+
+from pierhead.driver.graphdriver.api import GraphDriver
+from pierhead.driver.graphdriver.remove import remove_tree
+from pierhead.errors import Conflict, InvalidParameter, NoSuchImage
+from pierhead.graph.graphdb import GraphDB, Row
+from pierhead.graph.image import ConfigFile, chain_id, chain_ids, digest_of, parse_config
+from pierhead.graph.split import SplitWriter, replay
+from pierhead.graph.stream import LayerStream
+from pierhead.graph.tagstore import TagStore
+
+log = logging.getLogger("pierd")
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One layer. size: bytes of file content; disk: bytes on the disk."""
+
+    chain_id: str
+    diff_id: str
+    parent: str | None
+    cache_id: str
+    size: int
+    disk: int
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """One image. created and loaded are ns since the epoch; top is the chain id of its topmost layer."""
+
+    id: str
+    raw: bytes
+    config: ConfigFile
+    created: int
+    loaded: int
+    size: int
+    top: str | None
+
+
+def _layer(row: Row) -> Layer:
+    return Layer(row["chain_id"], row["diff_id"], row["parent"], row["cache_id"], row["size"], row["disk"])
+
+
+class Lease:
+    """Keeps layers that no image needs yet, while one is being put together."""
+
+    def __init__(self, graph: "Graph") -> None:
+        self._graph = graph
+        self.held: list[str] = []
+
+    def find(self, diff_id: str, parent: str | None) -> Layer | None:
+        """A layer that is here already; it stays for as long as the lease."""
+        return self._graph._find(self, chain_id(parent, diff_id))
+
+    def register(
+        self, source: BinaryIO, parent: str | None, diff_id: str | None = None, check: Callable[[], None] | None = None
+    ) -> Layer:
+        """Unpack a layer's blob, compressed or not, on top of a layer that the lease holds.
+
+        diff_id: what the image says it is.  check: called when every byte was read, to raise if the blob's own digest
+        is wrong.  Raises InvalidParameter where the bytes are not what was said; nothing of the layer is left then.
+        """
+        return self._graph._register(self, source, parent, diff_id, check)
+
+
+class Graph:
+    """The images and layers of one data root. Every method may be called from any thread."""
+
+    def __init__(self, db: GraphDB, driver: GraphDriver, data_root: str) -> None:
+        self.db = db
+        self.driver = driver
+        self.tags = TagStore(db)
+        self.scratch = os.path.join(data_root, "tmp")
+        self._splits = os.path.join(data_root, "split")
+        self._lock = threading.Lock()
+        self._leased: Counter[str] = Counter()
+        self._busy: dict[str, tuple[threading.Lock, int]] = {}
+        os.makedirs(self.scratch, mode=0o700, exist_ok=True)
+        os.makedirs(self._splits, mode=0o710, exist_ok=True)
+
+    # -- layers -----------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def lease(self) -> Iterator[Lease]:
+        """Layers found or registered inside are kept until the end, then only if an image needs them by now."""
+        lease = Lease(self)
+        try:
+            yield lease
+        finally:
+            with self._lock:
+                self._leased.subtract(lease.held)
+                self._leased += Counter()
+            for chain in reversed(lease.held):
+                self._collect(chain)
+
+    def _hold(self, lease: Lease, chain: str) -> None:
+        self._leased[chain] += 1
+        lease.held.append(chain)
+
+    def _find(self, lease: Lease, chain: str) -> Layer | None:
+        with self._lock:
+            row = self.db.first("SELECT * FROM layer WHERE chain_id = ? AND state = 'ready'", (chain,))
+            if row is None:
+                return None
+            self._hold(lease, chain)
+        return _layer(row)
+
+    @contextlib.contextmanager
+    def _alone(self, chain: str) -> Iterator[None]:
+        """Two pulls of the same layer: the second waits, and finds it done."""
+        with self._lock:
+            lock, users = self._busy.get(chain, (threading.Lock(), 0))
+            self._busy[chain] = (lock, users + 1)
+        try:
+            with lock:
+                yield
+        finally:
+            with self._lock:
+                users = self._busy[chain][1] - 1
+                if users:
+                    self._busy[chain] = (lock, users)
+                else:
+                    del self._busy[chain]
+
+    def _register(
+        self,
+        lease: Lease,
+        source: BinaryIO,
+        parent: str | None,
+        diff_id: str | None,
+        check: Callable[[], None] | None,
+    ) -> Layer:
+        expected = chain_id(parent, diff_id) if diff_id is not None else ""
+        with self._alone(expected) if expected else contextlib.nullcontext():
+            if expected and (layer := self._find(lease, expected)) is not None:
+                return layer
+            cache_id = secrets.token_hex(32)
+            above = None if parent is None else self.layer(parent).cache_id
+            with self.db.transaction():
+                # A name of its own until the content's is known.
+                self.db.execute(
+                    "INSERT INTO layer (chain_id, diff_id, parent, cache_id, driver, state) "
+                    "VALUES (?, '', ?, ?, ?, 'making')",
+                    (f"sha256:making-{cache_id}", parent, cache_id, self.driver.name),
+                )
+            try:
+                self.driver.create(cache_id, above)
+                made, size, disk = self._unpack(cache_id, source)
+                if diff_id is not None and made != diff_id:
+                    raise InvalidParameter(f"invalid diffID for layer: expected {diff_id!r}, got {made!r}")
+                if check is not None:
+                    check()
+                return self._ready(lease, Layer(chain_id(parent, made), made, parent, cache_id, size, disk))
+            except BaseException:
+                self._remove(cache_id)
+                raise
+
+    def _unpack(self, cache_id: str, source: BinaryIO) -> tuple[str, int, int]:
+        """DiffID, bytes of content, bytes on disk."""
+        split = SplitWriter(self._split(cache_id))
+        try:
+            with LayerStream(source) as stream:
+                applied = self.driver.apply(cache_id, stream, split)  # type: ignore[arg-type]
+                diff_id, _ = stream.finish()
+            split.close()
+        finally:
+            split.abandon()
+        return diff_id, applied.size, applied.disk
+
+    def _ready(self, lease: Lease, layer: Layer) -> Layer:
+        """The layer exists from here on; where the same was made meanwhile, that one is taken."""
+        with self._lock, self.db.transaction():
+            row = self.db.first("SELECT * FROM layer WHERE chain_id = ?", (layer.chain_id,))
+            if row is None:
+                self.db.execute(
+                    "UPDATE layer SET chain_id = ?, diff_id = ?, size = ?, disk = ?, state = 'ready' "
+                    "WHERE cache_id = ?",
+                    (layer.chain_id, layer.diff_id, layer.size, layer.disk, layer.cache_id),
+                )
+            self._hold(lease, layer.chain_id)
+        if row is None:
+            return layer
+        self._remove(layer.cache_id)
+        return _layer(row)
+
+    def _split(self, cache_id: str) -> str:
+        return os.path.join(self._splits, cache_id)
+
+    def _remove(self, cache_id: str) -> int:
+        """Delete a layer that nothing refers to, its row last."""
+        freed = self.driver.remove(cache_id)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._split(cache_id))
+        with self.db.transaction():
+            self.db.execute("DELETE FROM layer WHERE cache_id = ?", (cache_id,))
+        return freed
+
+    def _collect(self, chain: str | None) -> tuple[list[str], int]:
+        """Delete a layer and those below it as far as nothing needs them: (chain ids, topmost first; bytes)."""
+        removed: list[str] = []
+        freed = 0
+        while chain is not None:
+            with self._lock, self.db.transaction():
+                row = self.db.first("SELECT * FROM layer WHERE chain_id = ? AND state = 'ready'", (chain,))
+                if row is None or self._needed(row):
+                    break
+                # Under another name, so that the same layer can be made again at once.
+                self.db.execute(
+                    "UPDATE layer SET chain_id = ?, state = 'removing' WHERE chain_id = ?",
+                    (f"sha256:removing-{row['cache_id']}", chain),
+                )
+            freed += self._remove(row["cache_id"])
+            removed.append(chain)
+            chain = row["parent"]
+        return removed, freed
+
+    def _needed(self, row: Row) -> bool:
+        chain = row["chain_id"]
+        if self._leased[chain] or self.db.first(
+            "SELECT 1 FROM image WHERE top = :chain UNION ALL SELECT 1 FROM layer WHERE parent = :chain LIMIT 1",
+            {"chain": chain},
+        ):
+            return True
+        writable = self.db.all("SELECT layer_id FROM container")
+        return any(self.driver.parent(other["layer_id"]) == row["cache_id"] for other in writable)
+
+    def layer(self, chain: str) -> Layer:
+        """A layer that is here. Raises LookupError."""
+        return _layer(self.db.one("SELECT * FROM layer WHERE chain_id = ? AND state = 'ready'", (chain,)))
+
+    def chain(self, image: Image) -> list[Layer]:
+        """An image's layers, lowest first."""
+        return [self.layer(chain) for chain in chain_ids(image.config.diff_ids)]
+
+    def archive(self, layer: Layer) -> Iterator[bytes]:
+        """A layer's archive, byte for byte as it came. Raises OSError if what is on disk is not that any more."""
+        digest = sha256()
+        fd = self.driver.open_layer(layer.cache_id)
+        try:
+            for piece in replay(self._split(layer.cache_id), fd):
+                digest.update(piece)
+                yield piece
+        finally:
+            os.close(fd)
+        if "sha256:" + digest.hexdigest() != layer.diff_id:
+            raise OSError(f"layer {layer.diff_id} on disk is not what it was when it was unpacked")
+
+    def archive_size(self, layer: Layer) -> int:
+        """How many bytes ``archive`` will give."""
+        return sum(map(len, self.archive(layer)))
+
+    # -- images -----------------------------------------------------------------------------------------------------
+
+    def put_image(self, raw: bytes) -> Image:
+        """Make the image that a configuration file describes; all its layers must be there (and leased).
+
+        Raises InvalidParameter.
+        """
+        config = parse_config(raw)
+        id = digest_of(raw)
+        chain = chain_ids(config.diff_ids)
+        with self.db.transaction(durable=True):
+            if self.db.first("SELECT 1 FROM image WHERE id = ?", (id,)) is None:
+                try:
+                    size = sum(self.layer(part).size for part in chain)
+                except LookupError as error:
+                    raise InvalidParameter(f"image {id} needs a layer that is not here") from error
+                self.db.execute(
+                    "INSERT INTO image VALUES (?, ?, ?, ?, ?, ?)",
+                    (id, raw, config.created_ns, time.time_ns(), size, chain[-1] if chain else None),
+                )
+        return self.image(id)
+
+    @staticmethod
+    def _image(row: Row) -> Image:
+        return Image(
+            row["id"],
+            row["config"],
+            parse_config(row["config"]),
+            row["created"],
+            row["loaded"],
+            row["size"],
+            row["top"],
+        )
+
+    def image(self, id: str) -> Image:
+        """By its full id. Raises NoSuchImage."""
+        row = self.db.first("SELECT * FROM image WHERE id = ?", (id,))
+        if row is None:
+            raise NoSuchImage(id)
+        return self._image(row)
+
+    def images(self) -> list[Image]:
+        """All of them, the youngest first."""
+        return [self._image(row) for row in self.db.all("SELECT * FROM image ORDER BY created DESC, id")]
+
+    def by_prefix(self, prefix: str) -> str | None:
+        """The id that begins with these hex digits, if exactly one does."""
+        rows = self.db.all("SELECT id FROM image WHERE id >= ? AND id < ? LIMIT 2", (prefix, prefix + "g"))
+        return rows[0]["id"] if len(rows) == 1 else None
+
+    def delete_image(self, id: str) -> tuple[list[str], int]:
+        """Delete an image and its names, and the layers that nothing else needs: (their chain ids, bytes on disk).
+
+        Raises Conflict while a container of it is being made.
+        """
+        with self.db.transaction(durable=True):
+            for row in self.db.all("SELECT id, layer_id FROM container WHERE image_id = ?", (id,)):
+                if not self.driver.exists(row["layer_id"]):
+                    raise Conflict(f"container {row['id'][:12]} is just being made of this image")
+            image = self.db.first("SELECT top FROM image WHERE id = ?", (id,))
+            if image is None:
+                return [], 0
+            self.db.execute("DELETE FROM tag WHERE image_id = ?", (id,))
+            self.db.execute("DELETE FROM image WHERE id = ?", (id,))
+        return self._collect(image["top"])
+
+    def shared_size(self, image: Image) -> int:
+        """Bytes of its layers that other images have too."""
+        rows = self.db.all("SELECT config FROM image WHERE id <> ?", (image.id,))
+        others = {chain for row in rows for chain in chain_ids(parse_config(row["config"]).diff_ids)}
+        return sum(layer.size for layer in self.chain(image) if layer.chain_id in others)
+
+    def layers_size(self) -> int:
+        """Bytes of content of all layers."""
+        return int(self.db.one("SELECT coalesce(sum(size), 0) AS total FROM layer WHERE state = 'ready'")["total"])
+
+    # -- after a crash ----------------------------------------------------------------------------------------------
+
+    def reconcile(self) -> None:
+        """At the daemon's start: finish removals, undo what was half made, delete what GraphDB does not know."""
+        for name in os.listdir(self.scratch):
+            remove_tree(os.path.join(self.scratch, name))
+        for row in self.db.all("SELECT cache_id, driver FROM layer WHERE state <> 'ready'"):
+            if row["driver"] == self.driver.name:
+                self._remove(row["cache_id"])
+        known = {row["cache_id"] for row in self.db.all("SELECT cache_id FROM layer")}
+        for cache_id in os.listdir(self._splits):
+            if cache_id not in known:
+                os.unlink(self._split(cache_id))
+        known |= {row["layer_id"] for row in self.db.all("SELECT layer_id FROM container")}
+        for cache_id in list(self.driver.list()):
+            if cache_id not in known:
+                log.info("graph: removing layer %s, which nothing refers to", cache_id)
+                self.driver.remove(cache_id)
+        for row in self.db.all("SELECT chain_id, cache_id, driver FROM layer"):
+            if row["driver"] == self.driver.name and not self.driver.exists(row["cache_id"]):
+                log.error("graph: layer %s (%s) is missing on disk", row["chain_id"], row["cache_id"])
+        for row in self.db.all(
+            "SELECT chain_id FROM layer WHERE chain_id NOT IN (SELECT parent FROM layer WHERE parent IS NOT NULL)"
+        ):
+            self._collect(row["chain_id"])
