@@ -4,7 +4,7 @@
 prepared rtnetlink messages) and by ``join``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from typing import Protocol
@@ -89,3 +89,18 @@ class NetworkDriver(Protocol):
     def leave(self, network: Network, endpoint: Endpoint) -> None:
         """Take the endpoint's host side away: ports, conntrack entries, host link off the bridge. Idempotent;
         goes on past failures and raises them as an ExceptionGroup."""
+
+    def unplug(self, network: Network, endpoint: Endpoint) -> None:
+        """``leave`` for a container whose namespace goes on (disconnect, container: mode): also removes the link from
+        it. Idempotent; may wait some ms."""
+
+    def reconcile(self, networks: Sequence[tuple[Network, Sequence[Endpoint]]]) -> None:
+        """Make exactly these networks of this driver, and these live endpoints, exist under the instance's mark:
+        remove what else carries it, make again what is missing. Running traffic is not disturbed."""
+
+    def clear(self) -> None:
+        """Remove everything under the instance's mark and undo what was changed on the host. Idempotent; goes on past
+        failures and raises them as an ExceptionGroup."""
+
+    def close(self) -> None:
+        """Let go of sockets; networks stay (a daemon that stops)."""

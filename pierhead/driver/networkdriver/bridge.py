@@ -1,0 +1,344 @@
+"""Bridge networks: a Linux bridge per network, a veth pair per endpoint, address translation to the outside."""
+
+import errno
+import hashlib
+import os
+import socket
+from collections.abc import Callable, Sequence
+from ipaddress import IPv4Interface, IPv6Interface, ip_interface
+from typing import Protocol
+
+from pierhead.driver.networkdriver import marks
+from pierhead.driver.networkdriver.api import Endpoint, Network
+from pierhead.driver.networkdriver.firewall import Firewall, Segment
+from pierhead.errors import Forbidden, InvalidParameter
+from pierhead.libcontainer.spec import NETNS_FD, NetworkSetup
+from pierhead.linux import netlink
+from pierhead.linux.netlink import Netlink
+
+NAME = "com.docker.network.bridge.name"
+ICC = "com.docker.network.bridge.enable_icc"
+MASQUERADE = "com.docker.network.bridge.enable_ip_masquerade"
+HOST_BINDING = "com.docker.network.bridge.host_binding_ipv4"
+DEFAULT = "com.docker.network.bridge.default_bridge"
+MTU = "com.docker.network.driver.mtu"
+
+FIRST_INDEX = 16
+"""ifindex of eth0 inside; ethN has this plus N. Low ones belong to lo and the kernel's fallback tunnels."""
+
+
+class Memory(Protocol):
+    """Where the driver remembers what it changed on the host beyond its own objects (GraphDB's meta table)."""
+
+    def meta(self, key: str) -> str | None:
+        """A remembered value."""
+
+    def set_meta(self, key: str, value: str) -> None:
+        """Remember a value; it is on the disk before this returns."""
+
+
+def bridge_name(network: Network) -> str:
+    """The network's Linux bridge: as asked for, else br- and twelve digits of the id, as Docker names it."""
+    return network.options.get(NAME) or f"br-{network.id[:12]}"
+
+
+def _flag(network: Network, option: str) -> bool:
+    value = network.options.get(option, "true")
+    if value.lower() in ("1", "t", "true", ""):
+        return True
+    if value.lower() in ("0", "f", "false"):
+        return False
+    raise InvalidParameter(f'failed to parse {option} value: "{value}": invalid syntax')
+
+
+def _mtu(network: Network) -> int:
+    value = network.options.get(MTU, "")
+    if not value:
+        return 1500
+    if not value.isdecimal() or not 68 <= int(value) <= 65535:
+        raise InvalidParameter(f'invalid value for {MTU}: "{value}" (68 to 65535)')
+    return int(value)
+
+
+def _segment(network: Network) -> Segment:
+    return Segment(bridge_name(network), network, _flag(network, ICC), _flag(network, MASQUERADE))
+
+
+def _sysctl(path: str, value: str) -> None:
+    """Write below /proc/sys/net of the present namespace, only if it differs. Raises OSError."""
+    with open(f"/proc/sys/net/{path}", "r+") as file:
+        if file.read().strip() != value:
+            file.seek(0)
+            file.write(value)
+
+
+def _bridged_frames_are_filtered() -> bool:
+    """Whether br_netfilter gives bridged frames to the IP hooks in the present namespace."""
+    try:
+        with open("/proc/sys/net/bridge/bridge-nf-call-iptables") as file:
+            return file.read().strip() == "1"
+    except FileNotFoundError:
+        return False
+
+
+def _ipv6() -> bool:
+    return os.path.exists("/proc/sys/net/ipv6")
+
+
+class BridgeDriver:
+    """Networks of driver "bridge". Every link carries the instance's group, every rule is in its table."""
+
+    name = "bridge"
+
+    def __init__(self, instance: str, memory: Memory) -> None:
+        """instance: 8 hex digits."""
+        self._group = marks.group(instance)
+        self._firewall = Firewall(instance)
+        self._memory = memory
+
+    # Networks --------------------------------------------------------------------------------------------------------
+
+    def validate(self, network: Network) -> None:
+        """Raise InvalidParameter for options or pools that cannot be served. Pure."""
+        _segment(network)
+        _mtu(network)
+        name = bridge_name(network)
+        if len(name) > 15 or "/" in name or any(character.isspace() for character in name):
+            raise InvalidParameter(f'invalid bridge name "{name}": at most 15 characters, no space, no "/"')
+        mode = network.options.get("com.docker.network.bridge.gateway_mode_ipv4", "nat")
+        if mode not in ("", "nat"):
+            raise InvalidParameter(f'gateway mode "{mode}" is not supported; only "nat" is')
+        if network.options.get("com.docker.network.bridge.inhibit_ipv4", "false").lower() in ("1", "t", "true"):
+            raise InvalidParameter("com.docker.network.bridge.inhibit_ipv4 is not supported")
+
+    def create(self, network: Network) -> None:
+        """Make the bridge, its address and its rules. Idempotent: also heals."""
+        self._forward(any(pool.subnet.version == 6 for pool in network.pools))
+        if self._firewall.exists():
+            self._firewall.add(_segment(network))
+        else:
+            self._firewall.load([_segment(network)], (), strangers=self._strangers())
+        self._make_bridge(network)
+
+    def delete(self, network: Network) -> None:
+        """Remove the bridge and its rules. Idempotent."""
+        with Netlink() as link:
+            self._delete_link(link, bridge_name(network))
+        if self._firewall.exists():
+            self._firewall.remove(_segment(network))
+
+    def _delete_link(self, link: Netlink, name: str) -> None:
+        found = link.link(name)
+        if found is not None and found.group == self._group:
+            link.send(netlink.link_delete(name), ignore=(errno.ENODEV,))
+
+    def _make_bridge(self, network: Network) -> None:
+        name = bridge_name(network)
+        mac = "02:42:" + hashlib.sha256(network.id.encode()).digest()[:4].hex(":")
+        with Netlink() as link:
+            found = link.link(name)
+            if found is not None and found.group != self._group:
+                raise Forbidden(
+                    f"cannot create network {network.id} ({name}): an interface of that name exists and is not "
+                    f"this engine's; choose another with -o {NAME}=…"
+                )
+            if found is None:
+                # An address of its own: else the bridge takes the lowest of its ports' and changes it with them.
+                link.send(netlink.bridge_add(name, group=self._group, mac=mac, mtu=_mtu(network)))
+                found = link.link(name)
+                if found is None:
+                    raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), name)
+            self._bridge_sysctls(network, name)
+            messages = []
+            for pool in network.pools:
+                if pool.gateway is not None:
+                    interface = ip_interface(f"{pool.gateway}/{pool.subnet.prefixlen}")
+                    messages.append(netlink.address_add(found.index, interface))
+            link.send(*messages, netlink.link_set(index=found.index, up=True))
+
+    def _bridge_sysctls(self, network: Network, name: str) -> None:
+        """route_localnet only after the table's raw chain drops 127.0.0.0/8 (``create`` loads it first)."""
+        if _ipv6():
+            _sysctl(f"ipv6/conf/{name}/accept_ra", "0")
+            _sysctl(f"ipv6/conf/{name}/disable_ipv6", "0" if network.ipv6 else "1")
+        _sysctl(f"ipv4/conf/{name}/route_localnet", "0" if network.internal else "1")
+
+    # Forwarding ------------------------------------------------------------------------------------------------------
+
+    def _forward(self, ipv6: bool) -> None:
+        """Let the host forward. What was not on before is remembered first: our table then drops strangers' packets,
+        and ``clear`` turns it off again."""
+        keys = ["ipv4/ip_forward"]
+        if ipv6 and _ipv6():
+            keys.append("ipv6/conf/all/forwarding")
+        for key in keys:
+            with open(f"/proc/sys/net/{key}") as file:
+                on = file.read().strip() != "0"
+            if not on:
+                self._memory.set_meta(f"forwarding {key}", _boot())
+                _sysctl(key, "1")
+
+    def _turned_on(self) -> list[str]:
+        boot = _boot()
+        keys = ("ipv4/ip_forward", "ipv6/conf/all/forwarding")
+        return [key for key in keys if self._memory.meta(f"forwarding {key}") == boot]
+
+    def _strangers(self) -> bool:
+        return bool(self._turned_on())
+
+    # Endpoints -------------------------------------------------------------------------------------------------------
+
+    def plan(self, network: Network, endpoint: Endpoint) -> NetworkSetup:
+        """Compute the messages that join a container. Touches nothing; reads the bridge's index.
+
+        Raises OSError if the bridge is not there.
+        """
+        name = bridge_name(network)
+        try:
+            bridge = socket.if_nametoindex(name)
+        except OSError as error:
+            raise OSError(error.errno, os.strerror(error.errno or 0), name) from error
+        index = FIRST_INDEX + int(endpoint.interface.removeprefix("eth"))
+        outside = marks.host_link(endpoint.id)
+        host = [
+            netlink.veth_into(
+                NETNS_FD,
+                inside=endpoint.interface,
+                index=index,
+                mac=endpoint.mac,
+                mtu=_mtu(network),
+                outside=outside,
+                group=self._group,
+            ),
+            netlink.link_set(outside, master=bridge),
+        ]
+        if _ipv6():
+            host.insert(1, netlink.link_no_autoconf(outside))
+        icc = _flag(network, ICC)
+        if not icc or _bridged_frames_are_filtered():
+            # With br_netfilter on, a translated packet to its own bridge is bridged, not routed: a container then
+            # reaches its own published port only if the port sends frames back where they came from.
+            host.append(netlink.port_set(outside, isolated=not icc, hairpin=_bridged_frames_are_filtered()))
+        host.append(netlink.link_set(outside, up=True))
+
+        inside = [netlink.link_set(index=netlink.LOOPBACK_INDEX, up=True)]
+        addresses: list[IPv4Interface | IPv6Interface] = []
+        addresses += [address for address in (endpoint.ipv4, endpoint.ipv6) if address is not None]
+        inside += [netlink.address_add(index, address) for address in addresses]
+        inside.append(netlink.link_set(index=index, up=True))
+        if endpoint.gateway and not network.internal:
+            versions = {address.version for address in addresses}
+            inside += [
+                netlink.route_add(index, pool.gateway)
+                for pool in network.pools
+                if pool.gateway is not None and pool.subnet.version in versions
+            ]
+        return NetworkSetup(tuple(host), tuple(inside), sysctls=self._inside_sysctls(endpoint))
+
+    def _inside_sysctls(self, endpoint: Endpoint) -> tuple[tuple[str, str], ...]:
+        if not _ipv6():
+            return ()
+        prefix = f"net.ipv6.conf.{endpoint.interface}"
+        if endpoint.ipv6 is None:
+            return ((f"{prefix}.disable_ipv6", "1"),)
+        return ((f"{prefix}.disable_ipv6", "0"), (f"{prefix}.accept_ra", "0"))
+
+    def publish(self, network: Network, endpoint: Endpoint) -> None:
+        """Add the endpoint's ports to the maps. Idempotent."""
+        if not network.internal:
+            self._firewall.publish(endpoint)
+
+    def leave(self, network: Network, endpoint: Endpoint) -> None:
+        """Take the host's side away: ports, host link off the bridge, connections. Idempotent.
+
+        The link is not deleted (that waits for RCU, up to 52 ms): it goes with the container's namespace.
+        """
+        outside = marks.host_link(endpoint.id)
+
+        def unplug() -> None:
+            with Netlink() as link:
+                link.send(netlink.link_set(outside, up=False, master=0), ignore=(errno.ENODEV,))
+
+        steps: list[Callable[[], None]] = [
+            lambda: self._firewall.withdraw(endpoint),
+            unplug,
+            lambda: self._firewall.forget(endpoint),
+        ]
+        _all("leave", steps)
+
+    def unplug(self, network: Network, endpoint: Endpoint) -> None:
+        """``leave``, and delete the link too, for a namespace that goes on (disconnect). Idempotent; may wait 52 ms."""
+
+        def delete() -> None:
+            with Netlink() as link:
+                self._delete_link(link, marks.host_link(endpoint.id))
+
+        _all("unplug", [lambda: self.leave(network, endpoint), delete])
+
+    # The whole -------------------------------------------------------------------------------------------------------
+
+    def reconcile(self, networks: Sequence[tuple[Network, Sequence[Endpoint]]]) -> None:
+        """Make exactly these exist: what carries our mark and is not among them goes, what is missing comes back."""
+        segments = [_segment(network) for network, _ in networks]
+        endpoints = [endpoint for network, joined in networks if not network.internal for endpoint in joined]
+        wanted = {segment.bridge for segment in segments}
+        wanted |= {marks.host_link(endpoint.id) for _, joined in networks for endpoint in joined}
+        if networks:
+            self._forward(any(pool.subnet.version == 6 for network, _ in networks for pool in network.pools))
+            self._firewall.load(segments, endpoints, strangers=self._strangers())
+        with Netlink() as link:
+            for found in link.links():
+                if found.group == self._group and found.name not in wanted:
+                    link.send(netlink.link_delete(found.name), ignore=(errno.ENODEV,))
+        for network, joined in networks:
+            self._make_bridge(network)
+            self._replug(network, joined)
+
+    def _replug(self, network: Network, endpoints: Sequence[Endpoint]) -> None:
+        """Ports of a bridge that was made anew, or that somebody took off it."""
+        with Netlink() as link:
+            links = {found.name: found for found in link.links()}
+            bridge = links[bridge_name(network)]
+            for endpoint in endpoints:
+                port = links.get(marks.host_link(endpoint.id))
+                if port is not None and (port.master != bridge.index or not port.up):
+                    link.send(netlink.link_set(index=port.index, master=bridge.index, up=True))
+
+    def clear(self) -> None:
+        """Leave nothing behind: links, table, forwarding. For a daemon that ends with no container running."""
+
+        def links() -> None:
+            with Netlink() as link:
+                for found in link.links():
+                    if found.group == self._group:
+                        link.send(netlink.link_delete(found.name), ignore=(errno.ENODEV,))
+
+        def forwarding() -> None:
+            for key in self._turned_on():
+                _sysctl(key, "0")
+                self._memory.set_meta(f"forwarding {key}", "")
+
+        # The table goes last: while the host forwards, its rules hold.
+        _all("clear", [links, forwarding, self._firewall.clear])
+
+    def close(self) -> None:
+        """Let go of the socket; networks stay."""
+        self._firewall.close()
+
+
+def _boot() -> str:
+    """The boot's id: what was turned on in another boot is off now."""
+    with open("/proc/sys/kernel/random/boot_id") as file:
+        return file.read().strip()
+
+
+def _all(what: str, steps: Sequence[Callable[[], None]]) -> None:
+    """Do every step, past failures; raise them together."""
+    errors: list[Exception] = []
+    for step in steps:
+        try:
+            step()
+        except Exception as error:
+            errors.append(error)
+    if errors:
+        raise ExceptionGroup(what, errors)

@@ -1,0 +1,46 @@
+"""The host network: a container that shares the host's interfaces. There is nothing to make."""
+
+from collections.abc import Sequence
+
+from pierhead.driver.networkdriver.api import Endpoint, Network
+from pierhead.errors import Forbidden
+from pierhead.libcontainer.spec import NetworkSetup
+
+
+class HostDriver:
+    """Networks of driver "host": exactly one, predefined."""
+
+    name = "host"
+
+    def validate(self, network: Network) -> None:
+        """Only the predefined network may be of this driver."""
+        if network.name != "host":
+            raise Forbidden('only one instance of "host" network is allowed')
+
+    def create(self, network: Network) -> None:
+        """The host is there."""
+
+    def delete(self, network: Network) -> None:
+        """The host stays."""
+
+    def plan(self, network: Network, endpoint: Endpoint) -> NetworkSetup:
+        """A container in the host's namespace needs nothing."""
+        return NetworkSetup()
+
+    def publish(self, network: Network, endpoint: Endpoint) -> None:
+        """Its server listens on the host's own port."""
+
+    def leave(self, network: Network, endpoint: Endpoint) -> None:
+        """Nothing was made."""
+
+    def unplug(self, network: Network, endpoint: Endpoint) -> None:
+        """Nothing was made."""
+
+    def reconcile(self, networks: Sequence[tuple[Network, Sequence[Endpoint]]]) -> None:
+        """Nothing was made."""
+
+    def clear(self) -> None:
+        """Nothing was made."""
+
+    def close(self) -> None:
+        """Nothing is held."""

@@ -1,0 +1,31 @@
+"""The instance's mark on what the network drivers make, so that reconciliation finds its own objects and no others."""
+
+from pierhead.linux.netlink import Netlink
+
+DEFAULT_BRIDGES = ("docker0", "pier0")
+"""The default bridge's name; the second where a docker0 exists that is not ours."""
+
+
+def group(instance: str) -> int:
+    """The link group of every interface of an instance (8 hex digits). Never 0, the group of everybody."""
+    return int(instance, 16) or 1
+
+
+def table(instance: str) -> str:
+    """The nft table of an instance."""
+    return f"pierhead-{instance}"
+
+
+def default_bridge(instance: str) -> str:
+    """The name that the default bridge has or may have in this network namespace. Raises OSError."""
+    with Netlink() as netlink:
+        for name in DEFAULT_BRIDGES:
+            link = netlink.link(name)
+            if link is None or link.group == group(instance):
+                return name
+    return f"pier{instance}"
+
+
+def host_link(endpoint_id: str) -> str:
+    """The name of an endpoint's end on the host. An endpoint gets a new id at every start, so this is new as well."""
+    return f"veth{endpoint_id[:8]}"

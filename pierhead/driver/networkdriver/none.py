@@ -1,0 +1,47 @@
+"""No network: a namespace of its own with nothing but ``lo``. Docker calls the driver "null"."""
+
+from collections.abc import Sequence
+
+from pierhead.driver.networkdriver.api import Endpoint, Network
+from pierhead.errors import Forbidden
+from pierhead.libcontainer.spec import NetworkSetup
+from pierhead.linux import netlink
+
+
+class NoneDriver:
+    """Networks of driver "null": exactly one, predefined."""
+
+    name = "null"
+
+    def validate(self, network: Network) -> None:
+        """Only the predefined network may be of this driver."""
+        if network.name != "none":
+            raise Forbidden('only one instance of "null" network is allowed')
+
+    def create(self, network: Network) -> None:
+        """Nothing is needed."""
+
+    def delete(self, network: Network) -> None:
+        """Nothing was made."""
+
+    def plan(self, network: Network, endpoint: Endpoint) -> NetworkSetup:
+        """Loopback goes up, and that is all."""
+        return NetworkSetup(inside=(netlink.link_set(index=netlink.LOOPBACK_INDEX, up=True),))
+
+    def publish(self, network: Network, endpoint: Endpoint) -> None:
+        """Nothing can reach it."""
+
+    def leave(self, network: Network, endpoint: Endpoint) -> None:
+        """Nothing was made."""
+
+    def unplug(self, network: Network, endpoint: Endpoint) -> None:
+        """Nothing was made."""
+
+    def reconcile(self, networks: Sequence[tuple[Network, Sequence[Endpoint]]]) -> None:
+        """Nothing was made."""
+
+    def clear(self) -> None:
+        """Nothing was made."""
+
+    def close(self) -> None:
+        """Nothing is held."""

@@ -1,0 +1,475 @@
+"""nftables: whole rulesets as text through libnftables, single elements as raw nfnetlink batches.
+
+A ruleset is loaded in one transaction (all of it or nothing).  Elements of sets and maps go as raw messages because
+that takes microseconds where the ``nft`` program takes tens of milliseconds.  Sources: linux/netfilter/nf_tables.h,
+linux/netfilter/nfnetlink.h, linux/netfilter/nfnetlink_conntrack.h, libnftables(3).
+"""
+
+import ctypes
+import errno
+import os
+import socket
+import struct
+import subprocess
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+
+from pierhead.linux.netlink import (
+    NLM_F_ACK,
+    NLM_F_CREATE,
+    NLM_F_REQUEST,
+    NLMSG_ERROR,
+    attribute,
+    attributes,
+    error_of,
+    nested,
+    split,
+)
+
+NETLINK_NETFILTER = 12
+NFNL_SUBSYS_NFTABLES, NFNL_SUBSYS_CTNETLINK = 10, 1
+NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END = 0x10, 0x11
+NFNLGRP_NFTABLES = 7
+NFPROTO_UNSPEC, NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6 = 0, 1, 2, 10
+
+NFT_MSG_NEWTABLE, NFT_MSG_GETTABLE, NFT_MSG_DELTABLE = 0, 1, 2
+NFT_MSG_NEWCHAIN, NFT_MSG_NEWRULE = 3, 6
+NFT_MSG_NEWSETELEM, NFT_MSG_GETSETELEM, NFT_MSG_DELSETELEM = 12, 13, 14
+NFT_MSG_GETGEN = 16
+
+NFTA_TABLE_NAME = 1
+NFTA_SET_ELEM_LIST_TABLE, NFTA_SET_ELEM_LIST_SET, NFTA_SET_ELEM_LIST_ELEMENTS = 1, 2, 3
+NFTA_LIST_ELEM = 1
+NFTA_SET_ELEM_KEY, NFTA_SET_ELEM_DATA, NFTA_SET_ELEM_KEY_END = 1, 2, 10
+NFTA_DATA_VALUE = 1
+NFTA_GEN_ID = 1
+
+IPCTNL_MSG_CT_DELETE = 2
+CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, CTA_FILTER = 1, 2, 25
+CTA_TUPLE_IP, CTA_TUPLE_PROTO = 1, 2
+CTA_IP_V4_SRC, CTA_IP_V6_SRC = 1, 3
+CTA_PROTO_NUM, CTA_PROTO_DST_PORT = 1, 3
+CTA_FILTER_ORIG_FLAGS, CTA_FILTER_REPLY_FLAGS = 1, 2
+FILTER_IP_SRC, FILTER_PROTO_NUM, FILTER_PROTO_DST_PORT = 0x1, 0x8, 0x20
+
+BATCH_BYTES = 100_000
+"""Of one transaction: well below the default socket buffer (212 KB, which also counts the kernel's overhead)."""
+
+_HEADER = struct.Struct("=IHHII")
+_NFGEN = struct.Struct(">BBH")
+
+
+def _message(kind: int, flags: int, family: int, resource: int, body: bytes) -> bytes:
+    length = _HEADER.size + _NFGEN.size + len(body)
+    return _HEADER.pack(length, kind, flags | NLM_F_REQUEST, 0, 0) + _NFGEN.pack(family, 0, resource) + body
+
+
+def _name(kind: int, value: str) -> bytes:
+    return attribute(kind, value.encode() + b"\0")
+
+
+# Elements ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Element:
+    """One element of a set or map, as the kernel compares it: concatenated fields, each padded to four bytes.
+
+    key_end: for an interval the key's upper end, field by field.  data: a map's value.
+    """
+
+    container: str
+    key: bytes
+    data: bytes = b""
+    key_end: bytes = b""
+
+
+def field(value: IPv4Address | IPv6Address | int | str) -> bytes:
+    """One field of a concatenated key or value: an address, an inet_proto or inet_service number (as two bytes, see
+    ``proto``), or an interface name."""
+    if isinstance(value, str):
+        return value.encode().ljust(16, b"\0")
+    if isinstance(value, int):
+        return struct.pack(">HH", value, 0)
+    return value.packed
+
+
+def proto(number: int) -> bytes:
+    """An inet_proto field."""
+    return bytes((number, 0, 0, 0))
+
+
+def _value(kind: int, data: bytes) -> bytes:
+    return nested(kind, attribute(NFTA_DATA_VALUE, data))
+
+
+def _element(element: Element) -> bytes:
+    parts = [_value(NFTA_SET_ELEM_KEY, element.key)]
+    if element.key_end:
+        parts.append(_value(NFTA_SET_ELEM_KEY_END, element.key_end))
+    if element.data:
+        parts.append(_value(NFTA_SET_ELEM_DATA, element.data))
+    return nested(NFTA_LIST_ELEM, *parts)
+
+
+def _elements(kind: int, flags: int, family: int, table: str, elements: Sequence[Element]) -> list[bytes]:
+    """A message for each set or map, up to 1000 elements in one (an attribute's length has 16 bits)."""
+    by_container: dict[str, list[bytes]] = {}
+    for element in elements:
+        by_container.setdefault(element.container, []).append(_element(element))
+    return [
+        _message(
+            NFNL_SUBSYS_NFTABLES << 8 | kind,
+            flags,
+            family,
+            0,
+            _name(NFTA_SET_ELEM_LIST_TABLE, table)
+            + _name(NFTA_SET_ELEM_LIST_SET, container)
+            + nested(NFTA_SET_ELEM_LIST_ELEMENTS, *encoded[at : at + 500]),
+        )
+        for container, encoded in by_container.items()
+        for at in range(0, len(encoded), 500)
+    ]
+
+
+def add_elements(family: int, table: str, elements: Sequence[Element]) -> list[bytes]:
+    """Messages that add elements. An equal one that is there is no error, one with another value is EEXIST or EBUSY."""
+    return _elements(NFT_MSG_NEWSETELEM, NLM_F_CREATE, family, table, elements)
+
+
+def delete_elements(family: int, table: str, elements: Sequence[Element]) -> list[bytes]:
+    """Messages that delete elements by their key. ENOENT for one that is missing."""
+    bare = [Element(element.container, element.key, b"", element.key_end) for element in elements]
+    return _elements(NFT_MSG_DELSETELEM, 0, family, table, bare)
+
+
+def batch(messages: Iterable[bytes]) -> bytes:
+    """One transaction of them. Only the last message asks for an acknowledgement: one for each of some thousand would
+    overflow the socket's buffer. An error is reported whichever message it comes from."""
+    prepared = list(messages)
+    last = bytearray(prepared[-1])
+    struct.pack_into("=H", last, 6, struct.unpack_from("=H", last, 6)[0] | NLM_F_ACK)
+    begin = _message(NFNL_MSG_BATCH_BEGIN, 0, 0, NFNL_SUBSYS_NFTABLES, b"")
+    end = _message(NFNL_MSG_BATCH_END, 0, 0, NFNL_SUBSYS_NFTABLES, b"")
+    return begin + b"".join(prepared[:-1]) + bytes(last) + end
+
+
+# A rule by hand: the resolver's redirect -----------------------------------------------------------------------------
+
+NFTA_CHAIN_TABLE, NFTA_CHAIN_NAME, NFTA_CHAIN_HOOK, NFTA_CHAIN_TYPE = 1, 3, 4, 7
+NFTA_HOOK_HOOKNUM, NFTA_HOOK_PRIORITY = 1, 2
+NFTA_RULE_TABLE, NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS = 1, 2, 4
+NFTA_EXPR_NAME, NFTA_EXPR_DATA = 1, 2
+NFTA_PAYLOAD_DREG, NFTA_PAYLOAD_BASE, NFTA_PAYLOAD_OFFSET, NFTA_PAYLOAD_LEN = 1, 2, 3, 4
+NFT_PAYLOAD_NETWORK_HEADER, NFT_PAYLOAD_TRANSPORT_HEADER = 1, 2
+NFTA_CMP_SREG, NFTA_CMP_OP, NFTA_CMP_DATA = 1, 2, 3
+NFTA_META_DREG, NFTA_META_KEY, NFT_META_L4PROTO = 1, 2, 16
+NFTA_IMMEDIATE_DREG, NFTA_IMMEDIATE_DATA = 1, 2
+NFTA_NAT_TYPE, NFTA_NAT_FAMILY, NFTA_NAT_REG_ADDR_MIN, NFTA_NAT_REG_PROTO_MIN = 1, 2, 3, 5
+NFT_NAT_DNAT, NF_INET_LOCAL_OUT, NF_IP_PRI_NAT_DST = 1, 3, -100
+NFT_REG32_00 = 8
+
+
+def _be32(kind: int, value: int) -> bytes:
+    return attribute(kind, struct.pack(">i", value))
+
+
+def _expression(name: str, *data: bytes) -> bytes:
+    return nested(NFTA_LIST_ELEM, _name(NFTA_EXPR_NAME, name), nested(NFTA_EXPR_DATA, *data))
+
+
+def _equal(data: bytes) -> bytes:
+    return _expression("cmp", _be32(NFTA_CMP_SREG, NFT_REG32_00), _be32(NFTA_CMP_OP, 0), _value(NFTA_CMP_DATA, data))
+
+
+def _payload(base: int, offset: int, length: int) -> bytes:
+    return _expression(
+        "payload",
+        _be32(NFTA_PAYLOAD_DREG, NFT_REG32_00),
+        _be32(NFTA_PAYLOAD_BASE, base),
+        _be32(NFTA_PAYLOAD_OFFSET, offset),
+        _be32(NFTA_PAYLOAD_LEN, length),
+    )
+
+
+def local_redirect(table: str, address: IPv4Address, port: int, to_port: int) -> bytes:
+    """A batch: what this namespace sends to ``address:port`` by UDP or TCP goes to ``to_port`` of the same address.
+
+    DNAT, because nft's own ``redirect`` in the output hook rewrites the address to 127.0.0.1.
+    """
+    family = NFPROTO_IPV4
+
+    def nftables(kind: int, body: bytes) -> bytes:
+        return _message(NFNL_SUBSYS_NFTABLES << 8 | kind, NLM_F_CREATE, family, 0, body)
+
+    messages = [
+        nftables(NFT_MSG_NEWTABLE, _name(NFTA_TABLE_NAME, table)),
+        nftables(
+            NFT_MSG_NEWCHAIN,
+            _name(NFTA_CHAIN_TABLE, table)
+            + _name(NFTA_CHAIN_NAME, "output")
+            + nested(
+                NFTA_CHAIN_HOOK,
+                _be32(NFTA_HOOK_HOOKNUM, NF_INET_LOCAL_OUT),
+                _be32(NFTA_HOOK_PRIORITY, NF_IP_PRI_NAT_DST),
+            )
+            + _name(NFTA_CHAIN_TYPE, "nat"),
+        ),
+    ]
+    for protocol in (socket.IPPROTO_UDP, socket.IPPROTO_TCP):
+        expressions = nested(
+            NFTA_RULE_EXPRESSIONS,
+            _payload(NFT_PAYLOAD_NETWORK_HEADER, 16, 4),
+            _equal(address.packed),
+            _expression("meta", _be32(NFTA_META_DREG, NFT_REG32_00), _be32(NFTA_META_KEY, NFT_META_L4PROTO)),
+            _equal(bytes([protocol])),
+            _payload(NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2),
+            _equal(struct.pack(">H", port)),
+            _expression(
+                "immediate", _be32(NFTA_IMMEDIATE_DREG, NFT_REG32_00), _value(NFTA_IMMEDIATE_DATA, address.packed)
+            ),
+            _expression(
+                "immediate",
+                _be32(NFTA_IMMEDIATE_DREG, NFT_REG32_00 + 1),
+                _value(NFTA_IMMEDIATE_DATA, struct.pack(">H", to_port)),
+            ),
+            _expression(
+                "nat",
+                _be32(NFTA_NAT_TYPE, NFT_NAT_DNAT),
+                _be32(NFTA_NAT_FAMILY, family),
+                _be32(NFTA_NAT_REG_ADDR_MIN, NFT_REG32_00),
+                _be32(NFTA_NAT_REG_PROTO_MIN, NFT_REG32_00 + 1),
+            ),
+        )
+        messages.append(
+            nftables(NFT_MSG_NEWRULE, _name(NFTA_RULE_TABLE, table) + _name(NFTA_RULE_CHAIN, "output") + expressions)
+        )
+    return batch(messages)
+
+
+# Connection tracking -------------------------------------------------------------------------------------------------
+
+
+def _tuple(kind: int, address: tuple[int, bytes] | None, protocol: int = 0, port: int = 0) -> bytes:
+    parts = []
+    if address is not None:
+        parts.append(nested(CTA_TUPLE_IP, attribute(*address)))
+    if protocol:
+        body = [attribute(CTA_PROTO_NUM, bytes([protocol]))]
+        if port:
+            body.append(attribute(CTA_PROTO_DST_PORT, struct.pack(">H", port)))
+        parts.append(nested(CTA_TUPLE_PROTO, *body))
+    return nested(kind, *parts)
+
+
+def _forget(family: int, original: int, reply: int, *tuples: bytes) -> bytes:
+    flags = nested(
+        CTA_FILTER,
+        attribute(CTA_FILTER_ORIG_FLAGS, struct.pack("=I", original)),
+        attribute(CTA_FILTER_REPLY_FLAGS, struct.pack("=I", reply)),
+    )
+    kind = NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_DELETE
+    return _message(kind, NLM_F_ACK, family, 0, b"".join(tuples) + flags)
+
+
+def forget_connections(address: IPv4Address | IPv6Address) -> list[bytes]:
+    """Messages that delete every tracked connection from or to an address, before and after address translation."""
+    family, source = (NFPROTO_IPV4, CTA_IP_V4_SRC) if address.version == 4 else (NFPROTO_IPV6, CTA_IP_V6_SRC)
+    packed = address.packed
+    return [
+        # What it opened; what was opened to it directly; what was translated to it (it is the source of replies).
+        _forget(family, FILTER_IP_SRC, 0, _tuple(CTA_TUPLE_ORIG, (source, packed))),
+        _forget(family, 0, FILTER_IP_SRC, _tuple(CTA_TUPLE_REPLY, (source, packed))),
+    ]
+
+
+def forget_port(family: int, protocol: int, port: int) -> bytes:
+    """A message that deletes the tracked flows to a port: without it a running UDP flow would pass by a new mapping."""
+    return _forget(family, FILTER_PROTO_NUM | FILTER_PROTO_DST_PORT, 0, _tuple(CTA_TUPLE_ORIG, None, protocol, port))
+
+
+# The socket ----------------------------------------------------------------------------------------------------------
+
+
+class Netfilter:
+    """A NETLINK_NETFILTER socket of the network namespace that it is first used in. One operation at a time.
+
+    Keep it open: closing one makes the kernel wait for all that transactions have deleted (RCU, 5 to 15 ms).
+    """
+
+    def __init__(self) -> None:
+        """The socket is opened at the first use."""
+        self._opened: socket.socket | None = None
+        self._lock = threading.RLock()
+
+    @property
+    def _socket(self) -> socket.socket:
+        if self._opened is None:
+            self._opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER)
+            self._opened.bind((0, 0))
+        return self._opened
+
+    def close(self) -> None:
+        """Close the socket; the next use opens one again."""
+        with self._lock:
+            if self._opened is not None:
+                self._opened.close()
+                self._opened = None
+
+    def _answer(self, call: str) -> None:
+        while True:
+            for kind, body in split(self._socket.recv(65536)):
+                if kind == NLMSG_ERROR:
+                    number = error_of(body)
+                    if number:
+                        raise OSError(number, os.strerror(number), call)
+                    return
+
+    def commit(self, messages: Sequence[bytes]) -> None:
+        """Execute them as transactions of a socket buffer's size each. Raises OSError; the failing transaction has
+        changed nothing."""
+        with self._lock:
+            part: list[bytes] = []
+            size = 0
+            for message in messages:
+                if part and size + len(message) > BATCH_BYTES:
+                    self._commit(part)
+                    part, size = [], 0
+                part.append(message)
+                size += len(message)
+            if part:
+                self._commit(part)
+
+    def _commit(self, part: Sequence[bytes]) -> None:
+        self._socket.send(batch(part))
+        try:
+            self._answer("nf_tables batch")
+        except OSError:
+            self._drain()
+            raise
+
+    def _drain(self) -> None:
+        """An aborted batch may be answered more than once; all answers are in the queue when send returns."""
+        try:
+            while True:
+                self._socket.recv(65536, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+
+    def has_table(self, family: int, table: str) -> bool:
+        """Whether a table exists."""
+        kind = NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETTABLE
+        with self._lock:
+            self._socket.send(_message(kind, NLM_F_ACK, family, 0, _name(NFTA_TABLE_NAME, table)))
+            try:
+                self._answer("nf_tables table")
+            except OSError as error:
+                if error.errno == errno.ENOENT:
+                    return False
+                raise
+            return True
+
+    def generation(self) -> int:
+        """The ruleset's generation: changes with every transaction of anybody."""
+        with self._lock:
+            self._socket.send(_message(NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETGEN, 0, NFPROTO_UNSPEC, 0, b""))
+            for kind, body in split(self._socket.recv(65536)):
+                if kind == NLMSG_ERROR:
+                    number = error_of(body)
+                    raise OSError(number, os.strerror(number), "nf_tables generation")
+                for attribute_kind, value in attributes(body[_NFGEN.size :]):
+                    if attribute_kind == NFTA_GEN_ID:
+                        return int(struct.unpack(">I", value)[0])
+            raise OSError(errno.EPROTO, "no generation in the kernel's answer", "nf_tables generation")
+
+    def forget(self, messages: Sequence[bytes]) -> None:
+        """Execute messages of ``forget_connections`` and ``forget_port``. Nothing tracked is no error."""
+        with self._lock:
+            for message in messages:
+                self._socket.send(message)
+                try:
+                    self._answer("conntrack delete")
+                except OSError as error:
+                    if error.errno != errno.ENOENT:
+                        raise
+
+
+def watch() -> socket.socket:
+    """A non-blocking socket that becomes readable when somebody changes the ruleset."""
+    listener = socket.socket(
+        socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, NETLINK_NETFILTER
+    )
+    listener.bind((0, 0))
+    listener.setsockopt(270, 1, NFNLGRP_NFTABLES)  # SOL_NETLINK, NETLINK_ADD_MEMBERSHIP
+    return listener
+
+
+# Whole rulesets ------------------------------------------------------------------------------------------------------
+
+
+class Rulesets:
+    """Runs nft's own language. Uses libnftables if it is there, else the ``nft`` program."""
+
+    def __init__(self) -> None:
+        """Nothing is loaded before the first use."""
+        self._lock = threading.Lock()
+        self._library: ctypes.CDLL | None = None
+        self._absent = False
+
+    def _load(self) -> ctypes.CDLL | None:
+        if self._library is None and not self._absent:
+            try:
+                library = ctypes.CDLL("libnftables.so.1")
+            except OSError:
+                self._absent = True
+                return None
+            library.nft_ctx_new.restype = ctypes.c_void_p
+            library.nft_ctx_new.argtypes = [ctypes.c_uint32]
+            library.nft_ctx_free.argtypes = [ctypes.c_void_p]
+            for name in ("nft_ctx_buffer_output", "nft_ctx_buffer_error"):
+                getattr(library, name).argtypes = [ctypes.c_void_p]
+            for name in ("nft_ctx_get_output_buffer", "nft_ctx_get_error_buffer"):
+                getattr(library, name).argtypes = [ctypes.c_void_p]
+                getattr(library, name).restype = ctypes.c_char_p
+            library.nft_run_cmd_from_buffer.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
+            library.nft_run_cmd_from_buffer.restype = ctypes.c_int
+            self._library = library
+        return self._library
+
+    def run(self, commands: str) -> str:
+        """Execute commands as one transaction; returns what they print. Raises OSError with nft's own words.
+
+        A context is made for each call: it holds a socket and a cache of whatever tables exist, and calls are rare.
+        """
+        with self._lock:
+            library = self._load()
+            if library is None:
+                return self._program(commands)
+            context = library.nft_ctx_new(0)
+            if not context:
+                raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM), "libnftables")
+            try:
+                library.nft_ctx_buffer_output(context)
+                library.nft_ctx_buffer_error(context)
+                failed = library.nft_run_cmd_from_buffer(context, commands.encode())
+                if failed:
+                    said = (library.nft_ctx_get_error_buffer(context) or b"").decode(errors="replace").strip()
+                    raise OSError(errno.EINVAL, said or "failed", "libnftables")
+                return (library.nft_ctx_get_output_buffer(context) or b"").decode(errors="replace")
+            finally:
+                library.nft_ctx_free(context)
+
+    def _program(self, commands: str) -> str:
+        try:
+            done = subprocess.run(
+                ["nft", "-f", "-"], input=commands, capture_output=True, text=True, timeout=60, check=False
+            )
+        except FileNotFoundError as error:
+            raise OSError(
+                errno.ENOENT, "neither libnftables.so.1 nor the nft program is installed (apt install nftables)", "nft"
+            ) from error
+        if done.returncode:
+            raise OSError(errno.EINVAL, done.stderr.strip() or "failed", "nft")
+        return done.stdout
