@@ -97,10 +97,12 @@ def _decoder(type_: Any) -> msgspec.json.Decoder[Any]:
 def decode(data: bytes | bytearray | memoryview | str, type_: type[T]) -> T:
     """Decode one JSON value. Raises InvalidParameter with Docker's "invalid JSON: …"."""
     try:
-        decoder = _decoder(cast(Any, type_))
-        return cast(T, decoder.decode(data))
-    except msgspec.ValidationError:
-        return from_builtins(msgspec.json.decode(data), type_)
+        try:
+            return cast(T, _decoder(cast(Any, type_)).decode(data))
+        except msgspec.ValidationError:
+            return from_builtins(msgspec.json.decode(data), type_)
+    except RecursionError:
+        raise InvalidParameter("invalid JSON: exceeded max depth") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise _syntax_error(data, error) from error
 

@@ -90,7 +90,7 @@ def parse(text: str | None) -> Filters:
         return Filters()
     try:
         decoded = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise InvalidParameter("invalid filter") from None
     if decoded is None:
         return Filters()

@@ -60,7 +60,7 @@ def parse_rfc3339(text: str) -> int:
 
 def parse_duration(text: str) -> int:
     """Go's durations ("1h30m", "-1.5s") in nanoseconds. Raises ValueError."""
-    body = text.lstrip("+-")
+    body = text[1:] if text[:1] in ("+", "-") else text
     if body == "0":
         return 0
     total, position = 0.0, 0
