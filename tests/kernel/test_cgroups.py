@@ -257,7 +257,8 @@ def test_entering_v1_by_tasks_moves_the_whole_single_threaded_process(layout: La
 def test_what_is_left_of_a_crash_is_listed(layout: Layout, base: str) -> None:
     for name in ("a", "b"):
         cgroupfs.execute(cgroups.plan(layout, f"{base}/{name}", Resources()).steps)
-    os.rmdir(layout.directories(f"{base}/b")[0])
+    if len(halves := layout.directories(f"{base}/b")) > 1:
+        os.rmdir(halves[0])  # killed between two hierarchies
     assert cgroups.existing(layout, base) == ("a", "b")
 
 
