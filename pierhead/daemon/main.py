@@ -18,8 +18,8 @@ from pierhead.daemon.jobs import doctor, networks, supervise
 from pierhead.daemon.server.app import serve
 from pierhead.driver.execdriver.native import NativeDriver
 from pierhead.driver.graphdriver.api import GraphDriver
-from pierhead.driver.graphdriver.overlay import Overlay
-from pierhead.driver.graphdriver.vfs import Vfs
+from pierhead.driver.graphdriver.overlay import OverlayDriver
+from pierhead.driver.graphdriver.vfs import VfsDriver
 from pierhead.driver.networkdriver.bridge import BridgeDriver
 from pierhead.driver.networkdriver.host import HostDriver
 from pierhead.driver.networkdriver.none import NoneDriver
@@ -114,8 +114,8 @@ def _folders(config: Config) -> int:
 
 def _graph_driver(config: Config) -> GraphDriver:
     drivers: dict[str, GraphDriver] = {
-        "overlay2": Overlay(config.data_root),
-        "vfs": Vfs(config.data_root),
+        "overlay2": OverlayDriver(config.data_root),
+        "vfs": VfsDriver(config.data_root),
     }
     if config.storage_driver:
         if config.storage_driver not in drivers:

@@ -6,7 +6,7 @@ from pierhead.daemon.engine.engine import Engine, blocking, phase
 from pierhead.daemon.engine.waiters import Condition
 from pierhead.daemon.jobs import launch, lifecycle, networks, restarts, volumes
 from pierhead.daemon.jobs.describe import attributes
-from pierhead.driver.graphdriver.tree import remove_at
+from pierhead.driver.graphdriver.remove import remove_tree
 from pierhead.errors import Conflict, InvalidParameter, NoSuchContainer
 from pierhead.graph.state import State
 
@@ -55,14 +55,6 @@ async def discard(engine: Engine, id: str, with_volumes: bool) -> None:
         await erase(engine, id, with_volumes)
 
 
-def _remove_folder(engine: Engine, id: str) -> int:
-    above = os.open(os.path.join(engine.config.data_root, "containers"), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        return remove_at(above, id.encode())
-    finally:
-        os.close(above)
-
-
 async def erase(engine: Engine, id: str, with_volumes: bool) -> int:
     """Take it off the disk and out of GraphDB; the caller holds its lock. Returns the bytes that were given back."""
     try:
@@ -76,7 +68,7 @@ async def erase(engine: Engine, id: str, with_volumes: bool) -> int:
     await networks.release(engine, id)
     with phase("graphdriver: remove"):
         freed = await blocking(engine.layers.remove, container.layer_id)
-        freed += await blocking(_remove_folder, engine, id)
+        freed += await blocking(remove_tree, os.path.join(engine.config.data_root, "containers", id))
     names = volumes.of_container(engine, id)
     for exec_id in [key for key, instance in engine.execs.items() if instance.container_id == id]:
         del engine.execs[exec_id]

@@ -217,7 +217,7 @@ def _sample(engine: Engine, container: Container) -> ContainerStatsResponse:
     if not container.live:
         return sample
     try:
-        figures.fill(sample, engine.exec.figures(container.id), engine.exec.processes(container.id))
+        figures.fill(sample, engine.exec.figures(container.id))
         figures.fill_networks(sample, _interfaces(container.pid))
     except FileNotFoundError:
         return ContainerStatsResponse(name=f"/{container.name}", id=container.id)  # it has just ended

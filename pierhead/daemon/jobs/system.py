@@ -47,8 +47,8 @@ async def version(engine: Engine) -> SystemVersion:
     """What runs here."""
     kernel = os.uname().release
     details = {
-        "ApiVersion": versions.text(versions.CURRENT),
-        "MinAPIVersion": versions.text(versions.MINIMUM),
+        "ApiVersion": versions.CURRENT,
+        "MinAPIVersion": versions.OLDEST,
         "Arch": _architecture(),
         "Os": "linux",
         "KernelVersion": kernel,
@@ -64,8 +64,8 @@ async def version(engine: Engine) -> SystemVersion:
             ComponentVersion(name="pierhead", version=__version__, details={"GitCommit": ""}),
         ],
         version=DOCKER_VERSION,
-        api_version=versions.text(versions.CURRENT),
-        min_api_version=versions.text(versions.MINIMUM),
+        api_version=versions.CURRENT,
+        min_api_version=versions.OLDEST,
         go_version=f"python{platform.python_version()}",
         os="linux",
         arch=_architecture(),
