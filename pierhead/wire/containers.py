@@ -379,7 +379,7 @@ class ContainerInspectResponse(Message):
     exec_ids: list[str] | None = always(None, name="ExecIDs")
     host_config: HostConfig = always_new(HostConfig)
     graph_driver: DriverData = always_new(DriverData)
-    size_rw: int | None = None
+    size_rw: int | None = field(default=None, name="SizeRw")
     size_root_fs: int | None = None
     mounts: list[MountPoint] = always_list()
     config: ContainerConfig = always_new(ContainerConfig)
@@ -419,7 +419,7 @@ class ContainerSummary(Message):
     command: str = always("")
     created: int = always(0)
     ports: list[Port] = always_list()
-    size_rw: int = 0
+    size_rw: int = field(default=0, name="SizeRw")
     size_root_fs: int = 0
     labels: dict[str, str] = always_map()
     state: str = always("")
