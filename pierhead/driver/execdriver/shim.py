@@ -222,7 +222,7 @@ class Shim:
         reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-        self.loop.watch(reader, IN, lambda events: self._reap(reader))
+        self.loop.watch(reader, IN, lambda events: self._children(reader))
 
     def _say_started(self) -> None:
         assert self.main is not None
@@ -402,13 +402,17 @@ class Shim:
 
     # The end
 
-    def _reap(self, reader: int) -> None:
-        """Collect every child that has ended: ours, and those that were left to us."""
+    def _children(self, reader: int) -> None:
+        """SIGCHLD has come, once or more often."""
         try:
             while len(os.read(reader, 64)) == 64:
                 pass
         except BlockingIOError:
             pass
+        self.reap()
+
+    def reap(self) -> None:
+        """Collect every child that has ended: ours, and those that were left to us."""
         ended = []
         try:
             while True:
@@ -430,6 +434,7 @@ class Shim:
             cgroupfs.kill(self.cgroups)
         except OSError:
             pass  # in uninterruptible sleep: the daemon's delete tries again
+        self.reap()
 
     def job_finished(self, job: Job) -> None:
         """A process has ended and its output is out."""

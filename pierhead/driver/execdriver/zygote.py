@@ -25,6 +25,7 @@ def prepare() -> None:
     del sys.path[:]
     del sys.meta_path[:]
     sys.path_importer_cache.clear()
+    os.closerange(int(sys.argv[1]) + 1, 65536)  # whatever the daemon inherited itself
     calls.undumpable()
     os.chdir("/")
     os.umask(0o022)
