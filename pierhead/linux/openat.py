@@ -19,20 +19,27 @@ _DIRECTORY = os.O_PATH | os.O_DIRECTORY
 _MAX_LINKS = 40  # as in the kernel's own walk
 
 
-def openat2(directory: int, path: str, flags: int, resolve: int, mode: int = 0) -> int:
-    """openat2(2), close-on-exec, repeated when a rename somewhere made the kernel unsure (EAGAIN)."""
-    how = struct.pack("=QQQ", flags | os.O_CLOEXEC, mode, resolve)
-    for _ in range(128):
+def openat2(directory: int, path: str, flags: int, resolve: int, named: str = "") -> int:
+    """openat2(2), close-on-exec, repeated when a rename somewhere made the kernel unsure (EAGAIN).
+
+    named: how an error calls the path.
+    """
+    how = struct.pack("=QQQ", flags | os.O_CLOEXEC, 0, resolve)
+    left = 128
+    while True:
+        left -= 1
         try:
-            return syscall("openat2", const.SYS_OPENAT2, directory, os.fsencode(path), how, len(how), path=path)
+            number = const.SYS_OPENAT2
+            return syscall("openat2", number, directory, os.fsencode(path), how, len(how), path=named or path)
         except BlockingIOError:
-            continue
-    return syscall("openat2", const.SYS_OPENAT2, directory, os.fsencode(path), how, len(how), path=path)
+            if not left:
+                raise
 
 
 def open_in_root(root: int, path: str, flags: int = os.O_PATH, links: bool = True) -> int:
     """Open an existing path below ``root``; ``links`` False refuses symbolic links anywhere in it (ELOOP)."""
-    return openat2(root, path.lstrip("/") or ".", flags, _IN_ROOT | (0 if links else const.RESOLVE_NO_SYMLINKS))
+    resolve = _IN_ROOT if links else _IN_ROOT | const.RESOLVE_NO_SYMLINKS
+    return openat2(root, path.lstrip("/") or ".", flags, resolve, path)
 
 
 def open_beneath(directory: int, path: str, flags: int) -> int:
