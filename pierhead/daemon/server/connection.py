@@ -26,7 +26,7 @@ GONE_CHECK = 1.0
 Application = Callable[[Request, Body], Awaitable[Answer]]
 
 
-class Connection(asyncio.Protocol):
+class Connection(asyncio.BufferedProtocol):
     """HTTP/1.1 on one transport.
 
     At most one request is being handled; what the client sends meanwhile waits in ``_pending`` (a pipelined request,
@@ -34,10 +34,18 @@ class Connection(asyncio.Protocol):
     """
 
     def __init__(
-        self, application: Application, connections: "set[Connection]", *, head_timeout: float = HEAD_TIMEOUT
+        self,
+        application: Application,
+        connections: "set[Connection]",
+        scratch: memoryview,
+        *,
+        head_timeout: float = HEAD_TIMEOUT,
     ) -> None:
+        """scratch: what is received lands there first; one for all connections of a loop (asyncio's own way allocates
+        256 KiB a read)."""
         self._application = application
         self._connections = connections
+        self._scratch = scratch
         self._head_timeout = head_timeout
         self._loop = asyncio.get_running_loop()
         self._pending = bytearray()
@@ -51,20 +59,26 @@ class Connection(asyncio.Protocol):
         self._eof = False
         self._lost = False
         self._closing = False
+        self._deaf = False
         self._streaming = False
         self._writable: asyncio.Future[None] | None = None
         self._write_paused = False
         self._transport = cast(asyncio.Transport, None)
 
-    # asyncio.Protocol
+    # asyncio.BufferedProtocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client."""
         self._transport = cast(asyncio.Transport, transport)
         self._connections.add(self)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where to receive."""
+        return self._scratch
+
+    def buffer_updated(self, nbytes: int) -> None:
         """Bytes of a head, a body, or a raw stream."""
+        data = self._scratch[:nbytes].tobytes()
         if self._relay is not None:
             self._relay.client_data(data)
             return
@@ -72,7 +86,7 @@ class Connection(asyncio.Protocol):
             data = self._body.feed(data)
             if not data:
                 return
-        if self._closing:
+        if self._deaf:
             return
         self._pending += data
         if self._task is None:
@@ -159,14 +173,14 @@ class Connection(asyncio.Protocol):
 
     def _refuse(self, error: PierheadError) -> None:
         """Answer what is no request, and hear no more."""
-        self._closing = True
+        self._deaf = True
         reply = answer.error(str(error), error.status)
         self._transport.write(answer.reply_bytes(reply, head_only=False, minor=1, keep_alive=False))
         self._transport.close()
 
     def _too_slow(self) -> None:
         self._timer = None
-        self._closing = True
+        self._deaf = True
         self._transport.close()
 
     def _stop_timer(self) -> None:
@@ -322,7 +336,6 @@ class Connection(asyncio.Protocol):
 
     async def _hijack(self, request: Request, hijack: Hijack) -> None:
         """Stop speaking HTTP."""
-        self._closing = True
         self._streaming = True
         attached = hijack.attached
         try:
@@ -346,6 +359,7 @@ class Connection(asyncio.Protocol):
                 stdin=hijack.stdin,
                 detach_keys=hijack.detach_keys,
                 abandoned=self.has_closed,
+                scratch=self._scratch,
             )
             await relay.start()
         except BaseException:

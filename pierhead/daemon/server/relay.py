@@ -16,7 +16,7 @@ LINGER = 5.0
 kernel answer our close with a reset, which can overtake the output)."""
 
 
-class Relay(asyncio.Protocol):
+class Relay(asyncio.BufferedProtocol):
     """Is the protocol of the process's side; the connection calls the ``client_…`` methods for the client's.
 
     ``done`` is set when both are finished with.
@@ -31,6 +31,7 @@ class Relay(asyncio.Protocol):
         stdin: bool,
         detach_keys: bytes,
         abandoned: Callable[[], bool],
+        scratch: memoryview,
     ) -> None:
         """abandoned: says, after the client's end of file, whether it has closed altogether."""
         self._client = client
@@ -39,6 +40,7 @@ class Relay(asyncio.Protocol):
         self._stdin = stdin
         self._scanner = Scanner(detach_keys) if detach_keys and stdin else None
         self._abandoned = abandoned
+        self._scratch = scratch
         self._process: asyncio.Transport | None = None
         self._client_ended = False
         self._output_ended = False
@@ -113,9 +115,13 @@ class Relay(asyncio.Protocol):
         """Ready."""
         self._process = cast(asyncio.Transport, transport)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where to receive."""
+        return self._scratch
+
+    def buffer_updated(self, nbytes: int) -> None:
         """Output."""
-        self._client.write(data)
+        self._client.write(self._scratch[:nbytes].tobytes())
 
     def eof_received(self) -> bool:
         """All output is out."""

@@ -8,6 +8,8 @@ from pierhead.daemon.server.listen import Listener, listen
 GRACE = 5.0
 """Seconds that running handlers have at the end before they are cancelled."""
 
+RECEIVED_AT_ONCE = 256 * 1024
+
 
 class Server:
     """Listens until it is closed."""
@@ -16,6 +18,7 @@ class Server:
         self._application = application
         self._head_timeout = head_timeout
         self._connections: set[Connection] = set()
+        self._scratch = memoryview(bytearray(RECEIVED_AT_ONCE))
         self._listeners: list[tuple[Listener, asyncio.Server]] = []
 
     async def listen(self, host: str) -> None:
@@ -24,7 +27,7 @@ class Server:
         listener = listen(host)
 
         def connection() -> Connection:
-            return Connection(self._application, self._connections, head_timeout=self._head_timeout)
+            return Connection(self._application, self._connections, self._scratch, head_timeout=self._head_timeout)
 
         if listener.path:
             server = await loop.create_unix_server(connection, sock=listener.socket)
