@@ -1,0 +1,131 @@
+"""``pier load``, ``pier save`` and ``pier import``."""
+
+import os
+import sys
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from pierhead.client.errors import ClientError
+from pierhead.client.flags import Options
+from pierhead.client.progress import Display
+from pierhead.client.session import Session
+
+BLOCK = 1 << 20
+
+
+def _blocks(file: BinaryIO) -> Iterator[bytes]:
+    while block := file.read(BLOCK):
+        yield block
+
+
+def _open(path: str) -> BinaryIO:
+    try:
+        return open(path, "rb", buffering=0)
+    except OSError as error:
+        raise ClientError(f"open {path}: {(error.strerror or '').lower()}") from None
+
+
+def load(session: Session, options: Options) -> int:
+    """Load an archive's images."""
+    path = options.text("input")
+    if path:
+        source = _open(path)
+    else:
+        if os.isatty(0):
+            raise ClientError("requested load from stdin, but stdin is empty")
+        source = sys.stdin.buffer
+    quiet = options.on("quiet") or not os.isatty(1)
+    query = {"quiet": quiet, "platform": _platform(options.text("platform"))}
+    api = session.api
+    answer = api.call("POST", "/images/load", query, _blocks(source), {"Content-Type": "application/x-tar"}, own=True)
+    if answer.headers.get("content-type", "").startswith("application/json"):
+        Display(sys.stdout).show(answer)
+    else:
+        for block in answer.blocks():
+            sys.stdout.buffer.write(block)
+    return 0
+
+
+def _platform(text: str) -> str:
+    """``linux/amd64`` as the API's JSON."""
+    if not text:
+        return ""
+    import json
+
+    names = ("os", "architecture", "variant")
+    return json.dumps(dict(zip(names, text.split("/"), strict=False)), separators=(",", ":"))
+
+
+def save(session: Session, options: Options) -> int:
+    """Write images as one archive."""
+    path = options.text("output")
+    if not path and os.isatty(1):
+        raise ClientError("cowardly refusing to save to a terminal. Use the -o flag or redirect")
+    folder = os.path.dirname(path)
+    if folder and not os.path.isdir(folder):
+        raise ClientError(
+            f'failed to save image: invalid output path: directory "{folder}" does not exist'
+            if not os.path.exists(folder)
+            else f'failed to save image: invalid output path: "{folder}" is not a directory'
+        )
+    query = {"names": options.operands, "platform": _platform(options.text("platform"))}
+    answer = session.api.call("GET", "/images/get", query, own=True)
+    if not path:
+        sys.stdout.flush()
+        for block in answer.blocks():
+            sys.stdout.buffer.write(block)
+        sys.stdout.buffer.flush()
+        return 0
+    # Beside the target and renamed, so that a broken transfer leaves no half archive under the name.
+    partial = f"{path}.{os.getpid()}.partial"
+    try:
+        with open(partial, "xb") as file:
+            for block in answer.blocks():
+                file.write(block)
+        os.rename(partial, path)
+    except OSError as error:
+        raise ClientError(f"failed to save image: {error.filename or path}: {error.strerror or error}") from None
+    finally:
+        if os.path.exists(partial):
+            os.unlink(partial)
+    return 0
+
+
+def import_(session: Session, options: Options) -> int:
+    """Make an image of one tarball of a root file system."""
+    source = options.operands[0]
+    name = options.operands[1] if len(options.operands) > 1 else ""
+    body: Iterator[bytes] | None = None
+    from_source = "-"
+    if source.startswith(("http://", "https://", "ftp://")):
+        from_source = source
+    else:
+        body = _blocks(sys.stdin.buffer if source == "-" else _open(source))
+    repository, tag = _repository(name)
+    query = {
+        "fromSrc": from_source,
+        "repo": repository,
+        "tag": tag,
+        "message": options.text("message"),
+        "changes": options.all("change"),
+        "platform": options.text("platform"),
+    }
+    answer = session.api.call(
+        "POST", "/images/create", query, body, {"Content-Type": "application/x-tar"} if body else {}, own=True
+    )
+    Display(sys.stdout).show(answer)
+    return 0
+
+
+def _repository(name: str) -> tuple[str, str]:
+    if not name:
+        return "", ""
+    from pierhead.errors import PierheadError
+    from pierhead.reference import parse
+
+    try:
+        parse(name)
+    except PierheadError as error:
+        raise ClientError(str(error)) from None
+    repository, colon, tag = name.rpartition(":")
+    return (repository, tag) if colon and "/" not in tag else (name, "")

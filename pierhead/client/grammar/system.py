@@ -1,0 +1,41 @@
+"""Docker's grammar of the system commands, and Pierhead's own."""
+
+COMMANDS = {
+    "df": """[OPTIONS]
+Show docker disk usage
+--format string  @table
+-v, --verbose  Show detailed information on space usage""",
+    "events": """[OPTIONS]
+Get real time events from the server
+-f, --filter filter  Filter output based on conditions provided
+--format string  @plain
+--since string  Show all events created since timestamp
+--until string  Stream events until this timestamp""",
+    "info": """[OPTIONS]
+Display system-wide information
+-f, --format string  @plain""",
+    "prune": """[OPTIONS]
+Remove unused data
+-a, --all  Remove all unused images not just dangling ones
+--filter filter  Provide filter values (e.g. "label=<key>=<value>")
+-f, --force  Do not prompt for confirmation
+--volumes  Prune anonymous volumes""",
+    "version": """[OPTIONS]
+Show the Docker version information
+-f, --format string  @plain""",
+    "inspect": """[OPTIONS] NAME|ID [NAME|ID...]
+Return low-level information on Docker objects
+-f, --format string  @plain
+-s, --size  Display total file sizes if the type is container
+--type string  Only inspect objects of the given type""",
+    "doctor": """[OPTIONS]
+Say what this machine lacks for containers, and what would fix it""",
+    "jobs": """[OPTIONS] [JOB]
+List the daemon's jobs, with their phases and durations
+-a, --all  Show finished jobs too
+--format string  @table
+--trace  Show every phase of each job""",
+    "stop": """[OPTIONS]
+Stop the daemon that pier started
+-f, --force  Stop its containers too""",
+}

@@ -1,0 +1,131 @@
+"""Which daemon to speak to: by flags, environment, Docker's contexts, else Pierhead's own socket."""
+
+import json
+import os
+from typing import Any, NamedTuple
+
+from pierhead.client.errors import ClientError
+
+
+class Tls(NamedTuple):
+    """Files in PEM; empty: not used."""
+
+    ca: str
+    cert: str
+    key: str
+    verify: bool
+
+
+class Host(NamedTuple):
+    """A daemon's address. ``configured`` is False for the default that nobody asked for."""
+
+    address: str
+    context: str
+    configured: bool
+    tls: Tls | None
+
+
+def config_folder(given: str = "") -> str:
+    """Where Docker's client keeps its configuration."""
+    return given or os.environ.get("DOCKER_CONFIG") or os.path.join(os.path.expanduser("~"), ".docker")
+
+
+def read_config(folder: str) -> dict[str, Any]:
+    """``config.json``; empty where there is none."""
+    path = os.path.join(folder, "config.json")
+    try:
+        with open(path, encoding="utf-8") as file:
+            found = json.load(file)
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise ClientError(f"loading config file: {path}: {error}") from None
+    return found if isinstance(found, dict) else {}
+
+
+def default_socket() -> str:
+    """Where the daemon that ``pier`` starts listens: root's, or the user's own."""
+    if os.geteuid() == 0:
+        return "/run/pierhead/pierd.sock"
+    runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}"
+    return os.path.join(runtime, "pierhead", "pierd.sock")
+
+
+def resolve(hosts: tuple[str, ...], context: str, config: str, tls: Tls | None) -> Host:
+    """Docker's order: -H, --context, DOCKER_HOST, DOCKER_CONTEXT, the configured context, the default."""
+    if hosts and context:
+        raise ClientError("conflicting options: cannot specify both --host and --context")
+    if len(hosts) > 1:
+        raise ClientError("Specify only one -H")
+    folder = config_folder(config)
+    if hosts:
+        return Host(_normalise(hosts[0]), "default", True, tls or _environment_tls(folder))
+    if not context:
+        address = os.environ.get("DOCKER_HOST", "")
+        if address:
+            return Host(_normalise(address), "default", True, tls or _environment_tls(folder))
+        context = os.environ.get("DOCKER_CONTEXT") or str(read_config(folder).get("currentContext") or "default")
+    if context == "default":
+        return Host("unix://" + default_socket(), "default", False, tls)
+    return _from_context(folder, context, tls)
+
+
+def _normalise(address: str) -> str:
+    address = address.strip()
+    if "://" not in address:
+        return f"tcp://{address}"
+    if address.startswith(("unix://", "tcp://", "http://", "https://")):
+        return address.rstrip("/") if not address.startswith("unix://") else address
+    scheme = address.partition("://")[0]
+    raise ClientError(f'unable to resolve docker endpoint: "{scheme}" is not supported here: use unix:// or tcp://')
+
+
+def _environment_tls(folder: str) -> Tls | None:
+    verify = bool(os.environ.get("DOCKER_TLS_VERIFY"))
+    if not verify and not os.environ.get("DOCKER_TLS"):
+        return None
+    return tls_files(os.environ.get("DOCKER_CERT_PATH") or folder, verify)
+
+
+def tls_files(folder: str, verify: bool) -> Tls:
+    """The usual three files of a folder, those that exist."""
+    paths = [os.path.join(folder, name) for name in ("ca.pem", "cert.pem", "key.pem")]
+    ca, cert, key = (path if os.path.exists(path) else "" for path in paths)
+    return Tls(ca, cert, key, verify)
+
+
+def _context_folder(folder: str, kind: str, name: str) -> str:
+    import hashlib
+
+    return os.path.join(folder, "contexts", kind, hashlib.sha256(name.encode()).hexdigest())
+
+
+def _from_context(folder: str, name: str, tls: Tls | None) -> Host:
+    path = os.path.join(_context_folder(folder, "meta", name), "meta.json")
+    try:
+        with open(path, encoding="utf-8") as file:
+            endpoint = json.load(file)["Endpoints"]["docker"]
+    except FileNotFoundError:
+        raise ClientError(
+            f'Failed to initialize: unable to resolve docker endpoint: context "{name}": context not found: '
+            f"open {path}: no such file or directory"
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ClientError(f'unable to resolve docker endpoint: context "{name}": {error}') from None
+    address = str(endpoint.get("Host") or "")
+    if not address:
+        return Host("unix://" + default_socket(), name, False, tls)
+    files = os.path.join(_context_folder(folder, "tls", name), "docker")
+    if tls is None and os.path.isdir(files):
+        tls = tls_files(files, not endpoint.get("SkipTLSVerify"))
+    return Host(_normalise(address), name, True, tls)
+
+
+def context_names(folder: str) -> list[dict[str, Any]]:
+    """The meta.json of every context, by name."""
+    root = os.path.join(folder, "contexts", "meta")
+    found = []
+    for entry in os.listdir(root) if os.path.isdir(root) else []:
+        with open(os.path.join(root, entry, "meta.json"), encoding="utf-8") as file:
+            found.append(json.load(file))
+    return sorted(found, key=lambda meta: str(meta.get("Name")))

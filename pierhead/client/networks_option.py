@@ -1,0 +1,94 @@
+"""``--network`` in its short and long form, with what other flags add to the first network."""
+
+from typing import Any
+
+from pierhead.client.errors import ClientError
+from pierhead.client.flags import Options
+from pierhead.client.mounts import split_csv
+
+PREDEFINED = ("bridge", "host", "none", "default")
+
+
+def networks(options: Options) -> tuple[str, dict[str, Any]]:
+    """NetworkMode and EndpointsConfig of a create request. Raises ClientError in Docker's words."""
+    endpoints: dict[str, Any] = {}
+    mode = "default"
+    values = options.all("network") + options.all("net")
+    has_own, has_predefined = False, False
+    for number, value in enumerate(values or ["default"]):
+        name, endpoint = _endpoint(value)
+        if number == 0:
+            mode = name
+            _apply(endpoint, name, options)
+        own = name not in PREDEFINED and not name.startswith("container:")
+        has_own, has_predefined = has_own or own, has_predefined or not own
+        if name in endpoints:
+            raise ClientError(f'network "{name}" is specified multiple times')
+        endpoints[name] = endpoint
+    if has_own and has_predefined:
+        raise ClientError("conflicting options: cannot attach both user-defined and non-user-defined network-modes")
+    return mode, endpoints
+
+
+def _endpoint(value: str) -> tuple[str, dict[str, Any]]:
+    if "=" not in value or ("," not in value and not value.startswith("name=")):
+        if not value:
+            raise ClientError("no name set for network")
+        return value, {}
+    name = ""
+    endpoint: dict[str, Any] = {}
+    for field in split_csv(value):
+        key, equals, text = field.partition("=")
+        key, text = key.strip().lower(), text.strip()
+        if not equals:
+            raise ClientError(f"invalid field {field} must be a key=value pair")
+        if key == "name":
+            name = text
+        elif key == "alias":
+            endpoint.setdefault("Aliases", []).append(text)
+        elif key in ("ip", "ip6"):
+            endpoint.setdefault("IPAMConfig", {})["IPv4Address" if key == "ip" else "IPv6Address"] = text
+        elif key == "link-local-ip":
+            endpoint.setdefault("IPAMConfig", {}).setdefault("LinkLocalIPs", []).append(text)
+        elif key == "mac-address":
+            endpoint["MacAddress"] = text
+        elif key == "driver-opt":
+            option, _, content = text.partition("=")
+            endpoint.setdefault("DriverOpts", {})[option] = content
+        elif key == "gw-priority":
+            endpoint["GwPriority"] = int(text)
+        else:
+            raise ClientError(f"invalid field key {key}")
+    if not name:
+        raise ClientError("no name set for network")
+    return name, endpoint
+
+
+def _apply(endpoint: dict[str, Any], name: str, options: Options) -> None:
+    """Docker's rule: --network-alias, --link, --ip … speak of the first network."""
+    aliases = options.all("network-alias") + options.all("net-alias")
+    if endpoint.get("Aliases") and aliases:
+        raise ClientError("conflicting options: cannot specify both --network-alias and per-network alias")
+    if aliases:
+        endpoint["Aliases"] = aliases
+    own = name not in PREDEFINED and not name.startswith("container:")
+    if own and options.all("link"):
+        endpoint["Links"] = options.all("link")
+    ipam = endpoint.setdefault("IPAMConfig", {})
+    for flag, key in (("ip", "IPv4Address"), ("ip6", "IPv6Address")):
+        if options.text(flag):
+            if ipam.get(key):
+                version = "IPv4" if flag == "ip" else "IPv6"
+                raise ClientError(
+                    f"conflicting options: cannot specify both --{flag} and per-network {version} address"
+                )
+            ipam[key] = options.text(flag)
+    if options.all("link-local-ip"):
+        ipam["LinkLocalIPs"] = options.all("link-local-ip")
+    if not ipam:
+        del endpoint["IPAMConfig"]
+    mac = options.text("mac-address")
+    if mac:
+        if endpoint.get("MacAddress") and endpoint["MacAddress"] != mac:
+            raise ClientError("conflicting options: cannot specify both --mac-address and per-network MAC address")
+        endpoint["MacAddress"] = mac

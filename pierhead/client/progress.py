@@ -1,0 +1,119 @@
+"""The progress of pull, load and import: bars redrawn in place on a terminal, plain lines elsewhere."""
+
+import json
+import os
+import time
+from typing import Any, TextIO
+
+from pierhead.client.connection import Response
+from pierhead.client.errors import ClientError
+from pierhead.client.units import human_size
+
+
+class Display:
+    """Shows a stream of JSON messages as Docker's client does."""
+
+    def __init__(self, out: TextIO) -> None:
+        self.out = out
+        self.terminal = out.isatty()
+        self.columns = 200
+        if self.terminal:
+            try:
+                self.columns = os.get_terminal_size(out.fileno()).columns
+            except OSError:
+                self.columns = 80
+        self.lines: dict[str, int] = {}
+
+    def show(self, answer: Response) -> list[Any]:
+        """Print the messages as they come; those of type ``aux`` are given back. Raises the stream's error."""
+        found = []
+        for line in answer.lines():
+            for message in _values(line):
+                if "aux" in message:
+                    found.append(message["aux"])
+                    continue
+                self._message(message)
+                self.out.flush()
+        return found
+
+    def _message(self, message: Any) -> None:
+        error = message.get("errorDetail") or ({"message": message["error"]} if message.get("error") else None)
+        if error:
+            if error.get("code") == 401:
+                raise ClientError("authentication is required")
+            raise ClientError(str(error.get("message") or message.get("error")))
+        id = message.get("id") or ""
+        progress = self._bar(message.get("progressDetail") or {}) or str(message.get("progress") or "")
+        if not self.terminal:
+            if progress and not message.get("stream"):
+                return
+            self._text(message, id, "", "\n")
+            return
+        up = 0
+        if id and (progress or message.get("progressDetail") is not None):
+            if id not in self.lines:
+                self.lines[id] = len(self.lines)
+                self.out.write("\n")
+            up = len(self.lines) - self.lines[id]
+            self.out.write(f"\x1b[{up}A")
+        else:
+            self.lines.clear()
+        if not message.get("stream"):
+            self.out.write("\x1b[2K\r")
+            if progress or up:
+                self._text(message, id, progress, "\r")
+            else:
+                self._text(message, id, "", "\n")
+        else:
+            self._text(message, id, "", "")
+        if up:
+            self.out.write(f"\x1b[{up}B")
+
+    def _text(self, message: Any, id: str, progress: str, end: str) -> None:
+        text = ""
+        if message.get("time"):
+            text += f"{message['time']} "
+        if id:
+            text += f"{id}: "
+        if message.get("from"):
+            text += f"(from {message['from']}) "
+        if progress:
+            text += f"{message.get('status', '')} {progress}{end}"
+        elif message.get("stream"):
+            text += str(message["stream"]) + ("" if end != "\r" else end)
+        else:
+            text += f"{message.get('status', '')}{end}"
+        self.out.write(text)
+
+    def _bar(self, detail: Any) -> str:
+        """``[====>      ]  1.2MB/3.4MB``."""
+        current, total = detail.get("current") or 0, detail.get("total") or 0
+        if current <= 0 and total <= 0:
+            return ""
+        if detail.get("units"):
+            return f"{current} {detail['units']}" if total <= 0 else f"{current}/{total} {detail['units']}"
+        now = human_size(float(current))
+        if total <= 0:
+            return f"{now:>8}"
+        share = min(int(float(current) / float(total) * 100) // 2, 50)
+        bar = ""
+        if self.columns > 110:
+            bar = "[" + "=" * share + ">" + " " * (50 - share) + "] "
+        numbers = f"{now:>8}" + (f"/{human_size(float(total))}" if current <= total else "")
+        left = ""
+        if detail.get("start") and current > 0 and share < 50:
+            spent = time.time() - detail["start"]
+            left = f" {int(spent / current * (total - current))}s"
+        return bar + numbers + (left if self.columns > 50 else "")
+
+
+def _values(line: bytes) -> list[Any]:
+    """One JSON value a line is usual; several on one line are allowed."""
+    decoder = json.JSONDecoder()
+    text = line.decode("utf-8", "replace").strip()
+    found = []
+    while text:
+        value, end = decoder.raw_decode(text)
+        found.append(value)
+        text = text[end:].lstrip()
+    return found

@@ -1,0 +1,111 @@
+"""``pier ps``."""
+
+from typing import Any
+
+from pierhead.client.api import filter_query
+from pierhead.client.flags import Options
+from pierhead.client.ports import display_ports
+from pierhead.client.session import Session
+from pierhead.client.table import Columns, show
+from pierhead.client.units import ago, human_size, local_time, shortened, truncated
+
+TABLE = "table {{.ID}}\t{{.Image}}\t{{.Command}}\t{{.RunningFor}}\t{{.Status}}\t{{.Ports}}\t{{.Names}}"
+RAW = (
+    "container_id: {{.ID}}\nimage: {{.Image}}\ncommand: {{.Command}}\ncreated_at: {{.CreatedAt}}\nstate: {{.State}}\n"
+    "status: {{.Status}}\nnames: {{.Names}}\nlabels: {{.Labels}}\nports: {{.Ports}}\n"
+)
+
+
+def ls(session: Session, options: Options) -> int:
+    """List containers."""
+    format = options.text("format")
+    quiet = options.on("quiet")
+    if not format and not quiet:
+        format = str(session.config.get("psFormat") or "")
+    if not format or format == "table":
+        format = "table {{.ID}}" if quiet and format else TABLE + ("\t{{.Size}}" if options.on("size") else "")
+    if quiet and not options.given("format"):
+        format = "{{.ID}}"
+    if format == "raw":
+        format = "container_id: {{.ID}}" if quiet else RAW + ("size: {{.Size}}\n" if options.on("size") else "")
+    size = options.on("size") or (not options.given("size") and ".Size" in format)
+    limit = 1 if options.on("latest") and options.number("last") == -1 else options.number("last")
+    query = {
+        "all": options.on("all"),
+        "limit": limit if limit > 0 else None,
+        "size": size,
+        "filters": filter_query(options.all("filter")),
+    }
+    show(format, columns(not options.on("no-trunc")), session.api.get("/containers/json", query))
+    return 0
+
+
+def columns(short: bool) -> Columns:
+    """What a container's row can show. ``short``: as a table has room for."""
+
+    def identity(row: Any) -> str:
+        return truncated(row["Id"]) if short else str(row["Id"])
+
+    def names(row: Any) -> str:
+        found = [name.removeprefix("/") for name in row.get("Names") or ()]
+        return ",".join([name for name in found if "/" not in name] if short else found)
+
+    def image(row: Any) -> str:
+        name = str(row.get("Image") or "")
+        if not name:
+            return "<no image>"
+        if not short:
+            return name
+        if truncated(name) == truncated(row.get("ImageID") or ""):
+            return truncated(name)
+        return name.partition("@")[0].removeprefix("docker.io/").removeprefix("library/")
+
+    def command(row: Any) -> str:
+        text = row.get("Command") or ""
+        return _go_quote(shortened(text, 20) if short else text)
+
+    def mounts(row: Any) -> str:
+        found = [mount.get("Name") or mount.get("Source") or "" for mount in row.get("Mounts") or ()]
+        return ",".join(shortened(name, 15) if short else name for name in found)
+
+    return {
+        "Command": ("COMMAND", command),
+        "CreatedAt": ("CREATED AT", lambda row: local_time(row["Created"])),
+        "ID": ("CONTAINER ID", identity),
+        "Image": ("IMAGE", image),
+        "Labels": ("LABELS", _labels),
+        "LocalVolumes": ("LOCAL VOLUMES", _local_volumes),
+        "Mounts": ("MOUNTS", mounts),
+        "Names": ("NAMES", names),
+        "Networks": (
+            "NETWORKS",
+            lambda row: ",".join(sorted((row.get("NetworkSettings") or {}).get("Networks") or ())),
+        ),
+        "Ports": ("PORTS", lambda row: display_ports(row.get("Ports") or [])),
+        "RunningFor": ("CREATED", lambda row: ago(row["Created"])),
+        "Size": ("SIZE", _size),
+        "State": ("STATE", lambda row: str(row.get("State") or "")),
+        "Status": ("STATUS", lambda row: str(row.get("Status") or "")),
+    }
+
+
+def _labels(row: Any) -> str:
+    return ",".join(f"{key}={value}" for key, value in sorted((row.get("Labels") or {}).items()))
+
+
+def _local_volumes(row: Any) -> str:
+    return str(sum(mount.get("Driver") == "local" for mount in row.get("Mounts") or ()))
+
+
+def _size(row: Any) -> str:
+    own, virtual = row.get("SizeRw") or 0, row.get("SizeRootFs") or 0
+    text = human_size(own, 3)
+    return f"{text} (virtual {human_size(virtual, 3)})" if virtual > 0 else text
+
+
+def _go_quote(text: str) -> str:
+    """Go's strconv.Quote."""
+    escapes = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r", "\a": "\\a", "\b": "\\b", "\f": "\\f"}
+    if text.isprintable() and '"' not in text and "\\" not in text:
+        return f'"{text}"'
+    return '"' + "".join(escapes.get(c, c if c.isprintable() else f"\\x{ord(c):02x}") for c in text) + '"'

@@ -1,0 +1,320 @@
+"""From the flags of run and create to the API's create request."""
+
+import os
+from typing import Any
+
+from pierhead.client.errors import ClientError
+from pierhead.client.flags import Options
+from pierhead.client.mounts import parse as parse_mount
+from pierhead.client.mounts import tmpfs, volumes
+from pierhead.client.networks_option import networks
+from pierhead.client.ports import expose, publish
+from pierhead.client.values import duration, size
+
+
+def request(options: Options) -> dict[str, Any]:
+    """The body of POST /containers/create. Raises ClientError in Docker's words."""
+    image, *command = options.operands
+    mode, endpoints = networks(options)
+    host = _host(options)
+    host["NetworkMode"] = mode
+    body = _config(options, image, command, host)
+    host["Binds"], anonymous = volumes(options.all("volume"))
+    if anonymous:
+        body["Volumes"] = anonymous
+    exposed, host["PortBindings"] = publish(options.all("publish"))
+    exposed |= expose(options.all("expose"))
+    if exposed:
+        body["ExposedPorts"] = exposed
+    if options.on("rm") and host["RestartPolicy"]["Name"] not in ("", "no"):
+        raise ClientError("conflicting options: cannot specify both --restart and --rm")
+    body["HostConfig"] = {key: value for key, value in host.items() if value not in ("", [], {}, None, 0, False)}
+    if endpoints:
+        body["NetworkingConfig"] = {"EndpointsConfig": endpoints}
+    return body
+
+
+def _config(options: Options, image: str, command: list[str], host: dict[str, Any]) -> dict[str, Any]:
+    attach = {name.lower() for name in options.all("attach")}
+    if not attach and not options.on("detach"):
+        attach = {"stdout", "stderr"} | ({"stdin"} if options.on("interactive") else set())
+    body: dict[str, Any] = {
+        "Hostname": options.text("hostname"),
+        "Domainname": options.text("domainname"),
+        "User": options.text("user"),
+        "AttachStdin": "stdin" in attach,
+        "AttachStdout": "stdout" in attach,
+        "AttachStderr": "stderr" in attach,
+        "Tty": options.on("tty"),
+        "OpenStdin": options.on("interactive"),
+        "StdinOnce": options.on("interactive") and "stdin" in attach,
+        "Env": environment(options),
+        "Cmd": command or None,
+        "Image": image,
+        "WorkingDir": options.text("workdir"),
+        "Labels": labels(options),
+        "StopSignal": options.text("stop-signal"),
+    }
+    if options.given("entrypoint"):
+        body["Entrypoint"] = [options.text("entrypoint")]
+    if options.given("stop-timeout"):
+        body["StopTimeout"] = options.number("stop-timeout")
+    health = _health(options)
+    if health:
+        body["Healthcheck"] = health
+    return {key: value for key, value in body.items() if value not in ("", [], {}, None)}
+
+
+def _host(options: Options) -> dict[str, Any]:
+    host: dict[str, Any] = {
+        "ContainerIDFile": options.text("cidfile"),
+        "RestartPolicy": restart_policy(options.text("restart")),
+        "AutoRemove": options.on("rm"),
+        "PublishAllPorts": options.on("publish-all"),
+        "VolumesFrom": options.all("volumes-from"),
+        "VolumeDriver": options.text("volume-driver"),
+        "Mounts": [parse_mount(text) for text in options.all("mount")],
+        "Tmpfs": tmpfs(options.all("tmpfs")),
+        "CapAdd": options.all("cap-add"),
+        "CapDrop": options.all("cap-drop"),
+        "CgroupnsMode": options.text("cgroupns"),
+        "Dns": options.all("dns"),
+        "DnsOptions": options.all("dns-option") + options.all("dns-opt"),
+        "DnsSearch": options.all("dns-search"),
+        "ExtraHosts": [_extra_host(text) for text in options.all("add-host")],
+        "GroupAdd": options.all("group-add"),
+        "IpcMode": options.text("ipc"),
+        "PidMode": options.text("pid"),
+        "UTSMode": options.text("uts"),
+        "UsernsMode": options.text("userns"),
+        "Links": options.all("link"),
+        "Privileged": options.on("privileged"),
+        "ReadonlyRootfs": options.on("read-only"),
+        "SecurityOpt": security_options(options.all("security-opt")),
+        "StorageOpt": _pairs(options.all("storage-opt")),
+        "Sysctls": _pairs(options.all("sysctl")),
+        "Runtime": options.text("runtime"),
+        "Isolation": options.text("isolation"),
+        "ShmSize": size(options.text("shm-size") or "0"),
+        "OomScoreAdj": options.number("oom-score-adj"),
+        "Annotations": _pairs(options.all("annotation")),
+        "LogConfig": {"Type": options.text("log-driver"), "Config": _pairs(options.all("log-opt"))},
+        "Ulimits": [_ulimit(text) for text in options.all("ulimit")],
+        "Devices": [_device(text) for text in options.all("device") if not _is_cdi(text)],
+        "DeviceCgroupRules": options.all("device-cgroup-rule"),
+        "OomKillDisable": options.on("oom-kill-disable"),
+    }
+    cdi = [text for text in options.all("device") if _is_cdi(text)]
+    if cdi:
+        host["DeviceRequests"] = [{"Driver": "cdi", "DeviceIDs": cdi}]
+    if options.on("init"):
+        host["Init"] = True
+    return host | resources(options)
+
+
+def resources(options: Options) -> dict[str, Any]:
+    """The limits that run, create and update share."""
+    found: dict[str, Any] = {
+        "Memory": size(options.text("memory") or "0"),
+        "MemoryReservation": size(options.text("memory-reservation") or "0"),
+        "MemorySwap": -1 if options.text("memory-swap") == "-1" else size(options.text("memory-swap") or "0"),
+        "NanoCpus": _nano_cpus(options.text("cpus")),
+        "CpuShares": options.number("cpu-shares"),
+        "CpuPeriod": options.number("cpu-period"),
+        "CpuQuota": options.number("cpu-quota"),
+        "CpuRealtimePeriod": options.number("cpu-rt-period"),
+        "CpuRealtimeRuntime": options.number("cpu-rt-runtime"),
+        "CpusetCpus": options.text("cpuset-cpus"),
+        "CpusetMems": options.text("cpuset-mems"),
+        "BlkioWeight": options.number("blkio-weight"),
+        "CgroupParent": options.text("cgroup-parent"),
+        "PidsLimit": options.number("pids-limit"),
+        "KernelMemory": size(options.text("kernel-memory") or "0"),
+    }
+    if options.given("memory-swappiness"):
+        swappiness = options.number("memory-swappiness")
+        if swappiness != -1 and not 0 <= swappiness <= 100:
+            raise ClientError(f"invalid value: {swappiness}. Valid memory swappiness range is 0-100")
+        found["MemorySwappiness"] = swappiness
+    for flag, key in (
+        ("device-read-bps", "BlkioDeviceReadBps"),
+        ("device-write-bps", "BlkioDeviceWriteBps"),
+        ("device-read-iops", "BlkioDeviceReadIOps"),
+        ("device-write-iops", "BlkioDeviceWriteIOps"),
+        ("blkio-weight-device", "BlkioWeightDevice"),
+    ):
+        found[key] = [_throttle(text, key) for text in options.all(flag)]
+    return {key: value for key, value in found.items() if value not in ("", [], None, 0)}
+
+
+def _throttle(text: str, key: str) -> dict[str, Any]:
+    path, colon, rate = text.rpartition(":")
+    amount = size(rate)
+    if not colon or amount is None or not path.startswith("/dev/"):
+        raise ClientError(f"bad format: {text}")
+    return {"Path": path, "Weight" if key == "BlkioWeightDevice" else "Rate": amount}
+
+
+def _nano_cpus(text: str) -> int:
+    if not text:
+        return 0
+    from fractions import Fraction
+
+    number = Fraction(text) * 1_000_000_000
+    if number.denominator != 1:
+        raise ClientError("value is too precise")
+    return int(number)
+
+
+def environment(options: Options) -> list[str]:
+    """``--env-file`` and then ``-e``: a bare name takes its value from here, or is left out."""
+    found: list[str] = []
+    for path in options.all("env-file"):
+        found += _known(_file_lines(path, path))
+    return found + _known(options.all("env"))
+
+
+def _known(entries: list[str]) -> list[str]:
+    return [
+        entry if "=" in entry else f"{entry}={os.environ[entry]}"
+        for entry in entries
+        if "=" in entry or entry in os.environ
+    ]
+
+
+def _file_lines(path: str, name: str) -> list[str]:
+    """An env file's entries: comments and empty lines dropped, no blanks in names."""
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            lines = [line.rstrip("\r\n").lstrip() for line in file]
+    except OSError as error:
+        raise ClientError(f"open {path}: {(error.strerror or '').lower()}") from None
+    except UnicodeDecodeError:
+        raise ClientError(f"invalid env file ({name}): invalid utf8 bytes") from None
+    found = []
+    for line in lines:
+        if not line or line.startswith("#"):
+            continue
+        key = line.partition("=")[0]
+        if not key:
+            raise ClientError(f"invalid env file ({name}): no variable name on line '{line}'")
+        if any(character in key for character in " \t"):
+            raise ClientError(f"invalid env file ({name}): variable '{key}' contains whitespaces")
+        found.append(line)
+    return found
+
+
+def labels(options: Options) -> dict[str, str]:
+    """``--label-file`` and then ``-l``."""
+    entries = [line for path in options.all("label-file") for line in _file_lines(path, path)]
+    return _pairs(entries + options.all("label"))
+
+
+def _pairs(entries: list[str]) -> dict[str, str]:
+    found = {}
+    for entry in entries:
+        key, _, value = entry.partition("=")
+        found[key] = value
+    return found
+
+
+def restart_policy(text: str) -> dict[str, Any]:
+    """``on-failure:3``. Raises ClientError where it is none."""
+    name, colon, count = text.partition(":")
+    if colon and not name:
+        raise ClientError("invalid restart policy format: no policy provided before colon")
+    if not colon:
+        return {"Name": name, "MaximumRetryCount": 0}
+    try:
+        return {"Name": name, "MaximumRetryCount": int(count)}
+    except ValueError:
+        raise ClientError("invalid restart policy format: maximum retry count must be an integer") from None
+
+
+def _extra_host(text: str) -> str:
+    name, _, address = text.partition("=") if "=" in text else text.partition(":")
+    return f"{name}:{address.strip('[]') if address.startswith('[') else address}"
+
+
+def security_options(entries: list[str]) -> list[str]:
+    """A seccomp profile is a file here, and its content for the daemon."""
+    found = []
+    for entry in entries:
+        name, separator, value = entry.partition("=")
+        if not separator and entry != "no-new-privileges":
+            name, separator, value = entry.partition(":")
+            if not separator:
+                raise ClientError(f'Invalid --security-opt: "{entry}"')
+            entry = f"{name}={value}"
+        if name == "seccomp" and value not in ("unconfined", "builtin"):
+            import json
+
+            try:
+                with open(value, encoding="utf-8") as file:
+                    entry = "seccomp=" + json.dumps(json.load(file), separators=(",", ":"))
+            except OSError as error:
+                reason = (error.strerror or "").lower()
+                raise ClientError(f"opening seccomp profile ({value}) failed: open {value}: {reason}") from None
+            except ValueError as error:
+                raise ClientError(f"compacting json for seccomp profile ({value}) failed: {error}") from None
+        found.append(entry)
+    return found
+
+
+def _ulimit(text: str) -> dict[str, Any]:
+    name, _, limits = text.partition("=")
+    soft, _, hard = limits.partition(":")
+    try:
+        low = int(soft)
+        high = int(hard) if hard else low
+    except ValueError:
+        raise ClientError(
+            f'invalid argument "{text}" for "--ulimit" flag: strconv.ParseInt: parsing "{soft}"'
+        ) from None
+    if high != -1 and (low == -1 or low > high):
+        raise ClientError(f"ulimit soft limit must be less than or equal to hard limit: {low} > {high}")
+    return {"Name": name, "Soft": low, "Hard": high}
+
+
+def _is_cdi(text: str) -> bool:
+    vendor, equals, _ = text.partition("=")
+    return bool(equals) and "/" in vendor and not text.startswith("/")
+
+
+def _device(text: str) -> dict[str, str]:
+    source, *rest = text.split(":")
+    target, permissions = source, "rwm"
+    if len(rest) > 2 or not source:
+        raise ClientError(f"invalid device specification: {text}")
+    if len(rest) == 2:
+        target, permissions = rest[0] or source, rest[1]
+    elif rest:
+        if rest[0] and set(rest[0]) <= set("rwm"):
+            permissions = rest[0]
+        else:
+            target = rest[0]
+    return {"PathOnHost": source, "PathInContainer": target, "CgroupPermissions": permissions}
+
+
+def _health(options: Options) -> dict[str, Any]:
+    names = ("cmd", "interval", "timeout", "retries", "start-period", "start-interval")
+    given = any(options.given(f"health-{name}") for name in names)
+    if options.on("no-healthcheck"):
+        if given:
+            raise ClientError("--no-healthcheck conflicts with --health-* options")
+        return {"Test": ["NONE"]}
+    if not given:
+        return {}
+    found: dict[str, Any] = {
+        "Interval": duration(options.text("health-interval") or "0"),
+        "Timeout": duration(options.text("health-timeout") or "0"),
+        "StartPeriod": duration(options.text("health-start-period") or "0"),
+        "StartInterval": duration(options.text("health-start-interval") or "0"),
+        "Retries": options.number("health-retries"),
+    }
+    for key, value in found.items():
+        if value is not None and value < 0:
+            raise ClientError(f"--health-{key.lower()} cannot be negative")
+    if options.text("health-cmd"):
+        found["Test"] = ["CMD-SHELL", options.text("health-cmd")]
+    return {key: value for key, value in found.items() if value}

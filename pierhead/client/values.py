@@ -1,0 +1,139 @@
+"""What a flag's value may be: Docker's own checks and their words, made before anything is sent."""
+
+
+def check(kind: str, name: str, value: str) -> str:
+    """Why a flag of this type cannot have this value; empty where it can."""
+    if kind in ("int", "uint", "uint16"):
+        return _integer(kind, value)
+    if kind == "bytes":
+        if name == "memory-swap" and value == "-1":
+            return ""
+        return "" if size(value) is not None else f"invalid size: '{value}'"
+    if kind == "duration":
+        return "" if duration(value) is not None else f'time: invalid duration "{value}"'
+    if kind == "decimal":
+        return "" if _is_decimal(value) else f"failed to parse {value} as a rational number"
+    if kind == "filter":
+        return "" if not value or "=" in value else "bad format of filter (expected name=value)"
+    if kind == "ulimit":
+        return "" if "=" in value else f"invalid ulimit argument: {value}"
+    if kind == "mount":
+        from pierhead.client.mounts import problem
+
+        return problem(value)
+    return _by_name(name, value)
+
+
+def _integer(kind: str, value: str) -> str:
+    function = "ParseInt" if kind == "int" else "ParseUint"
+    try:
+        number = int(value, 0)
+    except ValueError:
+        return f'strconv.{function}: parsing "{value}": invalid syntax'
+    if kind != "int" and (number < 0 or (kind == "uint16" and number > 65535)):
+        return f'strconv.{function}: parsing "{value}": value out of range'
+    return ""
+
+
+def _is_decimal(value: str) -> bool:
+    top, slash, bottom = value.partition("/")
+    try:
+        float(top)
+        return not slash or float(bottom) != 0
+    except ValueError:
+        return False
+
+
+def _by_name(name: str, value: str) -> str:
+    if name == "env" and value.startswith("="):
+        return f"invalid environment variable: {value}"
+    if name == "add-host":
+        host, separator, address = value.partition("=") if "=" in value else value.partition(":")
+        if not separator or not host:
+            return f'bad format for add-host: "{value}"'
+        address = address.strip("[]") if address.startswith("[") else address
+        if address != "host-gateway" and not is_address(address):
+            return f'invalid IP address in add-host: "{address}"'
+    if name == "dns" and not is_address(value.strip()):
+        return f"IP address is not correctly formatted: {value.strip()}"
+    if name == "sysctl" and not _sysctl_allowed(value):
+        return f"sysctl '{value}' is not allowed"
+    if name == "attach" and value.lower() not in ("stdin", "stdout", "stderr"):
+        return "valid streams are STDIN, STDOUT and STDERR"
+    if name == "link" and value.count(":") > 1:
+        return f"bad format for links: {value}"
+    return ""
+
+
+def _sysctl_allowed(value: str) -> bool:
+    name, equals, _ = value.partition("=")
+    return bool(equals) and (
+        name.startswith(("net.", "fs.mqueue."))
+        or name
+        in (
+            "kernel.msgmax",
+            "kernel.msgmnb",
+            "kernel.msgmni",
+            "kernel.sem",
+            "kernel.shmall",
+            "kernel.shmmax",
+            "kernel.shmmni",
+            "kernel.shm_rmid_forced",
+        )
+    )
+
+
+def is_address(text: str) -> bool:
+    """Whether this is an IPv4 or IPv6 address."""
+    import socket
+
+    for family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            socket.inet_pton(family, text)
+            return True
+        except OSError:
+            continue
+    return False
+
+
+def size(text: str) -> int | None:
+    """Bytes of ``512m``, ``1.5GiB``, ``64``: powers of 1024, as Docker reads memory. None: not a size."""
+    lowered = text.lower()
+    digits = lowered.rstrip("bi kmgtp")
+    suffix = lowered[len(digits) :].strip().removesuffix("b").removesuffix("i")
+    try:
+        number = float(digits)
+    except ValueError:
+        return None
+    if number < 0 or suffix not in ("", "k", "m", "g", "t", "p"):
+        return None
+    return int(number * 1024 ** " kmgtp".index(suffix or " "))
+
+
+UNITS = {
+    "ns": 1,
+    "us": 1_000,
+    "µs": 1_000,
+    "μs": 1_000,
+    "ms": 1_000_000,
+    "s": 1_000_000_000,
+    "m": 60_000_000_000,
+    "h": 3_600_000_000_000,
+}
+
+
+def duration(text: str) -> int | None:
+    """Nanoseconds of Go's ``1h2m3.5s``. None: not a duration."""
+    sign, rest = (-1, text[1:]) if text[:1] == "-" else (1, text.removeprefix("+"))
+    if rest == "0":
+        return 0
+    total = 0.0
+    while rest:
+        digits = len(rest) - len(rest.lstrip("0123456789."))
+        number, rest = rest[:digits], rest[digits:]
+        letters = len(rest) - len(rest.lstrip("nsuµμmh"))
+        unit, rest = rest[:letters], rest[letters:]
+        if unit not in UNITS or number.count(".") > 1 or not number.strip("."):
+            return None
+        total += float(number) * UNITS[unit]
+    return sign * round(total) if text else None
