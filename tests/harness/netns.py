@@ -40,29 +40,8 @@ class Namespace:
         return run(["ip", "-n", self.name, *arguments]).check()
 
     def call(self, work: Callable[[], T]) -> T:
-        """Run a function in a thread that has joined this namespace and ends with it; sockets it makes stay in here."""
-        result: list[T] = []
-        failed: list[BaseException] = []
-
-        def inside() -> None:
-            try:
-                fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-                try:
-                    if _libc.setns(fd, CLONE_NEWNET):
-                        error = ctypes.get_errno()
-                        raise OSError(error, os.strerror(error), self.path)
-                finally:
-                    os.close(fd)
-                result.append(work())
-            except BaseException as error:
-                failed.append(error)
-
-        thread = threading.Thread(target=inside)
-        thread.start()
-        thread.join()
-        if failed:
-            raise failed[0]
-        return result[0]
+        """Run a function in a thread that has joined this namespace; sockets it makes stay in here."""
+        return call_in(self.path, work)
 
     def connect(self, address: str, port: int, timeout: float = 10) -> socket.socket:
         """A TCP connection made from in here."""
@@ -86,6 +65,32 @@ class Namespace:
     def tables(self) -> set[str]:
         """The nft tables in here, as "family name"."""
         return {line.removeprefix("table ").strip() for line in self.run("nft", "list", "tables").check().lines if line}
+
+
+def call_in(path: str, work: Callable[[], T]) -> T:
+    """Run a function in a thread that joins the network namespace at the path (/proc/<pid>/ns/net too) and ends."""
+    result: list[T] = []
+    failed: list[BaseException] = []
+
+    def inside() -> None:
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                if _libc.setns(fd, CLONE_NEWNET):
+                    error = ctypes.get_errno()
+                    raise OSError(error, os.strerror(error), path)
+            finally:
+                os.close(fd)
+            result.append(work())
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=inside)
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
+    return result[0]
 
 
 @contextmanager

@@ -1,0 +1,263 @@
+"""Networks through the raw API: addresses, names, ports, filters, and Docker's refusals."""
+
+import socket
+
+import pytest
+
+from tests.harness.api import Api
+from tests.harness.engines import Engine
+from tests.harness.netns import call_in
+from tests.harness.processes import wait_until
+
+
+@pytest.fixture
+def api(engine: Engine) -> Api:
+    return engine.api
+
+
+def network(api: Api, name: str, **config: object) -> str:
+    return str(api.ok("POST", "/networks/create", {"Name": name, **config}).json["Id"])
+
+
+def ipam(subnet: str, **more: str) -> dict[str, object]:
+    return {"Driver": "default", "Config": [{"Subnet": subnet, **more}]}
+
+
+def endpoint(api: Api, container: str, name: str = "bridge") -> dict[str, str]:
+    return dict(api.inspect(container)["NetworkSettings"]["Networks"][name])
+
+
+def test_a_new_network_tells_all_about_itself(api: Api) -> None:
+    id = network(api, "n1", IPAM=ipam("10.201.0.0/24", Gateway="10.201.0.254"), Labels={"a": "b"}, Internal=True)
+    for name in (id, "n1", id[:12]):
+        seen = api.get(f"/networks/{name}")
+        assert (seen["Id"], seen["Name"], seen["Driver"], seen["Scope"]) == (id, "n1", "bridge", "local")
+        assert seen["IPAM"]["Config"] == [{"Subnet": "10.201.0.0/24", "Gateway": "10.201.0.254"}]
+        assert seen["Labels"] == {"a": "b"} and seen["Internal"] and seen["Containers"] == {}
+
+
+def test_containers_get_addresses_gateways_and_macs(api: Api) -> None:
+    network(api, "n1", IPAM=ipam("10.202.0.0/24"))
+    id = api.run("sleep", "1000", HostConfig={"NetworkMode": "n1"})
+    seen = endpoint(api, id, "n1")
+    assert seen["IPAddress"] == "10.202.0.2" and seen["Gateway"] == "10.202.0.1" and seen["IPPrefixLen"] == 24
+    assert seen["MacAddress"].count(":") == 5 and seen["EndpointID"] and seen["NetworkID"]
+    member = api.get("/networks/n1")["Containers"][id]
+    assert member["IPv4Address"] == "10.202.0.2/24" and member["MacAddress"] == seen["MacAddress"]
+    api.ok("POST", f"/containers/{id}/stop", t=0)
+    assert endpoint(api, id, "n1")["IPAddress"] == "" and api.get("/networks/n1")["Containers"] == {}
+
+
+def test_two_pools_never_overlap(api: Api) -> None:
+    network(api, "n1", IPAM=ipam("10.203.0.0/24"))
+    refused = api.send("POST", "/networks/create", {"Name": "n2", "IPAM": ipam("10.203.0.0/25")})
+    assert refused.status in (400, 403) and "Pool overlaps with other one on this address space" in refused.message
+
+
+def test_wrong_requests_are_refused_in_dockers_words(api: Api) -> None:
+    missing = api.send("GET", "/networks/nothing")
+    assert (missing.status, missing.message) == (404, "network nothing not found")
+    assert api.send("DELETE", "/networks/nothing").status == 404
+    assert api.send("POST", "/networks/create", {"Name": "x", "Driver": "nodriver"}).status in (400, 404)
+    network(api, "twice")
+    again = api.send("POST", "/networks/create", {"Name": "twice", "CheckDuplicate": True})
+    assert (again.status, again.message) == (409, "network with name twice already exists")
+    builtin = api.send("DELETE", "/networks/bridge")
+    assert (builtin.status, builtin.message) == (403, "bridge is a pre-defined network and cannot be removed")
+    nobody = api.send("POST", "/networks/twice/connect", {"Container": "nobody"})
+    assert (nobody.status, nobody.message) == (404, "No such container: nobody")
+    id = api.create("true", HostConfig={"NetworkMode": "no-such-network"})
+    start = api.send("POST", f"/containers/{id}/start")
+    assert start.status == 404 and "network no-such-network not found" in start.message
+
+
+def test_an_address_outside_the_subnet_is_refused(api: Api) -> None:
+    network(api, "n1", IPAM=ipam("10.204.0.0/24"))
+    config = {"EndpointsConfig": {"n1": {"IPAMConfig": {"IPv4Address": "10.9.9.9"}}}}
+    made = api.send(
+        "POST",
+        "/containers/create",
+        {"Image": "busybox", "HostConfig": {"NetworkMode": "n1"}, "NetworkingConfig": config},
+    )
+    if made.status == 201:
+        made = api.send("POST", f"/containers/{made.json['Id']}/start")
+    assert made.status >= 400, "an address outside of every subnet"
+
+
+def test_a_given_address_is_taken_and_not_twice(api: Api) -> None:
+    network(api, "n1", IPAM=ipam("10.205.0.0/24"))
+    config = {"EndpointsConfig": {"n1": {"IPAMConfig": {"IPv4Address": "10.205.0.9"}}}}
+    first = api.run("sleep", "1000", HostConfig={"NetworkMode": "n1"}, NetworkingConfig=config)
+    assert endpoint(api, first, "n1")["IPAddress"] == "10.205.0.9"
+    second = api.create("sleep", "1000", HostConfig={"NetworkMode": "n1"}, NetworkingConfig=config)
+    refused = api.send("POST", f"/containers/{second}/start")
+    assert refused.status == 403 and "Address already in use" in refused.message
+
+
+def test_aliases_and_container_names_resolve_and_others_do_not(api: Api) -> None:
+    network(api, "n1")
+    config = {"EndpointsConfig": {"n1": {"Aliases": ["db", "database"]}}}
+    id = api.run("sleep", "1000", name="server", HostConfig={"NetworkMode": "n1"}, NetworkingConfig=config)
+    address = endpoint(api, id, "n1")["IPAddress"]
+    for name in ("server", "db", "database", id[:12]):
+        assert address in api.output("ping", "-c", "1", "-W", "5", name, HostConfig={"NetworkMode": "n1"}), name
+    assert "bad address" in api.output("ping", "-c", "1", "nobody.invalid", HostConfig={"NetworkMode": "n1"})
+
+
+def test_networks_are_apart_from_each_other(api: Api) -> None:
+    network(api, "n1")
+    network(api, "n2")
+    id = api.run(image="web", HostConfig={"NetworkMode": "n1"})
+    address = endpoint(api, id, "n1")["IPAddress"]
+    reached = "nc -w 2 {} 8080 </dev/null && echo reached || echo apart"
+    assert "apart" in api.output("sh", "-c", reached.format(address), HostConfig={"NetworkMode": "n2"})
+
+
+def test_an_internal_network_has_no_way_out(api: Api, engine: Engine) -> None:
+    network(api, "inside", Internal=True)
+    said = api.output(
+        "ping", "-c", "1", "-W", "2", engine.world.neighbour_address, HostConfig={"NetworkMode": "inside"}
+    )
+    assert "1 packets received" not in said
+
+
+def test_a_container_can_be_on_several_networks(api: Api) -> None:
+    network(api, "n1")
+    network(api, "n2")
+    id = api.run("sleep", "1000", HostConfig={"NetworkMode": "n1"})
+    api.ok("POST", "/networks/n2/connect", {"Container": id, "EndpointConfig": {"Aliases": ["second"]}})
+    assert set(api.inspect(id)["NetworkSettings"]["Networks"]) == {"n1", "n2"}
+    twice = api.send("POST", "/networks/n2/connect", {"Container": id})
+    assert twice.status == 403 and "already exists in network n2" in twice.message
+    api.ok("POST", "/networks/n1/disconnect", {"Container": id})
+    assert set(api.inspect(id)["NetworkSettings"]["Networks"]) == {"n2"}
+    again = api.send("POST", "/networks/n1/disconnect", {"Container": id})
+    assert again.status in (403, 404, 500) and "is not connected to" in again.message
+
+
+def test_a_stopped_container_can_be_connected_and_keeps_it(api: Api) -> None:
+    network(api, "n1")
+    id = api.create("sleep", "1000")
+    api.ok("POST", "/networks/n1/connect", {"Container": id})
+    api.ok("POST", f"/containers/{id}/start")
+    assert endpoint(api, id, "n1")["IPAddress"] and endpoint(api, id, "bridge")["IPAddress"]
+    api.ok("POST", f"/containers/{id}/restart", t=0)
+    assert endpoint(api, id, "n1")["IPAddress"]
+
+
+def test_networks_are_filtered(api: Api) -> None:
+    network(api, "apple", Labels={"fruit": "yes"})
+    network(api, "carrot")
+
+    def names(**filters: list[str]) -> set[str]:
+        return {entry["Name"] for entry in api.get("/networks", filters=filters)}
+
+    assert names(type=["custom"]) == {"apple", "carrot"}
+    assert names(type=["builtin"]) == {"bridge", "host", "none"}
+    assert names(name=["app"]) == {"apple"} and names(label=["fruit"]) == {"apple"}
+    assert names(driver=["host"]) == {"host"} and names(dangling=["true"]) == {"apple", "carrot"}
+    assert api.send("GET", "/networks", filters={"bogus": ["x"]}).status == 400
+
+
+def test_prune_takes_the_unused(api: Api) -> None:
+    network(api, "used")
+    network(api, "unused")
+    api.run("sleep", "1000", HostConfig={"NetworkMode": "used"})
+    assert api.ok("POST", "/networks/prune").json["NetworksDeleted"] == ["unused"]
+
+
+def published(inside: str, **binding: str) -> dict[str, object]:
+    return {"PortBindings": {inside: [binding]}}
+
+
+def test_a_port_of_the_engines_choice_is_told_and_answers(api: Api, engine: Engine) -> None:
+    id = api.run(image="web", HostConfig=published("8080/tcp", HostPort=""))
+    port = int(api.inspect(id)["NetworkSettings"]["Ports"]["8080/tcp"][0]["HostPort"])
+    assert port >= 1024
+
+    def answers() -> bool:
+        try:
+            return "200 OK" in engine.host.http_get("127.0.0.1", port)
+        except OSError:
+            return False
+
+    wait_until(answers, "an answer")
+    assert "200 OK" in engine.world.neighbour.http_get(engine.world.host_address, port)
+
+
+def test_publish_all_publishes_what_the_image_exposes(api: Api) -> None:
+    id = api.run(image="web", HostConfig={"PublishAllPorts": True})
+    assert int(api.inspect(id)["NetworkSettings"]["Ports"]["8080/tcp"][0]["HostPort"]) >= 1024
+
+
+def test_a_port_on_one_address_is_not_on_others(api: Api, engine: Engine) -> None:
+    api.run(image="web", HostConfig=published("8080/tcp", HostIp="127.0.0.1", HostPort="8091"))
+
+    def answers() -> bool:
+        try:
+            return "200 OK" in engine.host.http_get("127.0.0.1", 8091)
+        except OSError:
+            return False
+
+    wait_until(answers, "an answer on loopback")
+    with pytest.raises(OSError):
+        engine.world.neighbour.connect(engine.world.host_address, 8091, timeout=2)
+
+
+def test_a_taken_port_is_refused_and_nothing_is_left(api: Api, engine: Engine) -> None:
+    api.run(image="web", HostConfig=published("8080/tcp", HostPort="8092"), name="holder")
+    before = engine.host.interfaces()
+    id = api.create(image="web", HostConfig=published("8080/tcp", HostPort="8092"))
+    refused = api.send("POST", f"/containers/{id}/start")
+    assert refused.status in (409, 500) and "8092" in refused.message and "port is already allocated" in refused.message
+    assert engine.host.interfaces() == before
+    assert api.inspect(id)["State"]["Status"] in ("created", "exited")
+
+
+@pytest.mark.only_pierhead("Docker does not say who")
+def test_a_port_taken_by_a_container_names_its_holder(api: Api) -> None:
+    api.run(image="web", HostConfig=published("8080/tcp", HostPort="8093"), name="holder")
+    id = api.create(image="web", HostConfig=published("8080/tcp", HostPort="8093"))
+    assert "holder" in api.send("POST", f"/containers/{id}/start").message
+
+
+def test_a_port_taken_by_another_program_is_refused(api: Api, engine: Engine) -> None:
+    def listening() -> socket.socket:
+        return socket.create_server(("0.0.0.0", 8094))
+
+    with engine.host.call(listening):
+        id = api.create(image="web", HostConfig=published("8080/tcp", HostPort="8094"))
+        refused = api.send("POST", f"/containers/{id}/start")
+        assert refused.status in (409, 500) and "address already in use" in refused.message
+
+
+def test_udp_is_published_too(api: Api, engine: Engine) -> None:
+    id = api.run("sleep", "1000", HostConfig=published("9999/udp", HostPort="9998"))
+    seen = api.inspect(id)
+    assert seen["NetworkSettings"]["Ports"]["9999/udp"][0]["HostPort"] == "9998"
+    server = call_in(f"/proc/{seen['State']['Pid']}/ns/net", lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    client = engine.world.neighbour.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    with server, client:
+        server.bind(("0.0.0.0", 9999))
+        for end in (server, client):
+            end.settimeout(20)
+        client.connect((engine.world.host_address, 9998))
+        client.send(b"question")
+        data, sender = server.recvfrom(100)
+        assert (data, sender[0]) == (b"question", engine.world.neighbour_address), "the client's own address is seen"
+        server.sendto(b"answer", sender)
+        assert client.recv(100) == b"answer"
+
+
+def test_hosts_and_hostname_files_say_who_the_container_is(api: Api) -> None:
+    id = api.run("sleep", "1000", Hostname="myhost", HostConfig={"ExtraHosts": ["other:10.1.2.3"]})
+    said = api.output(
+        "sh",
+        "-c",
+        "cat /etc/hosts /etc/hostname; hostname",
+        Hostname="myhost",
+        HostConfig={"ExtraHosts": ["other:10.1.2.3"]},
+    )
+    assert "127.0.0.1\tlocalhost" in said and "10.1.2.3\tother" in said
+    assert said.splitlines()[-2:] == ["myhost", "myhost"]
+    assert api.inspect(id)["HostsPath"].endswith("/hosts")

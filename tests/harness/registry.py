@@ -1,0 +1,81 @@
+"""Debian's docker-registry on the engine's loopback, and what it takes to put an image into it."""
+
+import http.client
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.harness.engines import PEERS
+from tests.harness.images import DOCKER_MANIFEST, MANIFEST, compressed, config_of, digest, oci_manifest
+from tests.harness.netns import Namespace
+from tests.harness.processes import Daemon, wait_until
+
+PORT = 5000
+
+
+class Registry:
+    """A registry at 127.0.0.1:5000 of a machine."""
+
+    def __init__(self, host: Namespace, port: int = PORT) -> None:
+        self.host = host
+        self.port = port
+        self.address = f"127.0.0.1:{port}"
+
+    def request(self, method: str, path: str, body: bytes = b"", content_type: str = "application/octet-stream") -> str:
+        """One request from the registry's machine; returns the Location."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        try:
+            connection.sock = self.host.connect("127.0.0.1", self.port)
+            connection.request(method, path, body, {"Content-Type": content_type, "Host": self.address})
+            answer = connection.getresponse()
+            text = answer.read()
+            assert answer.status < 400, f"{method} {path}: {answer.status} {text!r}"
+            return answer.getheader("Location") or ""
+        finally:
+            connection.close()
+
+    def push(
+        self, repository: str, tag: str, layers: Sequence[bytes], config: bytes | None = None, docker: bool = True
+    ) -> str:
+        """Store an image of uncompressed layers; returns the manifest's digest."""
+        config = config or config_of(layers)
+        blobs = [compressed(layer) for layer in layers]
+        for blob in (config, *blobs):
+            where = self.request("POST", f"/v2/{repository}/blobs/uploads/")
+            where = where[where.index("/v2/") :]
+            joined = "&" if "?" in where else "?"
+            self.request("PUT", f"{where}{joined}digest={digest(blob)}", blob)
+        manifest = oci_manifest(config, blobs, docker)
+        self.request("PUT", f"/v2/{repository}/manifests/{tag}", manifest, DOCKER_MANIFEST if docker else MANIFEST)
+        return digest(manifest)
+
+
+@contextmanager
+def registry(host: Namespace, folder: Path, port: int = PORT) -> Iterator[Registry]:
+    """A registry that answers, with its storage in the folder; ended at the end."""
+    settings = {
+        "version": 0.1,
+        "log": {"level": "error"},
+        "storage": {"filesystem": {"rootdirectory": str(folder / "registry")}},
+        "http": {"addr": f"127.0.0.1:{port}"},
+    }
+    # JSON is YAML.
+    (folder / "registry.yml").write_text(json.dumps(settings))
+    program = str(PEERS / "usr/bin/docker-registry")
+    daemon = Daemon(host.argv(program, "serve", str(folder / "registry.yml")), folder / "registry.log")
+    try:
+        made = Registry(host, port)
+
+        def answers() -> bool:
+            assert daemon.running(), daemon.said()
+            try:
+                made.request("GET", "/v2/")
+            except OSError:
+                return False
+            return True
+
+        wait_until(answers, "the registry")
+        yield made
+    finally:
+        daemon.terminate()
