@@ -69,7 +69,7 @@ def test_what_cannot_be_done_is_refused_in_dockers_words(api: Api) -> None:
     assert bad.status == 400 and "Invalid container name (no spaces)" in bad.message
     # Debian's dockerd 20.10 calls malformed JSON an error of its own.
     assert api.send("POST", "/containers/create", raw=b"{this is no json").status in (400, 500)
-    assert api.send("POST", "/containers/create", raw=b"").status == 400
+    assert api.send("POST", "/containers/create", raw=b"").status in (400, 500)
     assert len(api.get("/containers/json", all=1)) == 1, "nothing was left by what was refused"
 
 

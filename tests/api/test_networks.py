@@ -232,7 +232,8 @@ def test_a_port_taken_by_another_program_is_refused(api: Api, engine: Engine) ->
 
 
 def test_udp_is_published_too(api: Api, engine: Engine) -> None:
-    id = api.run("sleep", "1000", HostConfig=published("9999/udp", HostPort="9998"))
+    exposed = {"9999/udp": {}}
+    id = api.run("sleep", "1000", ExposedPorts=exposed, HostConfig=published("9999/udp", HostPort="9998"))
     seen = api.inspect(id)
     assert seen["NetworkSettings"]["Ports"]["9999/udp"][0]["HostPort"] == "9998"
     server = call_in(f"/proc/{seen['State']['Pid']}/ns/net", lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
