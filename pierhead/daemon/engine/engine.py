@@ -25,6 +25,7 @@ from pierhead.driver.graphdriver.api import GraphDriver
 from pierhead.driver.networkdriver.api import NetworkDriver
 from pierhead.errors import Unavailable
 from pierhead.graph.containers import Containers
+from pierhead.graph.graph import Graph
 from pierhead.graph.graphdb import GraphDB
 
 P = ParamSpec("P")
@@ -107,6 +108,7 @@ class Engine:
     config: Config
     db: GraphDB
     containers: Containers
+    graph: Graph
     layers: GraphDriver
     networks: Mapping[str, NetworkDriver]
     exec: ExecDriver

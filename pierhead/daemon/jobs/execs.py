@@ -3,7 +3,6 @@
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator
 from dataclasses import replace
 
 from pierhead.daemon.engine.engine import Engine
@@ -17,7 +16,6 @@ from pierhead.graph.containers import Container
 from pierhead.graph.state import State
 from pierhead.libcontainer import capabilities
 from pierhead.libcontainer.spec import Process, SetupFailed
-from pierhead.wire import stdcopy
 from pierhead.wire.execs import ExecConfig, ExecCreateResponse, ExecInspectResponse, ExecStartConfig, ProcessConfig
 
 KEPT = 512
@@ -102,7 +100,7 @@ def find(engine: Engine, id: str) -> ExecInstance:
 
 
 async def start(engine: Engine, id: str, request: ExecStartConfig) -> Attached | None:
-    """Run the command; None when it was asked to run detached."""
+    """Run the command; None when it was asked to run detached. Raises StartFailed, Conflict."""
     instance = find(engine, id)
     container = engine.containers.get(instance.container_id)
     if instance.started or instance.answer is not None:
@@ -132,11 +130,9 @@ async def start(engine: Engine, id: str, request: ExecStartConfig) -> Attached |
         failure = launch.explain_exec(error)
         instance.exit_code = failure.exit_code
         instance.started = True
-        if ours is None:
-            raise failure from error
-        ours.close()
-        # Docker has hijacked the connection by now: the client reads the reason there, the code by inspect.
-        return Attached(None, instance.process.terminal, _said(f"{failure}\r\n", instance.process.terminal))
+        if ours is not None:
+            ours.close()
+        raise failure from error
     except OSError as error:
         instance.exit_code = 128
         if ours is not None:
@@ -151,10 +147,6 @@ async def start(engine: Engine, id: str, request: ExecStartConfig) -> Attached |
         engine.events.publish("container", "exec_detach", container.id, {**attributes(container), "execID": id})
 
     return Attached(ours, instance.process.terminal, None, detached)
-
-
-async def _said(text: str, terminal: bool) -> AsyncIterator[bytes]:
-    yield text.encode() if terminal else stdcopy.frame(stdcopy.STDOUT, text.encode())
 
 
 async def inspect(engine: Engine, id: str) -> ExecInspectResponse:

@@ -11,7 +11,9 @@ from pierhead.errors import Conflict, InvalidParameter, NoSuchContainer
 from pierhead.graph.state import State
 
 
-async def remove(engine: Engine, name: str, force: bool = False, with_volumes: bool = False, link: bool = False) -> None:
+async def remove(
+    engine: Engine, name: str, force: bool = False, with_volumes: bool = False, link: bool = False
+) -> None:
     """Remove a container and give its bytes back. Raises Conflict for one that runs, unless forced."""
     container = engine.containers.find(name)
     if link:
