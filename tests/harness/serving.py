@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from pierhead.daemon.server.answer import Answer
 from pierhead.daemon.server.body import Body
+from pierhead.daemon.server.connection import Application
 from pierhead.daemon.server.head import Request
 from pierhead.daemon.server.serving import Server
 
@@ -20,13 +21,15 @@ Handler = Callable[[Request, Body], Awaitable[Answer]]
 class Serving:
     """A server on a unix socket; ``handlers`` by path."""
 
-    def __init__(self, path: str, host: str = "", head_timeout: float = 60.0) -> None:
+    def __init__(
+        self, path: str, host: str = "", head_timeout: float = 60.0, application: Application | None = None
+    ) -> None:
         self.path = path
         self.handlers: dict[str, Handler] = {}
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self._thread.start()
-        self.server = Server(self._handle, head_timeout=head_timeout)
+        self.server = Server(application or self._handle, head_timeout=head_timeout)
         self.run(self.server.listen(host or f"unix://{path}"))
 
     async def _handle(self, request: Request, body: Body) -> Answer:

@@ -71,6 +71,10 @@ class Connection(asyncio.BufferedProtocol):
         """A client."""
         self._transport = cast(asyncio.Transport, transport)
         self._connections.add(self)
+        sock = cast(socket.socket | None, transport.get_extra_info("socket"))
+        if sock is not None and sock.family != socket.AF_UNIX:
+            # The only way to learn of a TCP client that vanished while it listens to events or logs.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where to receive."""

@@ -16,6 +16,8 @@ async def create(call: Call) -> Answer:
     if not request.cmd:
         raise InvalidParameter("no exec command specified")
     detach.parse(request.detach_keys)
+    if call.version < versions.CONSOLE_SIZE_AT_CREATE or not request.tty:
+        request.console_size = None
     return answer.json(await call.engine.run(execs.create, call.path["name"], request), 201)
 
 
@@ -23,11 +25,8 @@ async def start(call: Call) -> Answer:
     """Join the client to the command's stdio; a command that cannot be run is said there, as Docker does."""
     id = call.path["id"]
     request = await call.json(ExecStartConfig)
-    if request.console_size is not None:
-        if call.version < versions.CONSOLE_SIZE_AT_CREATE:
-            request.console_size = None
-        elif request.detach or not request.tty:
-            raise InvalidParameter("console size is only supported with an attached terminal")
+    if call.version < versions.CONSOLE_SIZE_AT_CREATE or not request.tty:
+        request.console_size = None
     instance = await call.engine.run(execs.inspect, id)
     try:
         attached = await call.engine.run(execs.start, id, request)
