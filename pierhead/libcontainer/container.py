@@ -184,6 +184,7 @@ def _child(
     child = init.Child(status, stdio)
     try:
         calls.undumpable()
+        os.umask(0o022)  # the daemon's own would show in the modes of mount points
         become(child)
     except BaseException as error:
         init.report(status, "clone", error)

@@ -326,6 +326,7 @@ def open_null(root: int) -> int:
         os.close(probe)
     descriptor = open_in_root(root, "/dev/null", os.O_RDWR | os.O_NOFOLLOW | os.O_NOCTTY | os.O_NONBLOCK)
     _verify_null(descriptor)
+    os.set_blocking(descriptor, True)
     return descriptor
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from pierhead.libcontainer import cgroupfs, cgroups, container, plan, rootfs
 from pierhead.libcontainer.spec import Mount, NamespaceKind, NamespaceMode, Rlimit
-from pierhead.linux import calls, tty
+from pierhead.linux import calls, const, mountapi, tty
 from tests.kernel.box import MOUNTS, Box, enter, run, running, script
 
 
@@ -223,6 +223,64 @@ def test_users_and_groups_are_resolved_in_the_image(
     head, _, listed = found.partition("groups=")
     wanted_head, _, wanted = expected.partition("groups=")
     assert (head, sorted(listed.split(","))) == (wanted_head, sorted(wanted.split(",")))
+
+
+def test_a_user_can_open_his_own_stdout_again(box: Box) -> None:
+    result = script(box, "echo out > /dev/stdout; echo err > /dev/stderr; stat -Lc %u /dev/stdin", user="joe")
+    assert (result.out, result.err) == ("out\n1000\n", "err\n")
+
+
+def test_stdin_that_nobody_gave_is_the_containers_null_device(box: Box) -> None:
+    """The host's would let a container's root change the mode of the host's /dev/null."""
+    before = os.stat("/dev/null")
+    with running(box.spec("sh", "-c", "chmod 600 /proc/self/fd/0; sleep 100")) as child:
+        while os.stat(f"/proc/{child.pid}/root/dev/null").st_mode & 0o777 != 0o600:
+            os.sched_yield()
+        assert os.readlink(f"/proc/{child.pid}/fd/0") == "/dev/null"
+    assert os.stat("/dev/null").st_mode == before.st_mode
+
+
+def test_mount_points_have_usual_modes_whatever_the_daemons_umask(box: Box) -> None:
+    before = os.umask(0o077)
+    try:
+        script(box, "true", mounts=(*MOUNTS, Mount("/made/here", "tmpfs", "tmpfs")))
+    finally:
+        os.umask(before)
+    assert (box.upper / "made").stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize(
+    ("propagation", "from_host", "from_container"),
+    [("rprivate", False, False), ("rslave", True, False), ("rshared", True, True)],
+)
+def test_mounts_spread_between_host_and_container_as_asked(
+    box: Box, tmp_path: Path, propagation: str, from_host: bool, from_container: bool
+) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    mountapi.mount("tmpfs", str(shared), "tmpfs", 0)
+    try:
+        mountapi.mount("", str(shared), "", const.MS_SHARED)
+        for name in ("host", "container"):
+            (shared / name).mkdir()
+        capabilities = ("CAP_SYS_ADMIN",)
+        spec = box.spec(
+            "sh",
+            "-c",
+            "mount -t tmpfs x /s/container; echo ready > /s/ready; exec sleep 100",
+            capabilities=capabilities,
+            mounts=(*MOUNTS, Mount("/s", "bind", str(shared), ("rbind",), propagation=propagation)),
+        )
+        with running(spec) as child:
+            while not (shared / "ready").exists():
+                os.sched_yield()
+            mountapi.mount("tmpfs", str(shared / "host"), "tmpfs", 0)
+            inside = Path(f"/proc/{child.pid}/mountinfo").read_text()
+            outside = Path("/proc/self/mountinfo").read_text()
+        assert ("/s/host " in inside) is from_host
+        assert (f"{shared}/container " in outside) is from_container
+    finally:
+        mountapi.umount(str(shared), const.MNT_DETACH)
 
 
 def test_the_environment_is_exactly_what_was_asked_and_home(box: Box) -> None:
