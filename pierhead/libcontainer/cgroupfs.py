@@ -111,7 +111,7 @@ def kill(directories: tuple[str, ...], wait: float = KILL_WAIT) -> None:
     while True:
         if not _kill_at_once(directories):
             _kill_frozen(directories)
-        if not pids(directories):
+        if not populated(directories):
             return
         if time.monotonic() > deadline:
             left = " ".join(map(str, pids(directories)))
@@ -120,22 +120,31 @@ def kill(directories: tuple[str, ...], wait: float = KILL_WAIT) -> None:
         pause = min(pause * 2, 0.05)
 
 
-def _kill_at_once(directories: tuple[str, ...]) -> bool:
-    """cgroup.kill (Linux 5.14, unified hierarchy): atomic against forks.  True if that was possible.
+def populated(directories: tuple[str, ...]) -> bool:
+    """Whether a process is in these cgroups or below.
 
-    A process that the v1 freezer holds dies only when thawed (the v2 freezer lets it die), hence the thaw.
+    The unified hierarchy says so in one file; the v1 hierarchies hold the same processes, so they are looked through
+    only where there is no unified one.
     """
-    done = False
-    for directory in directories:
+    for directory in reversed(directories):  # the unified one is the last
+        if (events := read(f"{directory}/cgroup.events")) is not None:
+            return keyed(events).get("populated") == 1
+    return bool(pids(directories))
+
+
+def _kill_at_once(directories: tuple[str, ...]) -> bool:
+    """cgroup.kill (Linux 5.14, unified hierarchy): atomic against forks, and frozen processes die, too.
+
+    True if that was possible.  (Where there is a unified hierarchy the v1 freezer is not used, see ``Layout.mounts``.)
+    """
+    for directory in reversed(directories):
         try:
             write(f"{directory}/cgroup.kill", "1")
-            done = True
+            return True
         except OSError as error:
             if error.errno not in _GONE:
                 raise
-    if done:
-        _freezer(directories, "THAWED")
-    return done
+    return False
 
 
 def _kill_frozen(directories: tuple[str, ...]) -> None:
@@ -228,11 +237,21 @@ def remove(directories: tuple[str, ...], wait: float = 2.0) -> None:
     """Remove these cgroups with all below them.  Idempotent.  They must hold no process (``kill`` first).
 
     The kernel says EBUSY for a moment after the last process has gone; after ``wait`` seconds OSError is raised, for
-    the first that could not be removed, after the others were.
+    the first that could not be removed, after the others were.  What a privileged container has moved so that it is in
+    one v1 hierarchy alone is killed here.
     """
     failed = None
     deadline = time.monotonic() + wait
     for directory in directories:
+        try:
+            os.rmdir(directory)  # the usual case: nothing below
+            continue
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            if error.errno not in (16, 39):  # EBUSY, ENOTEMPTY
+                raise
+        _kill_frozen((directory,))
         for group in subgroups(directory):
             try:
                 _rmdir(group, deadline)

@@ -265,3 +265,13 @@ def test_what_is_left_of_a_crash_is_listed(layout: Layout, base: str) -> None:
 def test_preparing_twice_changes_nothing(layout: Layout, base: str) -> None:
     cgroups.prepare(layout, base)
     assert cgroups.existing(layout, base) == ()
+
+
+def test_a_process_that_hides_in_one_hierarchy_is_found_when_the_cgroup_is_removed(layout: Layout, base: str) -> None:
+    plan = _made(layout, base, Resources())
+    if len(plan.directories) == 1:
+        pytest.skip("one hierarchy only: there is nowhere to hide")
+    hidden = Inside(replace(plan, into="", join=plan.join[:1]), _sleep)
+    cgroupfs.kill(plan.directories)
+    cgroupfs.remove(plan.directories)
+    assert hidden.wait() == -9
