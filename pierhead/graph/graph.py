@@ -16,9 +16,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
-from pierhead.driver.graphdriver.api import GraphDriver
+from pierhead.driver.graphdriver.api import Applied, GraphDriver
 from pierhead.driver.graphdriver.remove import remove_tree
 from pierhead.errors import Conflict, InvalidParameter, NoSuchImage
 from pierhead.graph.graphdb import GraphDB, Row
@@ -32,7 +32,7 @@ log = logging.getLogger("pierd")
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One layer. size: bytes of file content; disk: bytes on the disk."""
+    """One layer. size: bytes of file content; disk: bytes on the disk; archive: of its uncompressed archive."""
 
     chain_id: str
     diff_id: str
@@ -40,6 +40,7 @@ class Layer:
     cache_id: str
     size: int
     disk: int
+    archive: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,8 @@ class Image:
 
 
 def _layer(row: Row) -> Layer:
-    return Layer(row["chain_id"], row["diff_id"], row["parent"], row["cache_id"], row["size"], row["disk"])
+    keys = ("chain_id", "diff_id", "parent", "cache_id", "size", "disk", "archive")
+    return Layer(*(row[key] for key in keys))
 
 
 class Lease:
@@ -163,27 +165,28 @@ class Graph:
                 )
             try:
                 self.driver.create(cache_id, above)
-                made, size, disk = self._unpack(cache_id, source)
-                if diff_id is not None and made != diff_id:
-                    raise InvalidParameter(f"invalid diffID for layer: expected {diff_id!r}, got {made!r}")
+                made, archive, applied = self._unpack(cache_id, source)
                 if check is not None:
                     check()
-                return self._ready(lease, Layer(chain_id(parent, made), made, parent, cache_id, size, disk))
+                if diff_id is not None and made != diff_id:
+                    raise InvalidParameter(f"invalid diffID for layer: expected {diff_id!r}, got {made!r}")
+                layer = Layer(chain_id(parent, made), made, parent, cache_id, applied.size, applied.disk, archive)
+                return self._ready(lease, layer)
             except BaseException:
                 self._remove(cache_id)
                 raise
 
-    def _unpack(self, cache_id: str, source: BinaryIO) -> tuple[str, int, int]:
-        """DiffID, bytes of content, bytes on disk."""
+    def _unpack(self, cache_id: str, source: BinaryIO) -> tuple[str, int, Applied]:
+        """DiffID, bytes of the plain archive, what the driver says."""
         split = SplitWriter(self._split(cache_id))
         try:
             with LayerStream(source) as stream:
-                applied = self.driver.apply(cache_id, stream, split)  # type: ignore[arg-type]
-                diff_id, _ = stream.finish()
+                applied = self.driver.apply(cache_id, cast("BinaryIO", stream), split)
+                diff_id, archive = stream.finish()
             split.close()
         finally:
             split.abandon()
-        return diff_id, applied.size, applied.disk
+        return diff_id, archive, applied
 
     def _ready(self, lease: Lease, layer: Layer) -> Layer:
         """The layer exists from here on; where the same was made meanwhile, that one is taken."""
@@ -191,9 +194,9 @@ class Graph:
             row = self.db.first("SELECT * FROM layer WHERE chain_id = ?", (layer.chain_id,))
             if row is None:
                 self.db.execute(
-                    "UPDATE layer SET chain_id = ?, diff_id = ?, size = ?, disk = ?, state = 'ready' "
+                    "UPDATE layer SET chain_id = ?, diff_id = ?, size = ?, disk = ?, archive = ?, state = 'ready' "
                     "WHERE cache_id = ?",
-                    (layer.chain_id, layer.diff_id, layer.size, layer.disk, layer.cache_id),
+                    (layer.chain_id, layer.diff_id, layer.size, layer.disk, layer.archive, layer.cache_id),
                 )
             self._hold(lease, layer.chain_id)
         if row is None:
@@ -262,10 +265,6 @@ class Graph:
             os.close(fd)
         if "sha256:" + digest.hexdigest() != layer.diff_id:
             raise OSError(f"layer {layer.diff_id} on disk is not what it was when it was unpacked")
-
-    def archive_size(self, layer: Layer) -> int:
-        """How many bytes ``archive`` will give."""
-        return sum(map(len, self.archive(layer)))
 
     # -- images -----------------------------------------------------------------------------------------------------
 

@@ -40,6 +40,7 @@ CREATE TABLE layer (
     driver   TEXT NOT NULL,
     size     INTEGER NOT NULL DEFAULT 0,
     disk     INTEGER NOT NULL DEFAULT 0,
+    archive  INTEGER NOT NULL DEFAULT 0,        -- bytes of the uncompressed archive
     state    TEXT NOT NULL CHECK (state IN ('making', 'ready', 'removing'))
 ) WITHOUT ROWID;
 CREATE TABLE image (
@@ -52,7 +53,8 @@ CREATE TABLE image (
 ) WITHOUT ROWID;
 CREATE TABLE tag (
     reference TEXT PRIMARY KEY,                 -- normalized: docker.io/library/busybox:latest or …@sha256:…
-    image_id  TEXT NOT NULL REFERENCES image (id) ON DELETE CASCADE
+    image_id  TEXT NOT NULL REFERENCES image (id) ON DELETE CASCADE,
+    tagged    INTEGER NOT NULL                  -- ns
 ) WITHOUT ROWID;
 CREATE INDEX tag_image ON tag (image_id);
 

@@ -1,5 +1,7 @@
 """Names of images: normalized references to image ids, in GraphDB's table ``tag``."""
 
+import time
+
 from pierhead.graph.graphdb import GraphDB
 from pierhead.reference import Reference, parse
 
@@ -25,7 +27,8 @@ class TagStore:
         """Give an image a name; the id of another image that had it before."""
         with self._db.transaction(durable=True):
             before = self.get(reference)
-            self._db.execute("INSERT OR REPLACE INTO tag VALUES (?, ?)", (self._key(reference), image_id))
+            row = (self._key(reference), image_id, time.time_ns())
+            self._db.execute("INSERT OR REPLACE INTO tag VALUES (?, ?, ?)", row)
         return before if before != image_id else None
 
     def remove(self, reference: Reference) -> bool:
@@ -37,6 +40,11 @@ class TagStore:
         """An image's names in order."""
         rows = self._db.all("SELECT reference FROM tag WHERE image_id = ? ORDER BY reference", (image_id,))
         return [parse(row["reference"]) for row in rows]
+
+    def tagged(self, image_id: str) -> int:
+        """When the image got its latest name, in ns; 0: it has none."""
+        row = self._db.one("SELECT coalesce(max(tagged), 0) AS latest FROM tag WHERE image_id = ?", (image_id,))
+        return int(row["latest"])
 
     def all(self) -> dict[str, list[Reference]]:
         """Every image's names."""

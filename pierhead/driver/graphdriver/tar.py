@@ -127,11 +127,18 @@ class TarReader:
     """Iterate over the entries of an uncompressed archive; between two, ``content`` gives the present one's bytes.
 
     ``raw`` is told every byte that is not regular content (headers, padding, the end), for whoever must be able to
-    write the very same archive again.
+    write the very same archive again.  ``skip`` passes over that many bytes of a stream that can seek.
     """
 
-    def __init__(self, stream: BinaryIO, budget: Budget, raw: Callable[[bytes], None] | None = None) -> None:
+    def __init__(
+        self,
+        stream: BinaryIO,
+        budget: Budget,
+        raw: Callable[[bytes], None] | None = None,
+        skip: Callable[[int], None] | None = None,
+    ) -> None:
         self._read = stream.read
+        self._skip = skip
         self._budget = budget
         self._raw = raw
         self._buffer = memoryview(b"")
@@ -181,6 +188,10 @@ class TarReader:
 
     def _skip_content(self) -> None:
         """What nobody asked for still belongs to the archive's own bytes."""
+        if self._skip is not None and self._left > len(self._buffer):
+            self._skip(self._left - len(self._buffer))
+            self._offset += self._left
+            self._left, self._buffer = 0, memoryview(b"")
         for piece in self.content():
             if self._raw is not None:
                 self._raw(bytes(piece))

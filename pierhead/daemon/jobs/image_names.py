@@ -1,0 +1,145 @@
+"""From a name to an image, and what other jobs want to know of images."""
+
+import os
+import re
+from dataclasses import dataclass
+
+from pierhead.daemon.engine.engine import Engine
+from pierhead.errors import InvalidParameter, NoSuchImage
+from pierhead.graph.graph import Image
+from pierhead.linux.mount import OverlayRoot
+from pierhead.reference import Reference, is_digest, parse
+from pierhead.wire import codec
+from pierhead.wire.containers import ContainerConfig
+from pierhead.wire.images import DriverData
+
+_HEX64 = re.compile(r"[0-9a-f]{64}")
+_ID_PREFIX = re.compile(r"(?:sha256:)?([0-9a-f]{1,64})")
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRecord:
+    """What a container is made of. layer: cache id of the topmost layer, None for an image without layers."""
+
+    id: str
+    config: ContainerConfig
+    layer: str | None
+    reference: str
+    architecture: str
+    os: str
+
+
+def find(engine: Engine, name: str) -> Image:
+    """By name, id or the beginning of an id, in Docker's order. Raises NoSuchImage, InvalidParameter."""
+    if _HEX64.fullmatch(name):
+        return engine.graph.image("sha256:" + name)
+    if is_digest(name):
+        return engine.graph.image(name)
+    reference = parse(name)
+    id = engine.graph.tags.get(reference)
+    if id is None and (prefix := _ID_PREFIX.fullmatch(name)):
+        id = engine.graph.by_prefix("sha256:" + prefix[1])
+    if id is None:
+        raise NoSuchImage(reference.tagged().familiar)
+    return engine.graph.image(id)
+
+
+def names_id(image_id: str, text: str) -> bool:
+    """Whether the text is the image's id or its beginning, and not one of its names."""
+    return image_id.startswith(text) or image_id.partition(":")[2].startswith(text)
+
+
+def container_config(image: Image) -> ContainerConfig:
+    """The image's defaults, as a new object."""
+    raw = bytes(image.config.config)
+    return ContainerConfig() if raw == b"null" else codec.decode(raw, ContainerConfig)
+
+
+async def resolve(engine: Engine, name: str) -> ImageRecord:
+    """The image that a container shall be made of. Raises NoSuchImage, InvalidParameter."""
+    image = find(engine, name)
+    return ImageRecord(
+        id=image.id,
+        config=container_config(image),
+        layer=engine.graph.layer(image.top).cache_id if image.top else None,
+        reference=name,
+        architecture=image.config.architecture or "",
+        os=image.config.os or "",
+    )
+
+
+def display_name(engine: Engine, image_id: str, image_name: str) -> str:
+    """What ``ps`` shows: the name that was given, the id once that name means another image or none."""
+    if image_name == image_id:
+        return image_name
+    try:
+        return image_name if find(engine, image_name).id == image_id else image_id
+    except (NoSuchImage, InvalidParameter):
+        return image_id
+
+
+def descendants(engine: Engine, name: str) -> set[str]:
+    """The ids of an image and of all that are made on top of its layers; empty for an unknown one."""
+    try:
+        base = find(engine, name)
+    except (NoSuchImage, InvalidParameter):
+        return set()
+    diff_ids = base.config.diff_ids
+    count = len(diff_ids)
+    return {
+        image.id
+        for image in engine.graph.images()
+        if image.id == base.id or (count and image.config.diff_ids[:count] == diff_ids)
+    }
+
+
+def size_of(engine: Engine, image_id: str) -> int:
+    """Bytes of content of an image; 0 once it is gone."""
+    try:
+        return engine.graph.image(image_id).size
+    except NoSuchImage:
+        return 0
+
+
+def count(engine: Engine) -> int:
+    """How many images there are."""
+    return len(engine.graph.images())
+
+
+def layers_size(engine: Engine) -> int:
+    """Bytes of content of all layers, shared ones once."""
+    return engine.graph.layers_size()
+
+
+def driver_data(engine: Engine, layer_id: str | None) -> DriverData:
+    """``GraphDriver`` of an inspect: where the layer's directories are."""
+    name = engine.layers.name
+    if layer_id is None or not engine.layers.exists(layer_id):
+        return DriverData(name=name)
+    root = engine.layers.root(layer_id)
+    if not isinstance(root, OverlayRoot):
+        return DriverData(name=name)
+    own = root.upper or os.path.realpath(root.lower[0])
+    below = [os.path.realpath(path) for path in (root.lower if root.upper else root.lower[1:])]
+    below = [path for path in below if os.path.basename(path) == "diff"]
+    folder = os.path.dirname(own)
+    data = {"MergedDir": f"{folder}/merged", "UpperDir": own, "WorkDir": f"{folder}/work"}
+    if below:
+        data["LowerDir"] = ":".join(below)
+    return DriverData(name=name, data=data)
+
+
+def event(engine: Engine, action: str, image: Image, name: str = "", actor: str = "") -> None:
+    """Publish an image event: the image's labels, and the name it is about."""
+    labels = container_config(image).labels or {}
+    engine.events.publish("image", action, actor or image.id, {**labels, "name": name or image.id})
+
+
+def parse_target(repository: str, tag: str) -> Reference | None:
+    """The ``repo`` and ``tag`` of a tag or import call: None without a repository. Raises InvalidParameter."""
+    if not repository:
+        return None
+    reference = parse(repository)
+    if reference.digest is not None:
+        raise InvalidParameter("cannot import digest reference")
+    return reference.with_tag(tag) if tag else reference.tagged()

@@ -1,0 +1,325 @@
+"""Jobs on images that are here: list, inspect, history, tag, remove, prune. What moves bytes is in ``transfers``."""
+
+import builtins
+from fnmatch import fnmatchcase
+
+from pierhead.daemon.engine.engine import Engine, blocking
+from pierhead.daemon.jobs.image_names import (
+    ImageRecord,
+    container_config,
+    count,
+    descendants,
+    display_name,
+    driver_data,
+    event,
+    find,
+    layers_size,
+    names_id,
+    parse_target,
+    resolve,
+    size_of,
+)
+from pierhead.daemon.jobs.pulls import pull
+from pierhead.daemon.jobs.transfers import import_, load, save
+from pierhead.errors import Conflict, InvalidParameter, NoSuchImage
+from pierhead.graph.graph import Image
+from pierhead.graph.image import parse_time
+from pierhead.reference import Reference, parse
+from pierhead.wire import codec
+from pierhead.wire.filters import Filters
+from pierhead.wire.images import (
+    HistoryItem,
+    ImageConfig,
+    ImageDeleteResponseItem,
+    ImageInspect,
+    ImageMetadata,
+    ImagePruneResponse,
+    ImageSummary,
+    RootFS,
+)
+from pierhead.wire.time import parse_moment, rfc3339
+
+__all__ = [
+    "ImageRecord",
+    "count",
+    "descendants",
+    "display_name",
+    "driver_data",
+    "history",
+    "import_",
+    "inspect",
+    "layers_size",
+    "list",
+    "load",
+    "prune",
+    "pull",
+    "remove",
+    "resolve",
+    "save",
+    "size_of",
+    "tag",
+]
+
+LIST_FILTERS = frozenset({"dangling", "label", "before", "since", "reference", "until"})
+PRUNE_FILTERS = frozenset({"dangling", "label", "label!", "until"})
+
+
+def _matches(pattern: str, reference: Reference) -> bool:
+    """Docker's FamiliarMatch: a shell pattern against the name with and without its tag; "*" stops at "/"."""
+
+    def match(text: str) -> bool:
+        wanted, given = pattern.split("/"), text.split("/")
+        return len(wanted) == len(given) and all(map(fnmatchcase, given, wanted))
+
+    return match(reference.familiar) or match(reference.familiar_name)
+
+
+async def list(
+    engine: Engine,
+    all: bool = False,
+    filters: Filters | None = None,
+    digests: bool = False,
+    shared_size: bool = False,
+    manifests: bool = False,
+) -> builtins.list[ImageSummary]:
+    """The images, youngest first."""
+    return await blocking(_list, engine, filters or Filters(), shared_size)
+
+
+def _list(engine: Engine, filters: Filters, shared_size: bool) -> builtins.list[ImageSummary]:
+    filters.validate(LIST_FILTERS)
+    dangling = filters.flag("dangling")
+    before = min((find(engine, name).created for name in filters.values_of("before")), default=None)
+    since = max((find(engine, name).created for name in filters.values_of("since")), default=None)
+    until = [parse_moment(text, "until") for text in filters.values_of("until")]
+    patterns = filters.values_of("reference")
+    names = engine.graph.tags.all()
+    result = []
+    for image in engine.graph.images():
+        if (before is not None and image.created >= before) or (since is not None and image.created <= since):
+            continue
+        if any(image.created > moment for moment in until):
+            continue
+        labels = container_config(image).labels
+        if not filters.matches_labels("label", labels):
+            continue
+        shown = names.get(image.id, [])
+        if patterns:
+            shown = [name for name in shown if any(_matches(pattern, name) for pattern in patterns)]
+        tags = [name.familiar for name in shown if name.digest is None]
+        if not shown:
+            if patterns or ("dangling" in filters and not dangling):
+                continue
+        elif dangling and tags:
+            continue
+        result.append(
+            ImageSummary(
+                id=image.id,
+                created=image.created // 10**9,
+                labels=labels,
+                repo_tags=tags,
+                repo_digests=[name.familiar for name in shown if name.digest is not None],
+                size=image.size,
+                shared_size=engine.graph.shared_size(image) if shared_size else -1,
+            )
+        )
+    return result
+
+
+async def inspect(engine: Engine, name: str) -> ImageInspect:
+    """Everything about an image. Raises NoSuchImage."""
+    image = find(engine, name)
+    config = image.config
+    names = engine.graph.tags.of(image.id)
+    comment = config.comment or ""
+    if not comment and config.history:
+        comment = config.history[-1].comment or ""
+    raw = bytes(config.config)
+    return ImageInspect(
+        id=image.id,
+        repo_tags=[name.familiar for name in names if name.digest is None],
+        repo_digests=[name.familiar for name in names if name.digest is not None],
+        comment=comment,
+        created=rfc3339(image.created) if config.created else "",
+        docker_version=config.docker_version or "",
+        author=config.author or "",
+        config=ImageConfig() if raw == b"null" else codec.decode(raw, ImageConfig),
+        architecture=config.architecture or "",
+        variant=config.variant or "",
+        os=config.os or "",
+        os_version=config.os_version or "",
+        size=image.size,
+        graph_driver=driver_data(engine, engine.graph.layer(image.top).cache_id if image.top else None),
+        root_fs=RootFS(type="layers", layers=config.diff_ids or None),
+        metadata=ImageMetadata(last_tag_time=rfc3339(engine.graph.tags.tagged(image.id))),
+    )
+
+
+async def history(engine: Engine, name: str) -> builtins.list[HistoryItem]:
+    """How an image was made, the last step first. Raises NoSuchImage."""
+    image = find(engine, name)
+    layers = iter(engine.graph.chain(image))
+    items = []
+    for step in image.config.history or []:
+        size = 0
+        if not step.empty_layer:
+            layer = next(layers, None)
+            if layer is None:
+                raise InvalidParameter("too many non-empty layers in History section")
+            size = layer.size
+        items.append(
+            HistoryItem(
+                comment=step.comment or "",
+                created=parse_time(step.created or "") // 10**9,
+                created_by=step.created_by or "",
+                size=size,
+            )
+        )
+    if items:
+        items[-1].id = image.id
+        tags = [reference.familiar for reference in engine.graph.tags.of(image.id) if reference.digest is None]
+        items[-1].tags = tags or None
+    return items[::-1]
+
+
+async def tag(engine: Engine, name: str, repo: str, tag: str) -> None:
+    """Give an image one more name. Raises NoSuchImage, InvalidParameter."""
+    image = find(engine, name)
+    reference = parse_target(repo, tag)
+    if reference is None:
+        raise InvalidParameter("invalid reference format")
+    engine.graph.tags.set(reference, image.id)
+    event(engine, "tag", image, reference.familiar)
+
+
+# -- removal ----------------------------------------------------------------------------------------------------------
+
+
+def _single(references: builtins.list[Reference]) -> bool:
+    """Whether taking one name away leaves nothing but digests of the same repository."""
+    if len(references) <= 1:
+        return True
+    tags = [reference for reference in references if reference.digest is None]
+    repositories = {reference.name for reference in references if reference.digest is not None}
+    if len(tags) > 1:
+        return False
+    return repositories == {(tags or references)[0].name}
+
+
+def _users(engine: Engine, image: Image) -> builtins.list[tuple[str, bool]]:
+    """Containers of an image: (id, whether it runs)."""
+    rows = engine.db.all("SELECT id, state FROM container WHERE image_id = ? ORDER BY created", (image.id,))
+    return [(row["id"], row["state"] in ("running", "paused", "restarting")) for row in rows]
+
+
+def _short(id: str) -> str:
+    return id.removeprefix("sha256:")[:12]
+
+
+def _check(engine: Engine, image: Image, *, force: bool, names_matter: bool) -> None:
+    """Raise Conflict where an image may not be deleted; force gives way to all but running containers."""
+
+    def conflict(how: str, why: str) -> Conflict:
+        return Conflict(f"conflict: unable to delete {_short(image.id)} ({how}) - {why}")
+
+    users = _users(engine, image)
+    for id, running in users:
+        if running:
+            raise conflict("cannot be forced", f"image is being used by running container {_short(id)}")
+    if force:
+        return
+    if names_matter and engine.graph.tags.of(image.id):
+        raise conflict("must be forced", "image is referenced in multiple repositories")
+    for id, _ in users:
+        raise conflict("must be forced", f"image is being used by stopped container {_short(id)}")
+
+
+async def remove(
+    engine: Engine, name: str, force: bool = False, noprune: bool = False
+) -> builtins.list[ImageDeleteResponseItem]:
+    """Take a name from an image, and delete the image when that was its last; by id: delete it with all its names.
+
+    Raises NoSuchImage, Conflict with Docker's wording.
+    """
+    return (await engine.finish(_remove(engine, name, force)))[0]
+
+
+async def _remove(engine: Engine, name: str, force: bool) -> tuple[builtins.list[ImageDeleteResponseItem], int]:
+    """What was done, and the bytes that it gave back."""
+    image = find(engine, name)
+    records: builtins.list[ImageDeleteResponseItem] = []
+    names = engine.graph.tags.of(image.id)
+    quiet = False
+    if names_id(image.id, name):
+        if _single(names):
+            _check(engine, image, force=force, names_matter=False)
+            for reference in names:
+                _untag(engine, image, reference, records)
+    else:
+        if not force and _single(names):
+            for id, _ in _users(engine, image):
+                raise Conflict(
+                    f'conflict: unable to remove repository reference "{name}" (must force) - '
+                    f"container {_short(id)} is using its referenced image {_short(image.id)}"
+                )
+        wanted = parse(name)
+        wanted = wanted.tagged() if wanted.digest is None else wanted.with_digest(wanted.digest)
+        _untag(engine, image, wanted, records)
+        left = engine.graph.tags.of(image.id)
+        if wanted.digest is None and not any(other.digest is None and other.name == wanted.name for other in left):
+            # Nobody can have asked for the digest of a name that is gone.
+            for other in left:
+                if other.name == wanted.name:
+                    engine.graph.tags.remove(other)
+                    records.append(ImageDeleteResponseItem(untagged=other.familiar))
+            left = [other for other in left if other.name != wanted.name]
+        if left:
+            return records, 0
+        quiet = True
+    try:
+        _check(engine, image, force=force, names_matter=True)
+    except Conflict:
+        if quiet and _users(engine, image):
+            return records, 0  # a forced untag leaves what a container needs
+        raise
+    for reference in engine.graph.tags.of(image.id):
+        _untag(engine, image, reference, records)
+    layers, freed = await blocking(engine.graph.delete_image, image.id)
+    event(engine, "delete", image)
+    records += [ImageDeleteResponseItem(deleted=id) for id in (image.id, *layers)]
+    return records, freed
+
+
+def _untag(engine: Engine, image: Image, reference: Reference, records: builtins.list[ImageDeleteResponseItem]) -> None:
+    engine.graph.tags.remove(reference)
+    event(engine, "untag", image)
+    records.append(ImageDeleteResponseItem(untagged=reference.familiar))
+
+
+async def prune(engine: Engine, filters: Filters) -> ImagePruneResponse:
+    """Delete the images that no container uses and that have no name (with dangling=false: whatever their names)."""
+    filters.validate(PRUNE_FILTERS)
+    dangling = filters.flag("dangling", default=True)
+    until = [parse_moment(text, "until") for text in filters.values_of("until")]
+    if len(until) > 1:
+        raise InvalidParameter("more than one until filter specified")
+    deleted: builtins.list[ImageDeleteResponseItem] = []
+    reclaimed = 0
+    for image in await blocking(engine.graph.images):
+        labels = container_config(image).labels
+        if (until and image.created > until[0]) or not filters.matches_labels("label", labels):
+            continue
+        if "label!" in filters and filters.matches_labels("label!", labels):
+            continue
+        names = engine.graph.tags.of(image.id)
+        if _users(engine, image) or (dangling and any(name.digest is None for name in names)):
+            continue
+        for name in [str(reference) for reference in names] or [image.id]:
+            try:
+                records, freed = await engine.finish(_remove(engine, name, False))
+            except (Conflict, NoSuchImage):
+                continue  # used or gone since it was listed
+            deleted += records
+            reclaimed += freed
+    engine.events.publish("image", "prune", "", {"reclaimed": str(reclaimed)})
+    return ImagePruneResponse(images_deleted=deleted or None, space_reclaimed=reclaimed)

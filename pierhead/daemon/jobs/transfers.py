@@ -1,0 +1,289 @@
+"""Jobs that move images as archives: import, load, save. Each runs in a thread of its own, fed and read by the loop."""
+
+import asyncio
+import os
+import re
+import shlex
+import tempfile
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import BinaryIO, cast
+
+import msgspec
+
+from pierhead import manifest
+from pierhead.daemon.engine.engine import Engine, blocking
+from pierhead.daemon.jobs.image_names import event, find, names_id, parse_target
+from pierhead.daemon.jobs.pipes import Inflow, Outflow, stream
+from pierhead.errors import InvalidParameter, NoSuchImage, NotFound
+from pierhead.graph import loading, saving
+from pierhead.graph.graph import Image
+from pierhead.graph.importing import host_architecture, import_rootfs
+from pierhead.graph.stream import decompressed
+from pierhead.reference import Reference, parse
+from pierhead.wire import codec
+from pierhead.wire.containers import ContainerConfig, HealthConfig
+from pierhead.wire.images import JSONMessage, ProgressDetail
+
+STEP = 4 << 20
+"""Bytes between two progress messages of one layer."""
+_PORT = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?(?:/(tcp|udp|sctp))?", re.IGNORECASE)
+
+
+def progress_bar(current: int, total: int) -> str:
+    """What older clients print as it is; newer ones draw their own from the detail."""
+    filled = min(50, 50 * current // total) if total else 0
+    arrow = "=" * max(0, filled - 1) + ">" + " " * (50 - max(1, filled)) if filled < 50 else "=" * 50 + ">"
+    return f"[{arrow}]  {_size(current)}/{_size(total)}"
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.4g}{unit}"
+        count /= 1000
+    return f"{count:.4g}TB"
+
+
+# -- import -----------------------------------------------------------------------------------------------------------
+
+
+async def import_(
+    engine: Engine,
+    source: AsyncIterator[bytes],
+    repo: str,
+    tag: str,
+    message: str,
+    changes: Sequence[str],
+    platform: str,
+) -> AsyncIterator[JSONMessage]:
+    """A root file system archive becomes an image. Raises InvalidParameter before anything is read."""
+    reference = parse_target(repo, tag)
+    config = ContainerConfig()
+    for change in changes:
+        apply_change(config, change)
+    wanted = manifest.parse_platform(platform, manifest.Platform("linux", host_architecture()))
+    if wanted.os != "linux":
+        raise InvalidParameter(f'operating system "{wanted.os}" is not supported')
+    flow = Inflow(source, asyncio.get_running_loop())
+    done = _on_loop(lambda image: _imported(engine, image, reference))
+
+    def work(out: Outflow[JSONMessage]) -> None:
+        image = import_rootfs(
+            engine.graph,
+            cast("BinaryIO", flow),
+            codec.encode(config),
+            message or "Imported from -",
+            wanted.architecture,
+            wanted.variant,
+        )
+        done(image)
+        out.put(JSONMessage(status=image.id))
+
+    return stream(work, "image import", flow.cancel)
+
+
+def _imported(engine: Engine, image: Image, reference: Reference | None) -> None:
+    if reference is not None:
+        engine.graph.tags.set(reference, image.id)
+    event(engine, "import", image, reference.familiar if reference else "")
+
+
+def _on_loop(function: Callable[[Image], None]) -> Callable[[Image], None]:
+    """The same function, run on the loop's thread (events are published there) and waited for."""
+    loop = asyncio.get_running_loop()
+
+    async def call(image: Image) -> None:
+        function(image)
+
+    return lambda image: asyncio.run_coroutine_threadsafe(call(image), loop).result()
+
+
+def apply_change(config: ContainerConfig, change: str) -> None:
+    """One ``--change``: a Dockerfile instruction that only touches the configuration. Raises InvalidParameter."""
+    word, _, rest = change.strip().partition(" ")
+    rest = rest.strip()
+    name = word.upper()
+    if name not in _CHANGES:
+        raise InvalidParameter(f"{name.lower() or change} is not a valid change command")
+    if not rest and name not in ("CMD", "ENTRYPOINT"):
+        raise InvalidParameter(f"{name} requires at least one argument")
+    _CHANGES[name](config, rest)
+
+
+def _words(text: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise InvalidParameter(f"invalid change {text!r}: {error}") from None
+
+
+def _command(text: str) -> list[str]:
+    """The JSON form, or a line for the shell."""
+    if text.startswith("["):
+        try:
+            return msgspec.json.decode(text, type=list[str])
+        except msgspec.DecodeError:
+            pass
+    return ["/bin/sh", "-c", text] if text else []
+
+
+def _pairs(text: str, what: str) -> dict[str, str]:
+    words = _words(text)
+    if "=" not in words[0]:
+        key, _, value = text.partition(" ")
+        if not value:
+            raise InvalidParameter(f"{what} must have two arguments")
+        return {key: value.strip()}
+    pairs = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or not key:
+            raise InvalidParameter(f"Syntax error - can't find = in {word!r}. Must be of the form: name=value")
+        pairs[key] = value
+    return pairs
+
+
+def _env(config: ContainerConfig, text: str) -> None:
+    pairs = _pairs(text, "ENV")
+    kept = [entry for entry in config.env or [] if entry.partition("=")[0] not in pairs]
+    config.env = kept + [f"{key}={value}" for key, value in pairs.items()]
+
+
+def _label(config: ContainerConfig, text: str) -> None:
+    config.labels = {**(config.labels or {}), **_pairs(text, "LABEL")}
+
+
+def _expose(config: ContainerConfig, text: str) -> None:
+    ports = dict(config.exposed_ports or {})
+    for word in _words(text):
+        match = _PORT.fullmatch(word)
+        low, high = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+        if match is None or not 0 < low <= high < 65536:
+            raise InvalidParameter(f"invalid containerPort: {word}")
+        for port in range(low, high + 1):
+            ports[f"{port}/{(match[3] or 'tcp').lower()}"] = {}
+    config.exposed_ports = ports
+
+
+def _volume(config: ContainerConfig, text: str) -> None:
+    names = _command(text) if text.startswith("[") else _words(text)
+    config.volumes = {**(config.volumes or {}), **codec.decode(codec.encode({n: {} for n in names}), dict)}
+
+
+def _workdir(config: ContainerConfig, text: str) -> None:
+    config.working_dir = os.path.normpath(os.path.join(config.working_dir or "/", text))
+
+
+def _set(field: str) -> Callable[[ContainerConfig, str], None]:
+    return lambda config, text: setattr(config, field, text)
+
+
+def _set_command(field: str) -> Callable[[ContainerConfig, str], None]:
+    return lambda config, text: setattr(config, field, _command(text))
+
+
+def _onbuild(config: ContainerConfig, text: str) -> None:
+    config.on_build = [*(config.on_build or []), text]
+
+
+def _healthcheck(config: ContainerConfig, text: str) -> None:
+    if text.upper() != "NONE":
+        raise InvalidParameter("HEALTHCHECK with a command is not supported in a change: only HEALTHCHECK NONE")
+    config.healthcheck = HealthConfig(test=["NONE"])
+
+
+_CHANGES: dict[str, Callable[[ContainerConfig, str], None]] = {
+    "CMD": _set_command("cmd"),
+    "ENTRYPOINT": _set_command("entrypoint"),
+    "ENV": _env,
+    "EXPOSE": _expose,
+    "LABEL": _label,
+    "ONBUILD": _onbuild,
+    "STOPSIGNAL": _set("stop_signal"),
+    "USER": _set("user"),
+    "VOLUME": _volume,
+    "WORKDIR": _workdir,
+}
+
+
+# -- load -------------------------------------------------------------------------------------------------------------
+
+
+async def load(engine: Engine, source: AsyncIterator[bytes], quiet: bool) -> AsyncIterator[JSONMessage]:
+    """Every image of an archive, all or none."""
+    flow = Inflow(source, asyncio.get_running_loop())
+    loaded = _on_loop(lambda image: event(engine, "load", image))
+
+    def work(out: Outflow[JSONMessage]) -> None:
+        told: dict[str, int] = {}
+
+        def progress(diff_id: str, count: int, total: int) -> None:
+            if quiet or (count < total and count - told.get(diff_id, 0) < STEP) or told.get(diff_id) == count:
+                if out.cancelled:
+                    flow.cancel()
+                return
+            told[diff_id] = count
+            out.put(
+                JSONMessage(
+                    status="Loading layer",
+                    id=diff_id[7:19],
+                    progress=progress_bar(count, total),
+                    progress_detail=ProgressDetail(current=count, total=total),
+                )
+            )
+
+        # Without a name: nothing is left of it, whatever ends this process.
+        with tempfile.TemporaryFile(dir=engine.graph.scratch) as spool:
+            for piece in decompressed(cast("BinaryIO", flow)):
+                spool.write(piece)
+            spool.flush()
+            for found in loading.load(engine.graph, spool.fileno(), progress):
+                for name, before in found.moved:
+                    out.put(
+                        JSONMessage(
+                            stream=f"The image {name.familiar} already exists, renaming the old one with ID {before} "
+                            "to empty string\n"
+                        )
+                    )
+                loaded(found.image)
+                for name in found.names:
+                    out.put(JSONMessage(stream=f"Loaded image: {name.familiar}\n"))
+                if not found.names:
+                    out.put(JSONMessage(stream=f"Loaded image ID: {found.image.id}\n"))
+
+    return stream(work, "image load", flow.cancel)
+
+
+# -- save -------------------------------------------------------------------------------------------------------------
+
+
+async def save(engine: Engine, names: Sequence[str]) -> AsyncIterator[bytes]:
+    """Images as one archive. Raises NotFound before it begins."""
+    chosen = await blocking(lambda: saving.choose(engine.graph, [_chosen(engine, name) for name in names]))
+    for item in chosen:
+        event(engine, "save", item.image)
+
+    def work(out: Outflow[bytes]) -> None:
+        gathered = bytearray()
+        for piece in saving.save(engine.graph, chosen):
+            gathered += piece
+            if len(gathered) >= 1 << 20:
+                out.put(bytes(gathered))
+                gathered.clear()
+        if gathered:
+            out.put(bytes(gathered))
+
+    return stream(work, "image save")
+
+
+def _chosen(engine: Engine, name: str) -> tuple[str, Reference | None]:
+    try:
+        image = find(engine, name)
+    except NoSuchImage:
+        reference = parse(name)
+        if reference.is_name_only:  # there may be other tags than "latest"
+            for id, known in engine.graph.tags.all().items():
+                if any(other.name == reference.name and other.digest is None for other in known):
+                    return id, reference
+        raise NotFound("reference does not exist") from None
+    return image.id, None if names_id(image.id, name) else parse(name)

@@ -1,0 +1,326 @@
+"""Jobs on volumes: list, inspect, create, remove, prune; and what a container's create and remove need of them.
+
+The ``local`` driver: <data_root>/volumes/<name>/_data.  The row is committed before the directory is made, and says
+"removing" before it is deleted.
+"""
+
+import builtins
+import errno
+import os
+import re
+import secrets
+import stat
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from pierhead.daemon.engine.engine import Engine, blocking
+from pierhead.driver.graphdriver.remove import remove_tree
+from pierhead.driver.graphdriver.tree import copy_tree, measure
+from pierhead.errors import Conflict, InvalidParameter, NoSuchVolume, NotFound
+from pierhead.graph.graphdb import IntegrityError, Row
+from pierhead.linux.openat import open_in_root
+from pierhead.wire import codec
+from pierhead.wire.filters import Filters
+from pierhead.wire.time import rfc3339
+from pierhead.wire.volumes import UsageData, Volume, VolumeCreateOptions, VolumeListResponse, VolumePruneResponse
+
+LIST_FILTERS = frozenset({"dangling", "name", "driver", "label"})
+PRUNE_FILTERS = frozenset({"label", "label!", "all"})
+ANONYMOUS_LABEL = "com.docker.volume.anonymous"
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A row."""
+
+    name: str
+    created: int
+    anonymous: bool
+    labels: dict[str, str]
+    options: dict[str, str]
+
+
+def _folder(engine: Engine, name: str) -> str:
+    return os.path.join(engine.config.data_root, "volumes", name)
+
+
+def _mountpoint(engine: Engine, name: str) -> str:
+    return os.path.join(_folder(engine, name), "_data")
+
+
+def _found(row: Row) -> _Found:
+    return _Found(
+        row["name"],
+        row["created"],
+        bool(row["anonymous"]),
+        codec.decode(row["labels"], dict[str, str]),
+        codec.decode(row["options"], dict[str, str]),
+    )
+
+
+def _get(engine: Engine, name: str) -> _Found:
+    row = engine.db.first("SELECT * FROM volume WHERE name = ? AND state = 'ready'", (name,))
+    if row is None:
+        raise NoSuchVolume(name)
+    return _found(row)
+
+
+def _all(engine: Engine) -> builtins.list[_Found]:
+    return [_found(row) for row in engine.db.all("SELECT * FROM volume WHERE state = 'ready' ORDER BY name")]
+
+
+def _users(engine: Engine, name: str) -> builtins.list[str]:
+    rows = engine.db.all("SELECT DISTINCT container_id FROM volume_use WHERE volume = ?", (name,))
+    return [row["container_id"] for row in rows]
+
+
+def _volume(engine: Engine, found: _Found) -> Volume:
+    return Volume(
+        name=found.name,
+        driver="local",
+        created_at=rfc3339(found.created - found.created % 10**9),
+        labels=found.labels or None,
+        options=found.options or None,
+        mountpoint=_mountpoint(engine, found.name),
+        scope="local",
+    )
+
+
+async def list(engine: Engine, filters: Filters) -> VolumeListResponse:
+    """Every volume, by name."""
+    filters.validate(LIST_FILTERS)
+    volumes = _all(engine)
+    if "dangling" in filters:
+        wanted = filters.flag("dangling")
+        volumes = [found for found in volumes if (not _users(engine, found.name)) == wanted]
+    return VolumeListResponse(
+        volumes=[
+            _volume(engine, found)
+            for found in volumes
+            if filters.matches("name", found.name)
+            and filters.matches_exact("driver", "local")
+            and filters.matches_labels("label", found.labels)
+        ]
+    )
+
+
+async def inspect(engine: Engine, name: str) -> Volume:
+    """One volume. Raises NoSuchVolume."""
+    return _volume(engine, _get(engine, name))
+
+
+async def create(engine: Engine, request: VolumeCreateOptions) -> Volume:
+    """Make a volume; one of the same name that is there already is given back as it is. Raises InvalidParameter."""
+    if request.driver not in ("", "local"):
+        plugin = f'plugin "{request.driver}" not found'
+        raise NotFound(f"create {request.name}: error looking up volume plugin {request.driver}: {plugin}")
+    name = await _ensure(engine, request.name or None, dict(request.labels or {}), dict(request.driver_opts or {}))
+    return _volume(engine, _get(engine, name))
+
+
+async def _ensure(engine: Engine, name: str | None, labels: dict[str, str], options: dict[str, str]) -> str:
+    anonymous = name is None
+    name = name or secrets.token_hex(32)
+    if not _NAME.fullmatch(name) or len(name) > 255:
+        raise InvalidParameter(
+            f'create {name}: "{name}" includes invalid characters for a local volume name, only '
+            '"[a-zA-Z0-9][a-zA-Z0-9_.-]" are allowed. If you intended to pass a host directory, use absolute path'
+        )
+    if options:
+        first = sorted(options)[0]
+        raise InvalidParameter(
+            f'create {name}: option "{first}" of the local driver is not supported by this version of Pierhead: '
+            "use a bind mount"
+        )
+    if anonymous:
+        labels = {**labels, ANONYMOUS_LABEL: ""}
+    async with engine.locks.hold(f"volume {name}"):
+        row = engine.db.first("SELECT state FROM volume WHERE name = ?", (name,))
+        if row is not None and row["state"] == "ready":
+            return name
+        with engine.db.transaction():
+            engine.db.execute(
+                "INSERT OR REPLACE INTO volume (name, created, anonymous, labels, options, state) "
+                "VALUES (?, ?, ?, ?, ?, 'making')",
+                (name, time.time_ns(), anonymous, codec.encode(labels), codec.encode(options)),
+            )
+        try:
+            await blocking(_make, engine, name)
+        except OSError:
+            with engine.db.transaction():
+                engine.db.execute("DELETE FROM volume WHERE name = ?", (name,))
+            raise
+        with engine.db.transaction(durable=True):
+            engine.db.execute("UPDATE volume SET state = 'ready' WHERE name = ?", (name,))
+    engine.events.publish("volume", "create", name, {"driver": "local"})
+    return name
+
+
+def _make(engine: Engine, name: str) -> None:
+    os.makedirs(os.path.join(engine.config.data_root, "volumes"), mode=0o701, exist_ok=True)
+    os.makedirs(_folder(engine, name), mode=0o701, exist_ok=True)
+    os.makedirs(_mountpoint(engine, name), mode=0o755, exist_ok=True)
+
+
+async def remove(engine: Engine, name: str, force: bool = False) -> None:
+    """Delete a volume and what is in it. Raises NoSuchVolume (unless forced), Conflict while a container has it."""
+    try:
+        _get(engine, name)
+    except NoSuchVolume:
+        if force:
+            return
+        raise
+    await engine.finish(_remove(engine, name))
+
+
+async def _remove(engine: Engine, name: str) -> int:
+    async with engine.locks.hold(f"volume {name}"):
+        with engine.db.transaction():
+            users = _users(engine, name)
+            if users:
+                raise Conflict(f"remove {name}: volume is in use - [{', '.join(users)}]")
+            if not engine.db.execute("UPDATE volume SET state = 'removing' WHERE name = ?", (name,)):
+                return 0
+        freed = await blocking(remove_tree, _folder(engine, name))
+        with engine.db.transaction(durable=True):
+            engine.db.execute("DELETE FROM volume WHERE name = ?", (name,))
+    engine.events.publish("volume", "destroy", name, {"driver": "local"})
+    return freed
+
+
+async def prune(engine: Engine, filters: Filters) -> VolumePruneResponse:
+    """Delete the volumes that no container has: the anonymous ones, with the filter ``all`` every one."""
+    filters.validate(PRUNE_FILTERS)
+    everything = filters.flag("all")
+    deleted: builtins.list[str] = []
+    reclaimed = 0
+    for found in _all(engine):
+        if not (everything or found.anonymous) or not filters.matches_labels("label", found.labels):
+            continue
+        if "label!" in filters and filters.matches_labels("label!", found.labels):
+            continue
+        try:
+            reclaimed += await engine.finish(_remove(engine, found.name))
+        except Conflict:
+            continue
+        deleted.append(found.name)
+    engine.events.publish("volume", "prune", "", {"reclaimed": str(reclaimed)})
+    return VolumePruneResponse(volumes_deleted=deleted or None, space_reclaimed=reclaimed)
+
+
+def usage(engine: Engine) -> builtins.list[Volume]:
+    """Every volume with its size and the number of its users (blocking: it walks them)."""
+    result = []
+    for found in _all(engine):
+        volume = _volume(engine, found)
+        size = -1
+        try:
+            fd = os.open(volume.mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            pass
+        else:
+            try:
+                size = measure(fd)[0]
+            finally:
+                os.close(fd)
+        volume.usage_data = UsageData(size=size, ref_count=len(_users(engine, found.name)))
+        result.append(volume)
+    return result
+
+
+# -- for the container jobs -------------------------------------------------------------------------------------------
+
+
+async def attach(
+    engine: Engine,
+    container_id: str,
+    name: str | None,
+    target: str,
+    labels: Mapping[str, str] | None = None,
+    options: Mapping[str, str] | None = None,
+) -> tuple[str, str]:
+    """Give a container a volume, made if it is missing (None: an anonymous one): (its name, its path on the host).
+
+    Idempotent. Raises InvalidParameter.
+    """
+    while True:
+        name = await _ensure(engine, name, dict(labels or {}), dict(options or {}))
+        try:
+            with engine.db.transaction():
+                if engine.db.first("SELECT 1 FROM volume WHERE name = ? AND state = 'ready'", (name,)) is None:
+                    continue  # removed in between
+                engine.db.execute("INSERT OR IGNORE INTO volume_use VALUES (?, ?, ?)", (name, container_id, target))
+            return name, _mountpoint(engine, name)
+        except IntegrityError:
+            if engine.db.first("SELECT 1 FROM container WHERE id = ?", (container_id,)) is None:
+                raise NotFound(f"No such container: {container_id}") from None
+
+
+def release(engine: Engine, container_id: str) -> builtins.list[str]:
+    """Take all volumes from a container: their names. The container's removal does the same by itself."""
+    names = of_container(engine, container_id)
+    with engine.db.transaction():
+        engine.db.execute("DELETE FROM volume_use WHERE container_id = ?", (container_id,))
+    return names
+
+
+def of_container(engine: Engine, container_id: str) -> builtins.list[str]:
+    """The names of a container's volumes."""
+    rows = engine.db.all("SELECT DISTINCT volume FROM volume_use WHERE container_id = ?", (container_id,))
+    return [row["volume"] for row in rows]
+
+
+async def remove_anonymous(engine: Engine, names: Iterable[str]) -> int:
+    """Delete those of the volumes that are anonymous and nobody else's; the bytes given back."""
+    freed = 0
+    for name in names:
+        try:
+            if _get(engine, name).anonymous:
+                freed += await engine.finish(_remove(engine, name))
+        except (NoSuchVolume, Conflict):
+            continue
+    return freed
+
+
+def copy_up(engine: Engine, layer_id: str, name: str, target: str) -> None:
+    """Fill an empty volume with what the container's root has at the target; blocking.
+
+    Confined: the target is looked up inside the root, nothing is followed out of it.
+    """
+    fd = os.open(_mountpoint(engine, name), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if os.listdir(fd):
+            return
+        root = engine.layers.open_root(layer_id)
+        try:
+            source = _directory_in(root, target)
+            if source is None:
+                return
+            try:
+                copy_tree(source, fd)
+            finally:
+                os.close(source)
+        finally:
+            os.close(root)
+    finally:
+        os.close(fd)
+
+
+def _directory_in(root: int, path: str) -> int | None:
+    try:
+        fd = open_in_root(root, path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return None
+        raise
+    return fd if stat.S_ISDIR(os.fstat(fd).st_mode) else None
+
+
+def reconcile(engine: Engine) -> None:
+    """At the daemon's start: finish removals, undo what was half made."""
+    for row in engine.db.all("SELECT name FROM volume WHERE state <> 'ready'"):
+        remove_tree(_folder(engine, row["name"]))
+        with engine.db.transaction():
+            engine.db.execute("DELETE FROM volume WHERE name = ?", (row["name"],))

@@ -1,0 +1,237 @@
+"""``docker load``: the images of an archive, docker-save's or an OCI layout, checked to the last byte beforehand.
+
+manifest.json (docker save) is preferred where both are present, as Docker 25 and later write them.
+"""
+
+import posixpath
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import sha256
+from io import RawIOBase
+from typing import BinaryIO, cast
+
+import msgspec
+
+from pierhead import manifest
+from pierhead.errors import InvalidParameter
+from pierhead.graph.bundle import Bundle, Part
+from pierhead.graph.graph import Graph, Image, Lease
+from pierhead.graph.image import CONFIG_LIMIT, digest_of, parse_config
+from pierhead.graph.importing import host_architecture
+from pierhead.reference import Reference, parse
+
+MAX_IMAGES = 1000
+MANIFEST_LIMIT = 16 << 20
+
+_BLOB = re.compile(r"(?:.*/)?blobs/sha256/([0-9a-f]{64})")
+_HEX = re.compile(r"([0-9a-f]{64})(?:\.json)?")
+_NAME = "io.containerd.image.name"
+_REF_NAME = "org.opencontainers.image.ref.name"
+
+
+class _Saved(msgspec.Struct, rename="pascal"):
+    """One element of manifest.json."""
+
+    config: str
+    layers: list[str] | None = None
+    repo_tags: list[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An image of the archive: where its parts are, and what they must be."""
+
+    config: bytes
+    layers: tuple[str, ...]
+    sizes: tuple[int | None, ...]
+    names: tuple[Reference, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What became of it. moved: its names that were another image's until now, with that image's id."""
+
+    image: Image
+    names: tuple[Reference, ...]
+    moved: tuple[tuple[Reference, str], ...]
+
+
+Progress = Callable[[str, int, int], None]
+"""Told: DiffID, bytes read of the layer, bytes in all."""
+
+
+class _Checked(RawIOBase):
+    """A blob that must have a digest; what was read is digested on the way."""
+
+    def __init__(self, part: Part, tell: Callable[[int], None], digest: str | None) -> None:
+        super().__init__()
+        self._part = part
+        self._tell = tell
+        self._digest = sha256() if digest else None
+        self._wanted = digest
+        self._count = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1, /) -> bytes:
+        piece = self._part.read(size)
+        if self._digest is not None:
+            self._digest.update(piece)
+        self._count += len(piece)
+        self._tell(self._count)
+        return piece
+
+    def check(self) -> None:
+        """Raises InvalidParameter if the blob was another."""
+        while self.read():
+            pass
+        if self._digest is not None and self._digest.hexdigest() != self._wanted:
+            raise InvalidParameter(f"invalid archive: blob sha256:{self._wanted} has another digest")
+
+
+def load(graph: Graph, fd: int, progress: Progress) -> list[Loaded]:
+    """Load every image of the archive in a file. Raises InvalidParameter; then nothing has changed."""
+    bundle = Bundle(fd)
+    if "manifest.json" in bundle:
+        found = _docker(bundle)
+    elif "index.json" in bundle:
+        found = _oci(bundle)
+    else:
+        raise InvalidParameter("invalid archive: it has neither manifest.json nor index.json")
+    if not found:
+        raise InvalidParameter("invalid archive: no image in it")
+    with graph.lease() as lease:
+        for image in found:
+            _layers(lease, bundle, image, progress)
+        with graph.db.transaction(durable=True):
+            return [_commit(graph, image) for image in found]
+
+
+def _commit(graph: Graph, found: Found) -> Loaded:
+    image = graph.put_image(found.config)
+    moved = []
+    for name in found.names:
+        before = graph.tags.set(name, image.id)
+        if before is not None:
+            moved.append((name, before))
+    return Loaded(image, found.names, tuple(moved))
+
+
+def _layers(lease: Lease, bundle: Bundle, found: Found, progress: Progress) -> None:
+    parent: str | None = None
+    for diff_id, path, size in zip(parse_config(found.config).diff_ids, found.layers, found.sizes, strict=True):
+        total = bundle.size(path)
+        if size is not None and size != total:
+            raise InvalidParameter(f"invalid archive: {path} has {total} bytes, its descriptor says {size}")
+        layer = lease.find(diff_id, parent)
+        if layer is None:
+            blob = _BLOB.fullmatch(posixpath.normpath(path))
+            # An uncompressed blob's digest is the DiffID, which is checked anyway.
+            wanted = blob[1] if blob is not None and "sha256:" + blob[1] != diff_id else None
+            source = _Checked(bundle.open(path), _telling(progress, diff_id, total), wanted)
+            layer = lease.register(cast("BinaryIO", source), parent, diff_id, source.check)
+        parent = layer.chain_id
+
+
+def _telling(progress: Progress, diff_id: str, total: int) -> Callable[[int], None]:
+    return lambda count: progress(diff_id, count, total)
+
+
+def _decode(data: bytes, what: str) -> list[_Saved]:
+    try:
+        return msgspec.json.decode(data, type=list[_Saved])
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise InvalidParameter(f"invalid archive: {what}: {error}") from error
+
+
+def _docker(bundle: Bundle) -> list[Found]:
+    """manifest.json of ``docker save``."""
+    saved = _decode(bundle.read("manifest.json", MANIFEST_LIMIT), "manifest.json")
+    if len(saved) > MAX_IMAGES:
+        raise InvalidParameter(f"invalid archive: more than {MAX_IMAGES} images")
+    found = []
+    for item in saved:
+        config = bundle.read(item.config, CONFIG_LIMIT)
+        named = _HEX.fullmatch(posixpath.basename(item.config))
+        if named is not None and digest_of(config) != "sha256:" + named[1]:
+            raise InvalidParameter(f"invalid archive: {item.config} has another digest")
+        layers = tuple(item.layers or ())
+        expected = len(parse_config(config).diff_ids)
+        if len(layers) != expected:
+            raise InvalidParameter(f"invalid manifest, layers length mismatch: expected {expected}, got {len(layers)}")
+        names = []
+        for text in item.repo_tags or ():
+            name = parse(text)
+            if name.tag is None or name.digest is not None:
+                raise InvalidParameter(f'invalid tag "{text}"')
+            names.append(name)
+        found.append(Found(config, layers, (None,) * len(layers), tuple(names)))
+    return found
+
+
+def _oci(bundle: Bundle) -> list[Found]:
+    """index.json of an OCI image layout."""
+    try:
+        layout = msgspec.json.decode(bundle.read("oci-layout", 4096))
+    except (msgspec.DecodeError, ValueError) as error:
+        raise InvalidParameter(f"invalid archive: oci-layout: {error}") from error
+    if not isinstance(layout, dict) or not str(layout.get("imageLayoutVersion", "")).startswith("1."):
+        raise InvalidParameter("invalid archive: an OCI image layout of unknown version")
+    index = manifest.parse(bundle.read("index.json", manifest.LIMIT))
+    if not isinstance(index, manifest.Index):
+        raise InvalidParameter("invalid archive: index.json is no index")
+    found = []
+    for entry in index.manifests:
+        image = _resolve(bundle, entry)
+        if image is not None:
+            found.append(_oci_image(bundle, image, _names(entry)))
+    return found
+
+
+def _blob(bundle: Bundle, entry: manifest.Descriptor, limit: int) -> bytes:
+    path = "blobs/sha256/" + entry.digest.removeprefix("sha256:")
+    data = bundle.read(path, limit)
+    if len(data) != entry.size or digest_of(data) != entry.digest:
+        raise InvalidParameter(f"invalid archive: {path} is not what its descriptor says")
+    return data
+
+
+def _resolve(bundle: Bundle, entry: manifest.Descriptor) -> manifest.Manifest | None:
+    """The image that an entry of index.json means for this machine: itself, or one of the index that it names."""
+    document = manifest.parse(_blob(bundle, entry, manifest.LIMIT), entry.media_type)
+    if isinstance(document, manifest.Manifest):
+        return document
+    chosen = manifest.choose(document, manifest.Platform("linux", host_architecture()))
+    if chosen is None:
+        return None
+    document = manifest.parse(_blob(bundle, chosen, manifest.LIMIT), chosen.media_type)
+    if isinstance(document, manifest.Index):
+        raise InvalidParameter("invalid archive: an index in an index in an index")
+    return document
+
+
+def _oci_image(bundle: Bundle, image: manifest.Manifest, names: tuple[Reference, ...]) -> Found:
+    config = _blob(bundle, image.config, CONFIG_LIMIT)
+    expected = len(parse_config(config).diff_ids)
+    if len(image.layers) != expected:
+        raise InvalidParameter(
+            f"invalid manifest, layers length mismatch: expected {expected}, got {len(image.layers)}"
+        )
+    paths = tuple("blobs/sha256/" + layer.digest.removeprefix("sha256:") for layer in image.layers)
+    return Found(config, paths, tuple(layer.size for layer in image.layers), names)
+
+
+def _names(entry: manifest.Descriptor) -> tuple[Reference, ...]:
+    """The name that the tool gave it: containerd's annotation is a whole reference, the OCI's often only a tag."""
+    for key in (_NAME, _REF_NAME):
+        text = entry.annotations.get(key, "")
+        if key == _NAME or ":" in text or "/" in text:
+            try:
+                name = parse(text)
+            except InvalidParameter:
+                continue
+            if name.digest is None:
+                return (name.tagged(),)
+    return ()
