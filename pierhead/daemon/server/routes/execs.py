@@ -6,15 +6,13 @@ from pierhead.daemon.server.answer import MULTIPLEXED_STREAM, RAW_STREAM, Answer
 from pierhead.daemon.server.call import Call
 from pierhead.daemon.server.router import Route
 from pierhead.daemon.server.routes.containers import dimensions
-from pierhead.errors import InvalidParameter, StartFailed
+from pierhead.errors import StartFailed
 from pierhead.wire import stdcopy, versions
 from pierhead.wire.execs import ExecConfig, ExecStartConfig
 
 
 async def create(call: Call) -> Answer:
     request = await call.json(ExecConfig)
-    if not request.cmd:
-        raise InvalidParameter("no exec command specified")
     detach.parse(request.detach_keys)
     if call.version < versions.CONSOLE_SIZE_AT_CREATE or not request.tty:
         request.console_size = None
