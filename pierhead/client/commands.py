@@ -53,7 +53,7 @@ container unpause|unpause|lifecycle:unpause|Unpause all processes within one or 
 container update|update|update:update|Update configuration of one or more containers
 container wait|wait|lifecycle:wait|Block until one or more containers stop, then print their exit codes
 context ls|context list|context:ls|List contexts
-context show||context:show|Print the name of the current context
+context show||context:show_|Print the name of the current context
 image history|history|images:history|Show the history of an image
 image import|import|archives:import_|Import the contents from a tarball to create a filesystem image
 image inspect||inspect:image|Display detailed information on one or more images

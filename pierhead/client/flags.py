@@ -1,6 +1,6 @@
 """Flags as Docker's own client reads them: the grammar of the pflag library of Go.
 
-``--name=x``, ``--name x``, ``-n x``, ``-nx``, ``-n=x``, ``-itd``; booleans take their value only after ``=``; ``--`` ends
+``--name=x``, ``--name x``, ``-n x``, ``-nx``, ``-n=x``, ``-itd``; booleans take a value only after ``=``; ``--`` ends
 the flags.  A command that runs another (run, create, exec, top) ends them at its first operand.
 """
 

@@ -22,9 +22,9 @@ def _reports(session: Session) -> list[Any]:
     return list(found or ())
 
 
-def _length(job: Any) -> float:
-    """Milliseconds; of a running job so far unknown: 0."""
-    return max(0, (job.get("ended") or 0) - job["started"]) / 1e6
+def _length(job: Any) -> str:
+    """Its duration in words."""
+    return "running" if job.get("duration") is None else f"{job['duration'] / 1e6:.1f} ms"
 
 
 def jobs(session: Session, options: Options) -> int:
@@ -35,7 +35,7 @@ def jobs(session: Session, options: Options) -> int:
         if not found:
             raise ClientError(f"No such job: {options.operands[0]}")
     elif not options.on("all") and not options.on("trace"):
-        found = [job for job in found if not job.get("ended")]
+        found = [job for job in found if job.get("duration") is None]
     if options.on("trace") or options.operands:
         waterfall(sys.stdout, found)
         return 0
@@ -53,7 +53,7 @@ def _flat(found: list[Any]) -> Iterator[Any]:
 
 
 COLUMNS: Columns = {
-    "Duration": ("DURATION", lambda job: f"{_length(job):.1f} ms" if job.get("ended") else "running"),
+    "Duration": ("DURATION", _length),
     "ID": ("JOB ID", lambda job: str(job["id"])),
     "Name": ("NAME", lambda job: str(job["name"])),
     "Outcome": ("OUTCOME", lambda job: str(job.get("outcome") or "")),
@@ -75,28 +75,27 @@ class Recorder:
 
 
 def waterfall(out: TextIO, found: list[Any]) -> None:
-    """One line a span: its place on the common time line as a bar, its duration, its name, indented below its parent."""
-    found = sorted(found, key=lambda job: int(job["started"]))
+    """One line a span: its place on the common time line, its duration, its name indented below its parent."""
     if not found:
         out.write("no jobs\n")
         return
-    spans = list(_flat(found))
-    begin = min(int(span["started"]) for span in spans)
-    end = max(int(span.get("ended") or span["started"]) for span in spans)
+    rows = [row for job in sorted(found, key=lambda job: int(job["at"])) for row in _rows(job, int(job["at"]), 0)]
+    begin = min(start for start, *_ in rows)
+    end = max(start + (job.get("duration") or 0) for start, _, job in rows)
     scale = BAR / max(1, end - begin)
     out.write(f"{'TIMELINE'.ljust(BAR + 2)}{'DURATION':>10}  JOB\n")
-    for depth, span in _nested(found, 0):
-        first = int((span["started"] - begin) * scale)
-        length = max(1, round(((span.get("ended") or end) - span["started"]) * scale))
-        bar = (" " * min(first, BAR - 1) + "█" * length)[:BAR].ljust(BAR)
-        outcome = span.get("outcome") or ""
+    for start, depth, job in rows:
+        duration = end - start if job.get("duration") is None else job["duration"]
+        first = min(int((start - begin) * scale), BAR - 1)
+        bar = (" " * first + "█" * max(1, round(duration * scale)))[:BAR].ljust(BAR)
+        outcome = job.get("outcome") or ""
         failed = f"  ✗ {outcome}" if outcome not in ("", "OK") else ""
-        duration = f"{_length(span):.1f} ms" if span.get("ended") else "running"
-        subject = f"  {str(span['subject'])[:12]}" if span.get("subject") else ""
-        out.write(f"{bar}  {duration:>10}  {'  ' * depth}{span['name']}{subject}{failed}\n")
+        subject = f"  {str(job['subject'])[:12]}" if job.get("subject") else ""
+        out.write(f"{bar}  {_length(job):>10}  {'  ' * depth}{job['name']}{subject}{failed}\n")
 
 
-def _nested(found: list[Any], depth: int) -> Iterator[tuple[int, Any]]:
-    for job in sorted(found, key=lambda job: int(job["started"])):
-        yield depth, job
-        yield from _nested(job.get("children") or [], depth + 1)
+def _rows(job: Any, origin: int, depth: int) -> Iterator[tuple[int, int, Any]]:
+    """Every span below a job with its absolute start (ns) and its depth."""
+    yield origin + int(job.get("start") or 0), depth, job
+    for child in job.get("children") or ():
+        yield from _rows(child, origin, depth + 1)

@@ -104,13 +104,4 @@ Update configuration of one or more containers
 --restart string  Restart policy to apply when a container exits""",
     "wait": """CONTAINER [CONTAINER...]
 Block until one or more containers stop, then print their exit codes""",
-    "commit": """[OPTIONS] CONTAINER [REPOSITORY[:TAG]]
-Create a new image from a container's changes
--a, --author string  Author (e.g., "John Hannibal Smith <hannibal@a-team.com>")
--c, --change list  Apply Dockerfile instruction to the created image
--m, --message string  Commit message
--p, --pause  Pause container during commit (default true)""",
-    "export": """[OPTIONS] CONTAINER
-Export a container's filesystem as a tar archive
--o, --output string  Write to a file, instead of STDOUT""",
 }

@@ -1,0 +1,29 @@
+"""``pier update``."""
+
+from pierhead.client.api import quote
+from pierhead.client.errors import ClientError, DaemonError
+from pierhead.client.flags import Options
+from pierhead.client.run_options import resources, restart_policy
+from pierhead.client.session import Session
+
+
+def update(session: Session, options: Options) -> int:
+    """Change the limits or the restart policy of containers."""
+    if not options.said:
+        raise ClientError("you must provide one or more flags when using this command")
+    body = resources(options)
+    if options.given("restart"):
+        body["RestartPolicy"] = restart_policy(options.text("restart"))
+    problems = []
+    for name in options.operands:
+        try:
+            answer = session.api.post(f"/containers/{quote(name)}/update", {}, body)
+        except DaemonError as error:
+            problems.append(str(error))
+            continue
+        print(name)
+        for warning in (answer or {}).get("Warnings") or ():
+            session.warn(warning)
+    if problems:
+        raise ClientError("\n".join(problems))
+    return 0
