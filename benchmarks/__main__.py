@@ -1,0 +1,97 @@
+"""`make bench`: run every measure on every engine, turn about, and print the table."""
+
+import argparse
+import os
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+from benchmarks import measures
+from benchmarks.measures import Measure
+from benchmarks.table import Goal, Row, render, row
+from tests.harness.engines import Engine, engine, orderly_end
+from tests.harness.processes import run
+
+MB = 1_000_000
+
+TIMES: tuple[tuple[str, Measure, int, Goal], ...] = (
+    ("create+start+wait+remove, none", measures.life("none"), 30, Goal(ratio=10)),
+    ("create+start+wait+remove, host", measures.life("host"), 30, Goal(ratio=10)),
+    ("create+start+wait+remove, bridge", measures.life("bridge"), 30, Goal(ratio=10)),
+    ("create+start+wait+remove, bridge+port", measures.life("bridge", port=True), 30, Goal(ratio=10)),
+    ("40 containers 8 at a time, bridge, each", measures.crowd, 3, Goal(ratio=7)),
+    ("start + rm -f of a sleeper", measures.sleeper, 20, Goal(most=30)),
+    ("exec true", measures.execute, 30, Goal(ratio=6)),
+    ("docker run --rm busybox true (process)", measures.process("run", "--rm", "busybox", "true"), 20, Goal(ratio=5)),
+)
+
+
+def interleaved(engines: list[Engine], measure: Measure, rounds: int, warm: int = 2) -> dict[str, list[float]]:
+    """Samples by engine; the engines take turns, so that a noisy moment hits both."""
+    samples: dict[str, list[float]] = {each.kind: [] for each in engines}
+    for number in range(rounds + warm):
+        for each in engines:
+            seconds = measure(each)
+            if number >= warm:
+                samples[each.kind].append(seconds)
+    return samples
+
+
+def timed(engines: list[Engine], rounds: int | None) -> list[Row]:
+    """The rows of one container or command at a time."""
+    for each in engines:
+        each.api.run("sleep", "10000", name="bench-target")
+    rows = []
+    for what, measure, count, goal in TIMES:
+        print(f"  {what} …", file=sys.stderr, flush=True)
+        rows.append(row(what, "ms", interleaved(engines, measure, rounds or count, 1 if count < 10 else 2), goal))
+    for each in engines:
+        measures.remove(each, ["bench-target"])
+    return rows
+
+
+def with_many(engines: list[Engine], rounds: int | None) -> list[Row]:
+    """The rows with 25 running: listing, pier ps, memory."""
+    idle = {each.kind: measures.memory(each) for each in engines}
+    print("  25 running …", file=sys.stderr, flush=True)
+    ids = {each.kind: measures.start_many(each) for each in engines}
+    busy = {each.kind: measures.memory(each) for each in engines}
+    count = rounds or 30
+    rows = [row("list 25 running", "ms", interleaved(engines, measures.listing, count), Goal(ratio=1))]
+    rows.append(row("docker ps (process)", "ms", interleaved(engines, measures.process("ps"), count), Goal(ratio=1)))
+    ours = [each for each in engines if each.kind == "pierd"]
+    rows.append(
+        row("pier ps (process)", "ms", interleaved(ours, measures.process("ps", pier=True), count), Goal(most=60))
+    )
+    growth = {kind: [(busy[kind].own - idle[kind].own) / 25 / MB] for kind in idle}
+    rows.append(row("memory a running container (PSS)", "MB", growth, Goal(most=1.5), scale=1))
+    daemons = {kind: [idle[kind].daemons / MB] for kind in idle}
+    rows.append(row("daemons with none running (PSS)", "MB", daemons, Goal(most=70), scale=1))
+    for each in engines:
+        measures.remove(each, ids[each.kind])
+    return rows
+
+
+def main() -> None:
+    """Parse the command line, measure, print."""
+    parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
+    parser.add_argument("--engines", default="docker,pierd", help="comma-separated: docker, pierd")
+    parser.add_argument("--rounds", type=int, help="samples of each measure (default: 20 to 30)")
+    parser.add_argument("--output", type=Path, help="write the table to a file too")
+    options = parser.parse_args()
+    if os.geteuid() != 0:
+        sys.exit("benchmarks: needs root (namespaces, control groups): run it as root")
+    orderly_end()
+    with ExitStack() as stack:
+        engines = [stack.enter_context(engine(kind)) for kind in options.engines.split(",")]
+        rows = timed(engines, options.rounds) + with_many(engines, options.rounds)
+        client = run([engines[0].docker_argv()[0], "--version"]).stdout.strip()
+    machine = f"Linux {os.uname().release}, {os.cpu_count()} cores; client: {client}"
+    text = f"{machine}\nMedians; the engines took turns. Ratio: dockerd's figure over pierd's.\n\n{render(rows)}\n"
+    print(text)
+    if options.output:
+        options.output.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
