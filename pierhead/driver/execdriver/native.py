@@ -34,7 +34,7 @@ from pierhead.driver.execdriver.api import (
 )
 from pierhead.driver.execdriver.spawn import Zygote
 from pierhead.libcontainer import cgroupfs, cgroups, plan, stats
-from pierhead.libcontainer.spec import NetworkSetup, Process, Resources, SetupFailed
+from pierhead.libcontainer.spec import NamespaceKind, NamespaceMode, NetworkSetup, Process, Resources, SetupFailed
 from pierhead.linux import calls
 
 log = logging.getLogger(__name__)
@@ -186,7 +186,7 @@ class NativeDriver:
                 cgroups.dismantle(self._layout, self._base)
 
     def pids(self) -> tuple[int, ...]:
-        return (self._zygote.pid,) if self._zygote.pid else ()
+        return self._zygote.pids()
 
     @property
     def layout(self) -> cgroups.Layout:
@@ -211,7 +211,7 @@ class NativeDriver:
             descriptors += request.descriptors.values()
             descriptors += [stream.connection.fileno() for stream in request.streams]
             holds = list(_holds(request.ports, request.listeners))
-            protocol.send(ours, _start(request, self.directories(spec.id), len(holds), len(descriptors)), descriptors)
+            protocol.send(ours, self._settings(request, len(holds), len(descriptors)), descriptors)
             for message, sockets in holds:
                 protocol.send(ours, message, sockets)
             self._zygote.fork(theirs)
@@ -229,6 +229,25 @@ class NativeDriver:
             _close(held for held, _ in request.listeners)
         ours.setblocking(False)
         return NativeMonitor(self, spec.id, ours, starting=True)
+
+    def _settings(self, request: StartRequest, holds: int, descriptors: int) -> bytes:
+        """The START message. Descriptors: plan, folder, namespaces, streams."""
+        spec = request.spec
+        log = request.log
+        counting = self.layout.controllers.get("memory", self.layout.unified)
+        payload = (
+            spec.id,
+            (log.path, log.max_size, log.max_files, tuple(log.attrs)) if log.path else None,
+            request.open_stdin,
+            spec.process.terminal,
+            self.layout.directories(spec.cgroup),
+            (counting + spec.cgroup,),
+            spec.namespaces.get(NamespaceKind.PID, NamespaceMode.NEW) is NamespaceMode.NEW,
+            tuple(request.descriptors),
+            tuple(map(_flags, request.streams)),
+            holds,
+        )
+        return protocol.encode(protocol.START, payload, descriptors)
 
     def _compile(self, request: StartRequest) -> bytes:
         spec = request.spec
@@ -321,18 +340,21 @@ class NativeDriver:
 
     def delete(self, id: str) -> None:
         directories = self.directories(id)
-        cgroupfs.kill(directories)
         try:
             folder = os.open(self._folder(id), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except FileNotFoundError:
             folder = -1
         if folder >= 0:
             try:
+                if self.collect(id) is None:
+                    cgroupfs.kill(directories)  # and the shim ends; else it is about to
                 self._end_shim(id, folder)
             finally:
                 os.close(folder)
-        cgroupfs.kill(directories)  # what the shim was just about to start
-        cgroupfs.remove(directories)
+        left = tuple(directory for directory in directories if os.path.isdir(directory))
+        if left:
+            cgroupfs.kill(left)
+            cgroupfs.remove(left)
         self.clear_folder(id)
 
     def _end_shim(self, id: str, folder: int) -> None:
@@ -382,22 +404,6 @@ def _flags(stream: Stream) -> int:
         | protocol.STDERR * stream.stderr
         | protocol.CLOSE_STDIN * stream.close_stdin
     )
-
-
-def _start(request: StartRequest, cgroup: tuple[str, ...], holds: int, descriptors: int) -> bytes:
-    """The START message. Descriptors: plan, folder, namespaces, streams."""
-    settings = request.log
-    payload = (
-        request.spec.id,
-        (settings.path, settings.max_size, settings.max_files, tuple(settings.attrs)) if settings.path else None,
-        request.open_stdin,
-        request.spec.process.terminal,
-        cgroup,
-        tuple(request.descriptors),
-        tuple(map(_flags, request.streams)),
-        holds,
-    )
-    return protocol.encode(protocol.START, payload, descriptors)
 
 
 def _holds(

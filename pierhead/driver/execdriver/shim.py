@@ -16,7 +16,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterable
 
@@ -135,9 +134,9 @@ def _close(descriptors: Iterable[int]) -> None:
 class Shim:
     """One container. See the module's docstring."""
 
-    def __init__(self, control: socket.socket) -> None:
+    def __init__(self) -> None:
         self.loop = Loop()
-        self.control: socket.socket | None = control
+        self.control: socket.socket | None = None
         self.backlog: list[tuple[bytes, tuple[int, ...]]] = []
         self.jobs: dict[int, Job] = {}
         self.execs: dict[str, Job] = {}
@@ -148,6 +147,8 @@ class Shim:
         self.folder = -1
         self.listener: socket.socket | None = None
         self.cgroups: tuple[str, ...] = ()
+        self.accounted: tuple[str, ...] = ()
+        self.own_pids = False
         self.log: JSONLog | None = None
         self.id = ""
         self.cgroup: dict[str, object] = {}
@@ -157,21 +158,20 @@ class Shim:
 
     # Start
 
-    def start(self) -> bool:
+    def start(self, control: socket.socket) -> bool:
         """Take the START message and start the container; False if that failed, which the daemon has been told."""
-        assert self.control is not None
+        self.control = control
         message, descriptors = protocol.receive(self.control)
         if not message:
             return False  # the daemon has given up before it said what to start
         kind, payload, _ = protocol.decode(message)
         if kind != protocol.START:
             raise ValueError(f"first message is of kind {kind}")
-        self.id, log, open_stdin, terminal, cgroups, namespaces, flags, holds = payload
+        self.id, log, open_stdin, terminal, cgroups, accounted, own_pids, namespaces, flags, holds = payload
         plan, self.folder = descriptors[:2]
         joins = dict(zip(namespaces, descriptors[2:], strict=False))
         streams = descriptors[2 + len(namespaces) :]
-        self.cgroups = cgroups
-        _name_process()
+        self.cgroups, self.accounted, self.own_pids = cgroups, accounted, own_pids
         for _ in range(holds):
             message, sockets = protocol.receive(self.control)
             self._handle(message, sockets)
@@ -185,7 +185,6 @@ class Shim:
             program = _content(plan)
             self.cgroup = container.cgroup_of(program)
             del self.cgroup["steps"]
-            self._watch_children()
             child = main.start(lambda stdio: container.spawn(program, joins, stdio), terminal, open_stdin)
         except Exception as error:  # whatever it is, the daemon must hear of it: it waits for this start
             self.reported = True  # this is the report: ending stdio makes no other
@@ -218,7 +217,8 @@ class Shim:
         self.listener = listener
         self.loop.watch(listener.fileno(), IN, self._accept)
 
-    def _watch_children(self) -> None:
+    def watch_children(self) -> None:
+        """Be told of every child's end."""
         reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
@@ -429,7 +429,9 @@ class Shim:
 
     def container_ended(self) -> None:
         """PID 1 is gone: nothing of the container may stay."""
-        self.oom = cgroupfs.oom_kills(self.cgroups) > 0
+        self.oom = cgroupfs.oom_kills(self.accounted) > 0
+        if self.own_pids:
+            return  # the kernel has ended the whole PID namespace, before we heard of it
         try:
             cgroupfs.kill(self.cgroups)
         except OSError:
@@ -485,11 +487,12 @@ class Shim:
 
     def _give_back(self) -> None:
         """Remove the cgroup and let go of the folder (its lock says that we live)."""
-        try:
-            cgroupfs.kill(self.cgroups)
-            cgroupfs.remove(self.cgroups)
-        except OSError:
-            pass  # the daemon's delete tries again, and says what is wrong
+        if not remove_empty(self.cgroups):
+            try:
+                cgroupfs.kill(self.cgroups)
+                cgroupfs.remove(self.cgroups)
+            except OSError:
+                pass  # the daemon's delete tries again, and says what is wrong
         if self.folder >= 0:
             os.close(self.folder)
             self.folder = -1
@@ -501,10 +504,24 @@ class Shim:
             self.loop.later(0.05, self._end_when_read)
 
 
-def _name_process() -> None:
-    """What ps shows; the arguments stay the zygote's."""
-    with open("/proc/self/comm", "wb", 0) as file:
-        file.write(b"pierhead-shim")
+def remove_empty(directories: tuple[str, ...]) -> bool:
+    """Remove a cgroup that has no process and no child left, the usual case; False if it is not so everywhere."""
+    empty = True
+    for directory in directories:
+        try:
+            os.rmdir(directory)
+        except FileNotFoundError:
+            pass
+        except OSError:
+            empty = False
+    return empty
+
+
+def name_process(name: str) -> None:
+    """What ps shows (15 characters); the arguments stay the zygote's."""
+    file = os.open("/proc/self/comm", os.O_WRONLY | os.O_CLOEXEC)
+    os.write(file, name.encode())
+    os.close(file)
 
 
 def _content(descriptor: int) -> bytes:
@@ -515,19 +532,25 @@ def _content(descriptor: int) -> bytes:
         os.close(descriptor)
 
 
-def main(control: socket.socket) -> None:
-    """The life of a shim, in a process that the zygote has just forked."""
+def prepare() -> Shim:
+    """Everything that does not depend on the container, in a process that the zygote has just forked."""
     os.setsid()
     os.dup2(0, 2)  # /dev/null: the daemon's terminal or pipe must not be kept open by us
     calls.prctl(const.PR_SET_CHILD_SUBREAPER, 1)
-    shim = Shim(control)
+    name_process("pierhead-shim")
+    shim = Shim()
+    shim.watch_children()
+    return shim
+
+
+def live(shim: Shim, control: socket.socket) -> None:
+    """The life of a shim."""
     try:
-        if shim.start():
+        if shim.start(control):
             shim.watch_control()
             shim.loop.run()
     except BaseException:
         if shim.folder >= 0:
             crash = os.open(CRASH, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600, dir_fd=shim.folder)
             os.dup2(crash, 2)
-        sys.excepthook(*sys.exc_info())
         raise

@@ -39,6 +39,16 @@ class Zygote:
                 raise
         self._connection = ours
 
+    def pids(self) -> tuple[int, ...]:
+        """The zygote and its spare shim."""
+        if not self.pid:
+            return ()
+        pids = [self.pid]
+        with suppress(OSError), open(f"/proc/{self.pid}/task/{self.pid}/children", encoding="ascii") as file:
+            # A shim with a container has a session of its own too, but also a child.
+            pids += [int(pid) for pid in file.read().split() if not _children(int(pid))]
+        return tuple(pids)
+
     def fork(self, control: socket.socket) -> None:
         """Have a shim forked that serves ``control``; a zygote that has died is replaced. Raises OSError."""
         for attempt in (1, 2):
@@ -65,6 +75,12 @@ class Zygote:
             with suppress(ChildProcessError):
                 os.waitpid(self.pid, 0)
             self.pid = 0
+
+
+def _children(pid: int) -> str:
+    with suppress(OSError), open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
+        return file.read()
+    return ""
 
 
 def _start(connection: int) -> int:

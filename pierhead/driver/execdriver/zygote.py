@@ -31,33 +31,80 @@ def prepare() -> None:
     os.umask(0o022)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # shims are nobody's zombies
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C at the daemon's terminal is the daemon's to answer
+    shim.name_process("pierhead-zygote")
     gc.disable()
     gc.collect()
     gc.freeze()
 
 
+class Spare:
+    """A shim that has been forked beforehand and waits for its container: a start need not wait for a fork."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.connection = connection
+
+    def give(self, control: int) -> bool:
+        """Hand it a control connection; False if it has died."""
+        try:
+            protocol.send(self.connection, protocol.FORK, (control,))
+        except OSError:
+            return False
+        finally:
+            self.connection.close()
+        return True
+
+
+def fork(daemon: socket.socket) -> Spare | socket.socket:
+    """A new spare, in the zygote; in the spare itself its end of the connection. Raises OSError."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        pid = os.fork()
+    except OSError:
+        ours.close()
+        theirs.close()
+        raise
+    if pid:
+        theirs.close()
+        return Spare(ours)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    daemon.close()
+    ours.close()
+    return theirs
+
+
 def serve(daemon: socket.socket) -> socket.socket | None:
-    """Fork a shim for each message. Returns its control connection in the shim, None in the zygote at its end."""
+    """Keep a spare ready and give it away for each message. In a spare: returns its connection; at the end: None."""
+    spare: Spare | None = None
     while True:
+        if spare is None:
+            made = fork(daemon)
+            if not isinstance(made, Spare):
+                return made
+            spare = made
         message, descriptors = protocol.receive(daemon, 4)
         if not message:
             return None
-        if message != protocol.FORK or len(descriptors) != 1:
+        if message == protocol.FORK and len(descriptors) == 1:
+            given, spare = spare.give(descriptors[0]), None
+            if not given:  # somebody has killed it: the next one then
+                made = fork(daemon)
+                if not isinstance(made, Spare):
+                    os.close(descriptors[0])
+                    return made
+                made.give(descriptors[0])
+        else:
             print(f"zygote: message of {len(message)} bytes with {len(descriptors)} descriptors", file=sys.stderr)
-            for descriptor in descriptors:
-                os.close(descriptor)
-            continue
-        try:
-            pid = os.fork()
-        except OSError as error:
-            # The daemon sees the connection end.
-            print(f"zygote: fork: {error}", file=sys.stderr)
-            pid = -1
-        if pid == 0:
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            daemon.close()
-            return socket.socket(fileno=descriptors[0])
-        os.close(descriptors[0])
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def become_shim(connection: socket.socket) -> None:
+    """The spare's part: get ready, wait for a container, live as long as it does."""
+    made = shim.prepare()
+    message, descriptors = protocol.receive(connection, 4)
+    connection.close()
+    if message:
+        shim.live(made, socket.socket(fileno=descriptors[0]))
 
 
 def main() -> None:
@@ -65,16 +112,17 @@ def main() -> None:
     daemon = socket.socket(fileno=int(sys.argv[1]))
     os.set_inheritable(daemon.fileno(), False)
     prepare()
-    control = serve(daemon)
-    code = 0
-    if control is not None:
-        code = 1
-        try:
-            shim.main(control)
-            code = 0
-        finally:
-            os._exit(code)  # no atexit, no flush of what the zygote had
-    os._exit(code)
+    code = 1
+    try:
+        # A fork that fails (no memory, too many processes) ends the zygote: the daemon starts another, or says why.
+        connection = serve(daemon)
+        if connection is not None:
+            become_shim(connection)
+        code = 0
+    except Exception:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(code)  # no atexit, no flush of what the zygote had
 
 
 if __name__ == "__main__":
