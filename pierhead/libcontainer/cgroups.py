@@ -14,7 +14,7 @@ import functools
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pierhead.errors import InvalidParameter
 from pierhead.libcontainer import cgroupfs, devicefilter
@@ -314,11 +314,15 @@ def _devices(layout: Layout, path: str, resources: Resources) -> tuple[Step, ...
 
 
 def update(layout: Layout, path: str, wanted: Resources) -> None:
-    """Give a running container other limits; what is 0, None or "" stays as it is. Raises OSError.
+    """Give a running container these limits: all of them, not only the changed ones (v2's swap limit is a difference of
+    two).  What is 0, None or "" stays as it is, but for the number of processes, which 0 makes unlimited again, as
+    Docker does. Raises OSError.
 
     The v1 kernel keeps memory <= memory plus swap at every moment, so which of the two is written first depends on
     what there is; the same holds for CPU period and quota against the parent's.
     """
+    if "pids" in (layout.controllers if layout.version == 1 else layout.unified_controllers):
+        wanted = replace(wanted, pids=wanted.pids or -1)
     steps = list(limits(layout, path, wanted))
     if layout.version == 1 and wanted.memory and wanted.memory_swap:
         now = cgroupfs.read(f"{layout.controllers['memory']}{path}/memory.memsw.limit_in_bytes")

@@ -193,6 +193,12 @@ def test_memory_can_be_made_smaller_and_larger_while_running(layout: Layout, bas
     assert f"{memory}\n" in [cgroupfs.read(f"{directory}/{file}") for directory in plan.directories for file in files]
 
 
+def test_a_limit_of_processes_can_be_lifted_while_running(layout: Layout, base: str) -> None:
+    plan = _made(layout, base, Resources(pids=5))
+    cgroups.update(layout, f"{base}/c", Resources())
+    assert "max\n" in [cgroupfs.read(f"{directory}/pids.max") for directory in plan.directories]
+
+
 def _device_results() -> int:
     """Bits: 1 null opens, 2 a block device can be made, 4 it cannot be opened, 8 nor can the kernel's log."""
     result = 0
