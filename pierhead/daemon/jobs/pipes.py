@@ -4,10 +4,11 @@ import asyncio
 import concurrent.futures
 import io
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+A = TypeVar("A")
 DEPTH = 16
 
 
@@ -77,6 +78,7 @@ class Outflow(Generic[T]):
         """Called in the thread. Raises Cancelled."""
         self._free.acquire()
         if self._cancelled:
+            self._free.release()  # for the next thread that waits
             raise Cancelled
         self._loop.call_soon_threadsafe(self._queue.put_nowait, item)
 
@@ -99,6 +101,12 @@ class Outflow(Generic[T]):
         """Make the thread stop at its next ``put``."""
         self._cancelled = True
         self._free.release()
+
+
+def on_loop(function: Callable[[A], Coroutine[object, object, None]]) -> Callable[[A], None]:
+    """The function for a thread: it runs on the present loop (where events are published) and is waited for."""
+    loop = asyncio.get_running_loop()
+    return lambda argument: asyncio.run_coroutine_threadsafe(function(argument), loop).result()
 
 
 async def stream(

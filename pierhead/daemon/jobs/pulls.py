@@ -1,11 +1,206 @@
-"""The pull job."""
+"""The pull job: registry → graph, with the messages that Docker's clients show.
 
-from collections.abc import AsyncIterator
+Layers are unpacked in order. The first is unpacked while it is downloaded; those after it are downloaded at the same
+time, into files without a name.
+"""
 
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from typing import IO, BinaryIO, cast
+
+from pierhead import manifest
 from pierhead.daemon.engine.engine import Engine
-from pierhead.errors import NotImplementedHere
-from pierhead.wire.images import AuthConfig, JSONMessage
+from pierhead.daemon.jobs.pipes import Outflow, on_loop, stream
+from pierhead.daemon.jobs.progress import bar
+from pierhead.errors import InvalidParameter, NotFound
+from pierhead.graph.graph import Graph, Lease
+from pierhead.graph.image import ConfigFile, parse_config
+from pierhead.graph.importing import host_architecture
+from pierhead.manifest import Descriptor, Platform
+from pierhead.reference import Reference, parse
+from pierhead.registry.auth import Credentials
+from pierhead.registry.client import Registry, Resolved
+from pierhead.wire.images import AuthConfig, JSONMessage, ProgressDetail
+
+DOWNLOADS = 3
+STEP = 512 << 10
 
 
 async def pull(engine: Engine, reference: str, platform: str, auth: AuthConfig | None) -> AsyncIterator[JSONMessage]:
-    raise NotImplementedHere("pull")
+    """Fetch an image, of a name without tag or digest every tag. Raises InvalidParameter before anything is asked."""
+    wanted = parse(reference.removesuffix(":"))
+    if wanted.digest is not None:
+        wanted = replace(wanted, tag=None)
+    default = Platform("linux", host_architecture())
+    target = manifest.parse_platform(platform, default)
+    registry = Registry(wanted, _credentials(auth), engine.config.insecure_registries)
+
+    async def told(name: Reference) -> None:
+        engine.events.publish("image", "pull", name.familiar, {"name": name.familiar_name})
+
+    tell = on_loop(told)
+
+    def work(out: Outflow[JSONMessage]) -> None:
+        with registry:
+            tags = registry.tags() if wanted.is_name_only else []
+            for one in [wanted.with_tag(tag) for tag in tags] or [wanted]:
+                _Pull(engine.graph, registry, one, out).run(target, exact=bool(platform))
+                tell(one)
+
+    return stream(work, "image pull", registry.cancel)
+
+
+def _credentials(auth: AuthConfig | None) -> Credentials | None:
+    if auth is None or not (auth.username or auth.identitytoken or auth.registrytoken):
+        return None
+    return Credentials(auth.username, auth.password, auth.identitytoken, auth.registrytoken)
+
+
+class _Pull:
+    """One image."""
+
+    def __init__(self, graph: Graph, registry: Registry, reference: Reference, out: Outflow[JSONMessage]) -> None:
+        self._graph = graph
+        self._registry = registry
+        self._reference = reference
+        self._put = out.put
+
+    def run(self, platform: Platform, *, exact: bool) -> None:
+        """Everything, to the last message. Raises NotFound, InvalidParameter, RegistryError, OSError."""
+        name = self._reference
+        found = self._registry.resolve(name, platform)
+        config = parse_config(found.config)
+        if len(config.diff_ids) != len(found.manifest.layers):
+            raise InvalidParameter("invalid image: its manifest and its configuration differ in the number of layers")
+        if exact and (config.os, config.architecture) != (platform.os, platform.architecture):
+            raise NotFound(
+                f"image with reference {name.familiar} was found but does not provide the specified platform "
+                f"({platform})"
+            )
+        self._put(JSONMessage(status=f"Pulling from {name.path}", id=name.tag or name.digest or ""))
+        changed = self._store(found, config)
+        self._put(JSONMessage(status=f"Digest: {found.digest}"))
+        outcome = "Downloaded newer image" if changed else "Image is up to date"
+        self._put(JSONMessage(status=f"Status: {outcome} for {name.familiar}"))
+
+    def _store(self, found: Resolved, config: ConfigFile) -> bool:
+        """Layers, image, names; whether the name means something new."""
+        graph, name = self._graph, self._reference
+        with graph.lease() as lease:
+            self._layers(lease, found.manifest.layers, config.diff_ids)
+            with graph.db.transaction(durable=True):
+                before = graph.tags.get(name)
+                image = graph.put_image(found.config)
+                graph.tags.set(name.with_digest(found.digest), image.id)
+                if name.tag is not None:
+                    graph.tags.set(name, image.id)
+        return before != image.id
+
+    def _layers(self, lease: Lease, blobs: tuple[Descriptor, ...], diff_ids: list[str]) -> None:
+        parent: str | None = None
+        at = 0
+        for diff_id in diff_ids:
+            layer = lease.find(diff_id, parent)
+            if layer is None:
+                break
+            self._status(blobs[at], "Already exists")
+            parent = layer.chain_id
+            at += 1
+        missing = blobs[at:]
+        for blob in missing:
+            self._status(blob, "Pulling fs layer")
+        with ThreadPoolExecutor(DOWNLOADS - 1, "layer download") as pool:
+            spools: list[Future[IO[bytes]]] = []
+            try:
+                for blob in missing[1:]:
+                    spools.append(pool.submit(self._download, blob))
+                for index, blob in enumerate(missing):
+                    parent = self._unpack(
+                        lease, blob, parent, diff_ids[at + index], spools[index - 1] if index else None
+                    )
+            except BaseException:
+                self._registry.cancel()
+                raise
+            finally:
+                for left in spools:
+                    left.cancel()
+                    if not left.cancelled() and left.exception() is None:
+                        left.result().close()
+
+    def _unpack(
+        self, lease: Lease, blob: Descriptor, parent: str | None, diff_id: str, spool: "Future[IO[bytes]] | None"
+    ) -> str:
+        if spool is None:
+            source = self._registry.blob(blob, self._bar(blob, "Downloading"))
+            try:
+                layer = lease.register(cast("BinaryIO", source), parent, diff_id, source.check)
+            finally:
+                source.close()
+            self._status(blob, "Download complete")
+        else:
+            with spool.result() as file:
+                file.seek(0)
+                reading = _Counting(file, self._bar(blob, "Extracting"))
+                layer = lease.register(cast("BinaryIO", reading), parent, diff_id)
+        self._status(blob, "Pull complete")
+        return layer.chain_id
+
+    def _download(self, blob: Descriptor) -> IO[bytes]:
+        """A blob in a file without a name, verified."""
+        file = tempfile.TemporaryFile(dir=self._graph.scratch)  # closed by who unpacks it
+        try:
+            source = self._registry.blob(blob, self._bar(blob, "Downloading"))
+            try:
+                while piece := source.read():
+                    file.write(piece)
+                self._status(blob, "Verifying Checksum")
+                source.check()
+            finally:
+                source.close()
+            file.flush()
+        except BaseException:
+            file.close()
+            raise
+        self._status(blob, "Download complete")
+        return file
+
+    def _status(self, blob: Descriptor, status: str) -> None:
+        self._put(JSONMessage(status=status, progress_detail=ProgressDetail(), id=blob.digest[7:19]))
+
+    def _bar(self, blob: Descriptor, status: str) -> Callable[[int], None]:
+        """Tell how far a layer is, now and then."""
+        last = 0
+
+        def tell(count: int) -> None:
+            nonlocal last
+            if count - last >= STEP or count == blob.size:
+                last = count
+                self._put(
+                    JSONMessage(
+                        status=status,
+                        progress_detail=ProgressDetail(current=count, total=blob.size),
+                        progress=bar(count, blob.size),
+                        id=blob.digest[7:19],
+                    )
+                )
+
+        return tell
+
+
+class _Counting:
+    """A file that says how much of it was read."""
+
+    def __init__(self, file: IO[bytes], tell: Callable[[int], None]) -> None:
+        self._file = file
+        self._tell = tell
+        self._count = 0
+
+    def read(self, size: int = -1) -> bytes:
+        """As the file's."""
+        piece = self._file.read(size)
+        if piece:
+            self._count += len(piece)
+            self._tell(self._count)
+        return piece

@@ -13,7 +13,8 @@ import msgspec
 from pierhead import manifest
 from pierhead.daemon.engine.engine import Engine, blocking
 from pierhead.daemon.jobs.image_names import event, find, names_id, parse_target
-from pierhead.daemon.jobs.pipes import Inflow, Outflow, stream
+from pierhead.daemon.jobs.pipes import Inflow, Outflow, on_loop, stream
+from pierhead.daemon.jobs.progress import bar
 from pierhead.errors import InvalidParameter, NoSuchImage, NotFound
 from pierhead.graph import loading, saving
 from pierhead.graph.graph import Image
@@ -27,21 +28,6 @@ from pierhead.wire.images import JSONMessage, ProgressDetail
 STEP = 4 << 20
 """Bytes between two progress messages of one layer."""
 _PORT = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?(?:/(tcp|udp|sctp))?", re.IGNORECASE)
-
-
-def progress_bar(current: int, total: int) -> str:
-    """What older clients print as it is; newer ones draw their own from the detail."""
-    filled = min(50, 50 * current // total) if total else 0
-    arrow = "=" * max(0, filled - 1) + ">" + " " * (50 - max(1, filled)) if filled < 50 else "=" * 50 + ">"
-    return f"[{arrow}]  {_size(current)}/{_size(total)}"
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.4g}{unit}"
-        count /= 1000
-    return f"{count:.4g}TB"
 
 
 # -- import -----------------------------------------------------------------------------------------------------------
@@ -65,7 +51,13 @@ async def import_(
     if wanted.os != "linux":
         raise InvalidParameter(f'operating system "{wanted.os}" is not supported')
     flow = Inflow(source, asyncio.get_running_loop())
-    done = _on_loop(lambda image: _imported(engine, image, reference))
+
+    async def imported(image: Image) -> None:
+        if reference is not None:
+            engine.graph.tags.set(reference, image.id)
+        event(engine, "import", image, reference.familiar if reference else "")
+
+    done = on_loop(imported)
 
     def work(out: Outflow[JSONMessage]) -> None:
         image = import_rootfs(
@@ -80,22 +72,6 @@ async def import_(
         out.put(JSONMessage(status=image.id))
 
     return stream(work, "image import", flow.cancel)
-
-
-def _imported(engine: Engine, image: Image, reference: Reference | None) -> None:
-    if reference is not None:
-        engine.graph.tags.set(reference, image.id)
-    event(engine, "import", image, reference.familiar if reference else "")
-
-
-def _on_loop(function: Callable[[Image], None]) -> Callable[[Image], None]:
-    """The same function, run on the loop's thread (events are published there) and waited for."""
-    loop = asyncio.get_running_loop()
-
-    async def call(image: Image) -> None:
-        function(image)
-
-    return lambda image: asyncio.run_coroutine_threadsafe(call(image), loop).result()
 
 
 def apply_change(config: ContainerConfig, change: str) -> None:
@@ -212,7 +188,11 @@ _CHANGES: dict[str, Callable[[ContainerConfig, str], None]] = {
 async def load(engine: Engine, source: AsyncIterator[bytes], quiet: bool) -> AsyncIterator[JSONMessage]:
     """Every image of an archive, all or none."""
     flow = Inflow(source, asyncio.get_running_loop())
-    loaded = _on_loop(lambda image: event(engine, "load", image))
+
+    async def told(image: Image) -> None:
+        event(engine, "load", image)
+
+    loaded = on_loop(told)
 
     def work(out: Outflow[JSONMessage]) -> None:
         told: dict[str, int] = {}
@@ -227,7 +207,7 @@ async def load(engine: Engine, source: AsyncIterator[bytes], quiet: bool) -> Asy
                 JSONMessage(
                     status="Loading layer",
                     id=diff_id[7:19],
-                    progress=progress_bar(count, total),
+                    progress=bar(count, total),
                     progress_detail=ProgressDetail(current=count, total=total),
                 )
             )
