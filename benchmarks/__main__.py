@@ -63,9 +63,9 @@ def with_many(engines: list[Engine], rounds: int | None) -> list[Row]:
     rows.append(
         row("pier ps (process)", "ms", interleaved(ours, measures.process("ps", pier=True), count), Goal(most=60))
     )
-    growth = {kind: [(busy[kind].own - idle[kind].own) / 25 / MB] for kind in idle}
+    growth = {kind: [(busy[kind] - idle[kind]) / 25 / MB] for kind in idle}
     rows.append(row("memory a running container (PSS)", "MB", growth, Goal(most=1.5), scale=1))
-    daemons = {kind: [idle[kind].daemons / MB] for kind in idle}
+    daemons = {kind: [idle[kind] / MB] for kind in idle}
     rows.append(row("daemons with none running (PSS)", "MB", daemons, Goal(most=70), scale=1))
     for each in engines:
         measures.remove(each, ids[each.kind])

@@ -4,11 +4,10 @@ import subprocess
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.wire import Connection, hijacked
-from tests.harness.engines import Engine, Pierd, processes_in
+from tests.harness.engines import Engine, processes_in
 
 IMAGE = "busybox"
 Measure = Callable[[Engine], float]
@@ -139,35 +138,13 @@ def remove(engine: Engine, ids: list[str]) -> None:
         connection.close()
 
 
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """Proportional set sizes in bytes: all of the engine's own processes, and the daemons alone."""
-
-    own: int
-    daemons: int
-
-
-def memory(engine: Engine) -> Memory:
-    """PSS of the engine's processes: those on its machine's network that are not a container's."""
-    total = daemons = 0
+def memory(engine: Engine) -> int:
+    """PSS in bytes of the engine's own processes: those on its machine's network. Containers have their own."""
+    total = 0
     for pid in processes_in(engine.host.path):
         try:
             with open(f"/proc/{pid}/smaps_rollup") as file:
-                pss = next(int(line.split()[1]) * 1024 for line in file if line.startswith("Pss:"))
-            parent = _parent(pid)
+                total += next(int(line.split()[1]) * 1024 for line in file if line.startswith("Pss:"))
         except (OSError, StopIteration):
             continue
-        total += pss
-        # dockerd and its containerd, pierd and its zygote: the daemon and its own children of the first degree.
-        if pid == engine.pid or (parent == engine.pid and not isinstance(engine, Pierd)) or _is_zygote(engine, pid):
-            daemons += pss
-    return Memory(total, daemons)
-
-
-def _parent(pid: int) -> int:
-    with open(f"/proc/{pid}/stat") as file:
-        return int(file.read().rpartition(")")[2].split()[1])
-
-
-def _is_zygote(engine: Engine, pid: int) -> bool:
-    return isinstance(engine, Pierd) and _parent(pid) == engine.pid
+    return total

@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from tests.harness.api import Api
-from tests.harness.images import busybox_rootfs
+from tests.harness.images import WEB, busybox_rootfs
 from tests.harness.netns import World, world
 from tests.harness.processes import Daemon, Output, end, run, wait_until
 
@@ -23,9 +23,6 @@ TOP = Path(__file__).resolve().parents[2]
 PEERS = TOP / ".cache/peers/root"
 PIERD = TOP / ".venv/bin/pierd"
 PIER = TOP / ".venv/bin/pier"
-
-WEB = 'echo "this is $(hostname)" > /www/index.html; exec httpd -f -p 8080 -h /www'
-"""The command of the image `web`, which stands for Tomcat: a server on port 8080 that tells who it is."""
 
 
 def peers_environment() -> dict[str, str]:

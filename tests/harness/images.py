@@ -11,6 +11,8 @@ import tarfile
 from collections.abc import Mapping, Sequence
 from functools import cache
 
+WEB = 'echo "this is $(hostname)" > /www/index.html; exec httpd -f -p 8080 -h /www'
+"""The command of the image `web`, which stands for Tomcat: a server on port 8080 that tells who it is."""
 BUSYBOX = shutil.which("busybox") or "/bin/busybox"
 FILES = {
     "etc/passwd": "root:x:0:0:root:/root:/bin/sh\ndaemon:x:1:1:daemon:/usr/sbin:/bin/false\n"
