@@ -18,6 +18,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from pierhead.daemon.config import Config
 from pierhead.daemon.engine.events import Events
+from pierhead.daemon.engine.resolver import Resolvers
 from pierhead.daemon.engine.running import ExecInstance, Running
 from pierhead.daemon.engine.waiters import Waiters
 from pierhead.driver.execdriver.api import ExecDriver, Exited, Stream
@@ -119,6 +120,7 @@ class Engine:
     waiting: dict[str, list[Stream]] = field(default_factory=dict)
     """Attached before the start: handed over with it, so that no output is missed."""
     waiters: Waiters = field(default_factory=Waiters)
+    resolvers: Resolvers = field(default_factory=Resolvers)
     backoff: dict[str, Backoff] = field(default_factory=dict)
     jobs: dict[int, Span] = field(default_factory=dict)
     past: deque[Span] = field(default_factory=lambda: deque(maxlen=HISTORY))

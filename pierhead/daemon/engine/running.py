@@ -1,6 +1,7 @@
 """What the daemon knows of a live container beyond GraphDB: its Monitor, its execs, and who waits for what."""
 
 import asyncio
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -15,6 +16,8 @@ from pierhead.driver.execdriver.api import (
     StartError,
 )
 from pierhead.libcontainer.spec import Process
+
+ResolverSockets = tuple[socket.socket, socket.socket]
 
 
 @dataclass(slots=True)
@@ -55,10 +58,10 @@ class Running:
     settled: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the end has been recorded and everything of this run is released."""
     execs: dict[str, ExecInstance] = field(default_factory=dict)
-    answers: "dict[int, asyncio.Future[None]]" = field(default_factory=dict)
+    answers: "dict[int, asyncio.Future[ResolverSockets | None]]" = field(default_factory=dict)
     serial: int = 0
 
-    def expect(self) -> "tuple[int, asyncio.Future[None]]":
+    def expect(self) -> "tuple[int, asyncio.Future[ResolverSockets | None]]":
         """A serial number for a request to the Monitor, and the future of its answer."""
         self.serial += 1
         future = asyncio.get_running_loop().create_future()
@@ -122,11 +125,11 @@ def watch(
                     instance = running.execs.get(exec_id)
                     if instance is not None and instance.answer is not None and not instance.answer.done():
                         instance.answer.set_exception(error)
-                case NetworkJoined(serial, failure):
+                case NetworkJoined(serial, failure, sockets):
                     answer = running.answers.pop(serial, None)
                     if answer is not None and not answer.done():
                         if failure is None:
-                            answer.set_result(None)
+                            answer.set_result(sockets)
                         else:
                             answer.set_exception(failure)
                 case Lost():

@@ -94,6 +94,9 @@ class NetworkDriver(Protocol):
         """``leave`` for a container whose namespace goes on (disconnect, container: mode): also removes the link from
         it. Idempotent; may wait some ms."""
 
+    def gateway(self, network: Network, endpoint: Endpoint) -> NetworkSetup:
+        """What gives an endpoint that has been joined the default route (after the one that had it left). Pure."""
+
     def reconcile(self, networks: Sequence[tuple[Network, Sequence[Endpoint]]]) -> None:
         """Make exactly these networks of this driver, and these live endpoints, exist under the instance's mark:
         remove what else carries it, make again what is missing. Running traffic is not disturbed."""

@@ -34,7 +34,7 @@ class Memory(Protocol):
         """A remembered value."""
 
     def set_meta(self, key: str, value: str) -> None:
-        """Remember a value; it is on the disk before this returns."""
+        """Remember a value; committed before this returns."""
 
 
 def bridge_name(network: Network) -> str:
@@ -58,6 +58,11 @@ def _mtu(network: Network) -> int:
     if not value.isdecimal() or not 68 <= int(value) <= 65535:
         raise InvalidParameter(f'invalid value for {MTU}: "{value}" (68 to 65535)')
     return int(value)
+
+
+def _index(endpoint: Endpoint) -> int:
+    """The ifindex of the endpoint's end inside."""
+    return FIRST_INDEX + int(endpoint.interface.removeprefix("eth"))
 
 
 def _segment(network: Network) -> Segment:
@@ -198,7 +203,7 @@ class BridgeDriver:
             bridge = socket.if_nametoindex(name)
         except OSError as error:
             raise OSError(error.errno, os.strerror(error.errno or 0), name) from error
-        index = FIRST_INDEX + int(endpoint.interface.removeprefix("eth"))
+        index = _index(endpoint)
         outside = marks.host_link(endpoint.id)
         host = [
             netlink.veth_into(
@@ -226,14 +231,23 @@ class BridgeDriver:
         addresses += [address for address in (endpoint.ipv4, endpoint.ipv6) if address is not None]
         inside += [netlink.address_add(index, address) for address in addresses]
         inside.append(netlink.link_set(index=index, up=True))
-        if endpoint.gateway and not network.internal:
-            versions = {address.version for address in addresses}
-            inside += [
-                netlink.route_add(index, pool.gateway)
-                for pool in network.pools
-                if pool.gateway is not None and pool.subnet.version in versions
-            ]
+        if endpoint.gateway:
+            inside += self._routes(network, endpoint)
         return NetworkSetup(tuple(host), tuple(inside), sysctls=self._inside_sysctls(endpoint))
+
+    def _routes(self, network: Network, endpoint: Endpoint) -> list[bytes]:
+        if network.internal:
+            return []
+        versions = {address.version for address in (endpoint.ipv4, endpoint.ipv6) if address is not None}
+        return [
+            netlink.route_add(_index(endpoint), pool.gateway)
+            for pool in network.pools
+            if pool.gateway is not None and pool.subnet.version in versions
+        ]
+
+    def gateway(self, network: Network, endpoint: Endpoint) -> NetworkSetup:
+        """The default route through this endpoint's network."""
+        return NetworkSetup(inside=tuple(self._routes(network, endpoint)))
 
     def _inside_sysctls(self, endpoint: Endpoint) -> tuple[tuple[str, str], ...]:
         if not _ipv6():

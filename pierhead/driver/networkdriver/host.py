@@ -36,6 +36,10 @@ class HostDriver:
     def unplug(self, network: Network, endpoint: Endpoint) -> None:
         """Nothing was made."""
 
+    def gateway(self, network: Network, endpoint: Endpoint) -> NetworkSetup:
+        """There is no route to give."""
+        return NetworkSetup()
+
     def reconcile(self, networks: Sequence[tuple[Network, Sequence[Endpoint]]]) -> None:
         """Nothing was made."""
 

@@ -1,0 +1,322 @@
+"""Networks and endpoints as GraphDB knows them, as the drivers want them, and as the API shows them."""
+
+import hashlib
+import json
+import re
+import secrets
+from collections.abc import Iterable
+from ipaddress import IPv4Interface, IPv6Interface, ip_address
+
+from pierhead.daemon.engine.engine import Engine
+from pierhead.daemon.jobs.describe import config_of, host_config_of, network_kind
+from pierhead.daemon.jobs.network_rows import PREDEFINED, find_row, network_of, pools_of
+from pierhead.driver.networkdriver import ports as port_rules
+from pierhead.driver.networkdriver.api import Endpoint, Network, Pool, PortBinding
+from pierhead.driver.networkdriver.dns import Address, Zone, pointer_name
+from pierhead.errors import InvalidParameter
+from pierhead.graph.containers import Container
+from pierhead.graph.graphdb import Row
+from pierhead.wire import codec
+from pierhead.wire.containers import NetworkSettings, Port, PortMap
+from pierhead.wire.containers import PortBinding as WireBinding
+from pierhead.wire.filters import Filters
+from pierhead.wire.networks import EndpointSettings
+
+_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
+_MAC = re.compile(r"([0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}")
+
+
+# Rows and driver values ----------------------------------------------------------------------------------------------
+
+
+def endpoint_rows(engine: Engine, container_id: str) -> list[Row]:
+    """A container's endpoints with ``network_name`` and ``driver``: first the network mode's own, then by name."""
+    rows = engine.db.all(
+        "SELECT e.*, n.name AS network_name, n.driver, n.internal FROM endpoint e "
+        "JOIN network n ON n.id = e.network_id WHERE e.container_id = ? ORDER BY n.name",
+        (container_id,),
+    )
+    if len(rows) < 2:
+        return rows
+    mode = host_config_of(engine.containers.get(container_id)).network_mode or "bridge"
+    return sorted(rows, key=lambda row: mode not in (row["network_name"], row["network_id"]))
+
+
+def asked(row: Row) -> EndpointSettings:
+    """What the user asked for of an endpoint."""
+    return codec.decode(row["settings"], EndpointSettings)
+
+
+def bindings_of(engine: Engine, container_id: str) -> tuple[PortBinding, ...]:
+    """The published ports of a running container."""
+    return tuple(
+        PortBinding(
+            row["proto"],
+            row["container_low"],
+            row["container_low"] + row["high"] - row["low"],
+            row["ip"],
+            row["low"],
+            row["high"],
+        )
+        for row in engine.db.all("SELECT * FROM port WHERE container_id = ? ORDER BY proto, low, ip", (container_id,))
+    )
+
+
+def endpoint_of(row: Row, ports: tuple[PortBinding, ...]) -> Endpoint:
+    """An active endpoint's row as the drivers see it; its ports only if it is the gateway."""
+    return Endpoint(
+        id=row["id"],
+        network_id=row["network_id"],
+        container_id=row["container_id"],
+        interface=row["interface"],
+        mac=row["mac"],
+        ipv4=IPv4Interface(row["ipv4"]) if row["ipv4"] else None,
+        ipv6=IPv6Interface(row["ipv6"]) if row["ipv6"] else None,
+        gateway=bool(row["gateway"]),
+        ports=ports if row["gateway"] else (),
+    )
+
+
+def active(engine: Engine, container_id: str) -> list[tuple[Network, Endpoint]]:
+    """Where a container is joined now."""
+    rows = [row for row in endpoint_rows(engine, container_id) if row["active"]]
+    ports = bindings_of(engine, container_id) if rows else ()
+    return [
+        (
+            network_of(engine, engine.db.one("SELECT * FROM network WHERE id = ?", (row["network_id"],))),
+            endpoint_of(row, ports),
+        )
+        for row in rows
+    ]
+
+
+# Membership ----------------------------------------------------------------------------------------------------------
+
+
+def check(row: Row, settings: EndpointSettings, pools: Iterable[Pool], *, static: bool) -> None:
+    """Raise InvalidParameter, in Docker's words, for settings that a network cannot give.
+
+    static: the user chose the network's subnets.
+    """
+    errors: list[str] = []
+    config = settings.ipam_config
+    addresses = [text for text in (config.ipv4_address, config.ipv6_address) if text] if config else []
+    if row["name"] in PREDEFINED:
+        if addresses:
+            errors.append("user specified IP address is supported on user defined networks only")
+        if settings.aliases:
+            errors.append("network-scoped alias is supported only for containers in user defined networks")
+    for text, version in ((config.ipv4_address, 4), (config.ipv6_address, 6)) if config else ():
+        if not text:
+            continue
+        try:
+            address = ip_address(text)
+        except ValueError:
+            errors.append(f"invalid IPv{version} address: {text}")
+            continue
+        if address.version != version or address.is_unspecified:
+            errors.append(f"invalid IPv{version} address: {text}")
+        elif not static:
+            errors.append(
+                "user specified IP address is supported only when connecting to networks with user configured subnets"
+            )
+        elif not any(address in pool.subnet for pool in pools):
+            errors.append(f"no configured subnet or ip-range contain the IP address {text}")
+    for alias in settings.aliases or ():
+        if len(alias) > 253 or not all(_LABEL.fullmatch(label) for label in alias.split(".")):
+            errors.append(f"invalid network alias: {alias!r}")
+    if settings.mac_address and not _MAC.fullmatch(settings.mac_address):
+        errors.append(f"invalid MAC address {settings.mac_address}")
+    if errors:
+        raise InvalidParameter(
+            f"invalid config for network {row['name']}: invalid endpoint settings:\n" + "\n".join(errors)
+        )
+
+
+def static_subnets(row: Row) -> bool:
+    """Whether the user chose the network's subnets."""
+    return bool((json.loads(row["ipam"]) or {}).get("Config"))
+
+
+def assign(engine: Engine, container_id: str, name: str, settings: EndpointSettings | None) -> Row:
+    """Make a container a member of a network; it joins when it starts. To be called within a transaction.
+
+    Raises NoSuchNetwork, InvalidParameter.
+    """
+    row = find_row(engine, name)
+    given = settings or EndpointSettings()
+    check(row, given, pools_of(engine, row["id"]), static=static_subnets(row))
+    kept = EndpointSettings(
+        ipam_config=given.ipam_config,
+        links=given.links,
+        aliases=given.aliases,
+        mac_address=given.mac_address.lower(),
+        driver_opts=given.driver_opts,
+        gw_priority=given.gw_priority,
+    )
+    engine.db.execute(
+        "INSERT INTO endpoint (id, network_id, container_id, settings) VALUES (?, ?, ?, ?)",
+        (secrets.token_hex(32), row["id"], container_id, codec.encode(kept)),
+    )
+    return row
+
+
+# Names ---------------------------------------------------------------------------------------------------------------
+
+
+def dns_names(container: Container, settings: EndpointSettings) -> list[str]:
+    """What a container is called on a user-defined network: name, aliases, short id, hostname; in Docker's order."""
+    names = [container.name, *(settings.aliases or ()), container.id[:12]]
+    hostname = config_of(container).hostname
+    if hostname:
+        names.append(hostname)
+    return list(dict.fromkeys(names))
+
+
+def zone_of(engine: Engine, network_id: str, network_name: str) -> Zone:
+    """The names of everything that is joined to a network now."""
+    names: dict[str, list[Address]] = {}
+    pointers: dict[str, str] = {}
+    rows = engine.db.all("SELECT * FROM endpoint WHERE network_id = ? AND active = 1", (network_id,))
+    for row in rows:
+        container = engine.containers.get(row["container_id"])
+        addresses = [ip_address(text.partition("/")[0]) for text in (row["ipv4"], row["ipv6"]) if text]
+        for name in dns_names(container, asked(row)):
+            for form in (name.lower(), f"{name}.{network_name}".lower()):
+                names.setdefault(form, []).extend(addresses)
+        for address in addresses:
+            pointers[pointer_name(address)] = f"{container.name}.{network_name}"
+    return Zone({name: tuple(dict.fromkeys(found)) for name, found in names.items()}, pointers)
+
+
+# What the API shows --------------------------------------------------------------------------------------------------
+
+
+def endpoint_settings(engine: Engine, container: Container) -> dict[str, EndpointSettings]:
+    """A container's networks by name."""
+    shown: dict[str, EndpointSettings] = {}
+    for row in endpoint_rows(engine, container.id):
+        settings = asked(row)
+        settings.network_id = row["network_id"]
+        if row["network_name"] not in PREDEFINED:
+            settings.dns_names = dns_names(container, settings)
+        if row["active"]:
+            settings.endpoint_id = row["id"]
+            settings.mac_address = row["mac"]
+            _addresses(engine, row, settings)
+        shown[row["network_name"]] = settings
+    return shown
+
+
+def _addresses(engine: Engine, row: Row, settings: EndpointSettings) -> None:
+    gateways: dict[int, str] = {}
+    for pool in pools_of(engine, row["network_id"]):
+        if pool.gateway is not None and not row["internal"]:
+            gateways.setdefault(pool.subnet.version, str(pool.gateway))
+    if row["ipv4"]:
+        address, _, length = row["ipv4"].partition("/")
+        settings.ip_address, settings.ip_prefix_len, settings.gateway = address, int(length), gateways.get(4, "")
+    if row["ipv6"]:
+        address, _, length = row["ipv6"].partition("/")
+        settings.global_ipv6_address, settings.global_ipv6_prefix_len = address, int(length)
+        settings.ipv6_gateway = gateways.get(6, "")
+
+
+def _shown_ips(ip: str) -> list[str]:
+    """Docker shows a port of every address once for each family."""
+    if ip:
+        return [ip]
+    return ["0.0.0.0", "::"] if port_rules.dual_stack() else ["0.0.0.0"]
+
+
+def _exposed(container: Container) -> set[tuple[str, int]]:
+    found: set[tuple[str, int]] = set()
+    keys = [*(config_of(container).exposed_ports or {}), *(host_config_of(container).port_bindings or {})]
+    for key in keys:
+        proto, low, high = port_rules.container_ports(key)
+        found |= {(proto, port) for port in range(low, high + 1)}
+    return found
+
+
+def _shows_ports(container: Container) -> bool:
+    return container.live and network_kind(host_config_of(container).network_mode) in ("default", "user")
+
+
+def port_map(engine: Engine, container: Container) -> PortMap:
+    """NetworkSettings.Ports: what is published now; null for what is only exposed."""
+    if not _shows_ports(container):
+        return {}
+    shown: PortMap = {f"{port}/{proto}": None for proto, port in sorted(_exposed(container))}
+    for binding in bindings_of(engine, container.id):
+        for offset in range(binding.host_high - binding.host_low + 1):
+            key = f"{binding.container_low + offset}/{binding.proto}"
+            found = shown.get(key) or []
+            found += [
+                WireBinding(host_ip=ip, host_port=str(binding.host_low + offset)) for ip in _shown_ips(binding.host_ip)
+            ]
+            shown[key] = found
+    return shown
+
+
+def ports(engine: Engine, container: Container) -> list[Port]:
+    """The Ports of a listed container."""
+    if not _shows_ports(container):
+        return []
+    published: set[tuple[str, int]] = set()
+    shown: list[Port] = []
+    for binding in bindings_of(engine, container.id):
+        ips = _shown_ips(binding.host_ip)
+        for offset in range(binding.host_high - binding.host_low + 1):
+            inner = binding.container_low + offset
+            published.add((binding.proto, inner))
+            shown += [
+                Port(ip=ip, private_port=inner, public_port=binding.host_low + offset, type=binding.proto) for ip in ips
+            ]
+    shown += [Port(private_port=port, type=proto) for proto, port in sorted(_exposed(container) - published)]
+    return shown
+
+
+def settings(engine: Engine, container: Container) -> NetworkSettings:
+    """NetworkSettings of container inspect."""
+    networks = endpoint_settings(engine, container)
+    answer = NetworkSettings(ports=port_map(engine, container), networks=networks)
+    if container.live:
+        answer.sandbox_id = hashlib.sha256(f"{container.id} {container.started}".encode()).hexdigest()
+        answer.sandbox_key = f"/proc/{container.pid}/ns/net"
+    bridge = networks.get("bridge")
+    if bridge is not None:
+        answer.endpoint_id = bridge.endpoint_id
+        answer.gateway = bridge.gateway
+        answer.ip_address, answer.ip_prefix_len = bridge.ip_address, bridge.ip_prefix_len
+        answer.mac_address = bridge.mac_address if container.live else ""
+        answer.ipv6_gateway = bridge.ipv6_gateway
+        answer.global_ipv6_address = bridge.global_ipv6_address
+        answer.global_ipv6_prefix_len = bridge.global_ipv6_prefix_len
+    return answer
+
+
+def is_member(engine: Engine, container: Container, wanted: Iterable[str]) -> bool:
+    """The list's "network" filter: a name, an id or its beginning."""
+    rows = endpoint_rows(engine, container.id)
+    return any(
+        value == row["network_name"] or (value and row["network_id"].startswith(value))
+        for value in wanted
+        for row in rows
+    )
+
+
+def matches_ports(engine: Engine, container: Container, filters: Filters) -> bool:
+    """The list's "publish" and "expose" filters ("80", "80/tcp", "8000-8010/udp"). Raises InvalidParameter."""
+    if filters.values_of("publish"):
+        public = {(port.type, port.public_port) for port in ports(engine, container) if port.public_port}
+        if not _any_port(public, filters.values_of("publish")):
+            return False
+    return not filters.values_of("expose") or _any_port(_exposed(container), filters.values_of("expose"))
+
+
+def _any_port(have: set[tuple[str, int]], wanted: Iterable[str]) -> bool:
+    for text in wanted:
+        proto, low, high = port_rules.container_ports(text)
+        if any(proto == kind and low <= port <= high for kind, port in have):
+            return True
+    return False

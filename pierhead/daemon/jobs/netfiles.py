@@ -1,0 +1,159 @@
+"""/etc/hosts and /etc/resolv.conf of a container, in Docker's words."""
+
+import os
+import re
+from ipaddress import ip_address
+
+from pierhead.daemon.engine.engine import Engine
+from pierhead.daemon.jobs import endpoints
+from pierhead.daemon.jobs.describe import config_of, host_config_of, network_kind
+from pierhead.daemon.jobs.files import container_folder
+from pierhead.daemon.jobs.network_rows import find_row, pools_of
+from pierhead.driver.networkdriver import dns
+from pierhead.errors import InvalidParameter, PierheadError
+from pierhead.graph.containers import Container
+from pierhead.wire.containers import HostConfig
+
+_LOCALHOST = """\
+127.0.0.1\tlocalhost
+::1\tlocalhost ip6-localhost ip6-loopback
+fe00::\tip6-localnet
+ff00::\tip6-mcastprefix
+ff02::1\tip6-allnodes
+ff02::2\tip6-allrouters
+"""
+_HOST = re.compile(r"[A-Za-z0-9_.*-]{1,255}")
+_WORD = re.compile(r"[\x21-\x7e]+")
+HOST_GATEWAY = "host-gateway"
+
+
+async def files(engine: Engine, container_id: str) -> tuple[bytes, bytes]:
+    """(hosts, resolv.conf) for a start, after ``prepare``. Raises InvalidParameter for names that could add lines."""
+    container = engine.containers.get(container_id)
+    host = host_config_of(container)
+    kind = network_kind(host.network_mode)
+    if kind == "container":
+        other = engine.containers.find(host.network_mode.removeprefix("container:"))
+        return _copy(engine, other.id, "hosts"), _copy(engine, other.id, "resolv.conf")
+    return _hosts(engine, container, host, kind), _resolv(engine, container, host, kind)
+
+
+def check(host: HostConfig) -> None:
+    """Raise InvalidParameter for name settings of a HostConfig that are none."""
+    extra_hosts(host, "0.0.0.0")
+    for server in host.dns or ():
+        try:
+            ip_address(server)
+        except ValueError:
+            raise InvalidParameter(f"invalid IP address: {server}") from None
+    for value in (*(host.dns_search or ()), *(host.dns_options or ())):
+        if not _WORD.fullmatch(value):
+            raise InvalidParameter(f"invalid DNS search domain or option: {value!r}")
+
+
+def extra_hosts(host: HostConfig, gateway: str) -> list[tuple[str, str]]:
+    """(address, name) of --add-host. Raises InvalidParameter."""
+    found = []
+    for entry in host.extra_hosts or ():
+        name, _, address = entry.partition(":")
+        if not address:
+            name, _, address = entry.partition("=")
+        if not _HOST.fullmatch(name):
+            raise InvalidParameter(f"bad format for add-host: {entry!r}")
+        if address == HOST_GATEWAY:
+            address = gateway
+        try:
+            ip_address(address.strip("[]"))
+        except ValueError:
+            raise InvalidParameter(f"invalid IP address in add-host: {address!r}") from None
+        found.append((address.strip("[]"), name))
+    return found
+
+
+def _copy(engine: Engine, container_id: str, name: str) -> bytes:
+    try:
+        descriptor = os.open(
+            os.path.join(container_folder(engine, container_id), name), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+        )
+    except FileNotFoundError:
+        return b""
+    with open(descriptor, "rb") as file:
+        return file.read(1 << 20)
+
+
+def _host_file(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def own_lines(engine: Engine, container: Container) -> list[str]:
+    """The container's own names at each of its addresses."""
+    config = config_of(container)
+    name = config.hostname or container.id[:12]
+    names = f"{name}.{config.domainname} {name}" if config.domainname else name
+    return [
+        f"{interface.ip}\t{names}\n"
+        for _, endpoint in endpoints.active(engine, container.id)
+        for interface in (endpoint.ipv4, endpoint.ipv6)
+        if interface is not None
+    ]
+
+
+def _gateway(engine: Engine) -> str:
+    """What host-gateway stands for: the default bridge's address."""
+    pools = pools_of(engine, find_row(engine, "bridge")["id"])
+    for pool in pools:
+        if pool.gateway is not None:
+            return str(pool.gateway)
+    raise PierheadError("unable to derive the IP value for host-gateway")
+
+
+def _hosts(engine: Engine, container: Container, host: HostConfig, kind: str) -> bytes:
+    base = (_host_file("/etc/hosts") or _LOCALHOST) if kind == "host" else _LOCALHOST
+    if not base.endswith("\n"):
+        base += "\n"
+    lines = [
+        f"{address}\t{name}\n" for address, name in extra_hosts(host, _gateway(engine) if host.extra_hosts else "")
+    ]
+    return "".join([base, *lines, *own_lines(engine, container)]).encode()
+
+
+def _resolv(engine: Engine, container: Container, host: HostConfig, kind: str) -> bytes:
+    embedded = any(
+        network.driver == "bridge" and network.name != "bridge" for network, _ in endpoints.active(engine, container.id)
+    )
+    host_file = engine.resolvers.host()
+    given = tuple(host.dns or engine.config.dns)
+    if kind == "host" and not given:
+        given = host_file.nameservers  # its loopback is the host's: every server can be reached
+    return dns.resolv_conf(
+        host_file,
+        nameservers=given,
+        search=tuple(host.dns_search) if host.dns_search else None,
+        options=tuple(host.dns_options) if host.dns_options else None,
+        embedded=embedded,
+    ).encode()
+
+
+def rewrite(engine: Engine, container: Container, before: list[str]) -> None:
+    """After connect or disconnect: the container's own lines in hosts, and resolv.conf, follow; what the user wrote
+    into hosts stays. before: ``own_lines`` of before."""
+    folder = container_folder(engine, container.id)
+    hosts = _copy(engine, container.id, "hosts").decode(errors="surrogateescape")
+    after = own_lines(engine, container)
+    for line in before:
+        if line not in after:
+            hosts = hosts.replace(line, "", 1)
+    for line in after:
+        if line not in before:
+            hosts += line
+    host = host_config_of(container)
+    resolv = _resolv(engine, container, host, network_kind(host.network_mode))
+    for name, content in (("hosts", hosts.encode(errors="surrogateescape")), ("resolv.conf", resolv)):
+        # The same inode: it is mounted in the container.
+        flags = os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        with open(os.open(os.path.join(folder, name), flags), "wb") as file:
+            file.write(content)

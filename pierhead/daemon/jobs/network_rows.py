@@ -1,0 +1,113 @@
+"""Networks in GraphDB: found, read as the drivers want them, written."""
+
+import json
+import re
+import time
+from ipaddress import ip_address, ip_network
+
+from pierhead.daemon.engine.engine import Engine
+from pierhead.driver.networkdriver.api import Network, Pool
+from pierhead.errors import InvalidParameter, NoSuchNetwork
+from pierhead.graph.graphdb import Row
+from pierhead.wire import codec
+from pierhead.wire.networks import IPAM, NetworkCreateRequest
+
+PREDEFINED = ("bridge", "host", "none")
+_HEX = re.compile(r"[0-9a-f]{1,64}")
+
+
+def find_row(engine: Engine, name: str) -> Row:
+    """A network by full id, name or unique id prefix ("" and "default" are the default bridge).
+
+    Raises NoSuchNetwork, InvalidParameter for an ambiguous prefix.
+    """
+    if name in ("", "default"):
+        name = "bridge"
+    row = engine.db.first("SELECT * FROM network WHERE id = ?", (name,)) or engine.db.first(
+        "SELECT * FROM network WHERE name = ?", (name,)
+    )
+    if row is not None:
+        return row
+    if not _HEX.fullmatch(name):
+        raise NoSuchNetwork(name)
+    rows = engine.db.all("SELECT * FROM network WHERE id >= ? AND id < ?", (name, name + "g"))
+    if not rows:
+        raise NoSuchNetwork(name)
+    if len(rows) > 1:
+        raise InvalidParameter(f"network {name} is ambiguous ({len(rows)} matches found based on ID prefix)")
+    return rows[0]
+
+
+def pools_of(engine: Engine, network_id: str) -> tuple[Pool, ...]:
+    """A network's subnets, IPv4 first."""
+    rows = engine.db.all("SELECT * FROM pool WHERE network_id = ? ORDER BY subnet LIKE '%:%', subnet", (network_id,))
+    return tuple(
+        Pool(
+            ip_network(row["subnet"]),
+            ip_address(row["gateway"]) if row["gateway"] else None,
+            ip_network(row["ip_range"]) if row["ip_range"] else None,
+            {name: ip_address(value) for name, value in json.loads(row["aux"]).items()},
+        )
+        for row in rows
+    )
+
+
+def network_of(engine: Engine, row: Row) -> Network:
+    """A network's row as the drivers see it."""
+    return Network(
+        id=row["id"],
+        name=row["name"],
+        driver=row["driver"],
+        pools=pools_of(engine, row["id"]),
+        internal=bool(row["internal"]),
+        ipv6=bool(row["ipv6"]),
+        options=json.loads(row["options"]),
+    )
+
+
+def members(engine: Engine, network_id: str) -> list[Row]:
+    """Endpoints that are joined to a network now, with their containers' names."""
+    return engine.db.all(
+        "SELECT e.*, c.name FROM endpoint e JOIN container c ON c.id = e.container_id "
+        "WHERE e.network_id = ? AND e.active = 1",
+        (network_id,),
+    )
+
+
+def insert(engine: Engine, network: Network, request: NetworkCreateRequest, *, ipv4: bool, state: str) -> None:
+    """Write a network with its pools. Within a transaction. Raises IntegrityError for a taken name or subnet."""
+    engine.db.execute(
+        "INSERT INTO network "
+        "(id, name, driver, created, internal, ipv4, ipv6, attachable, options, labels, ipam, state) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            network.id,
+            network.name,
+            network.driver,
+            time.time_ns(),
+            int(network.internal),
+            int(ipv4),
+            int(network.ipv6),
+            int(request.attachable),
+            json.dumps(dict(network.options)),
+            json.dumps(request.labels or {}),
+            codec.encode(request.ipam or IPAM(driver="default")),
+            state,
+        ),
+    )
+    for pool in network.pools:
+        insert_pool(engine, network.id, pool)
+
+
+def insert_pool(engine: Engine, network_id: str, pool: Pool) -> None:
+    """Write one subnet of a network."""
+    engine.db.execute(
+        "INSERT INTO pool (network_id, subnet, gateway, ip_range, aux) VALUES (?, ?, ?, ?, ?)",
+        (
+            network_id,
+            str(pool.subnet),
+            str(pool.gateway) if pool.gateway is not None else None,
+            str(pool.ip_range) if pool.ip_range is not None else None,
+            json.dumps({name: str(address) for name, address in pool.aux.items()}),
+        ),
+    )

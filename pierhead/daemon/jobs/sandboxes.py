@@ -1,0 +1,500 @@
+"""A container's network sandbox: what is prepared before a start, served while it runs, and taken away after its end.
+
+Rows first, then effects: an address and a port are in GraphDB before a message or a socket uses them, so that after a
+crash the daemon knows whose they were.
+"""
+
+import logging
+import secrets
+import socket
+import time
+import zlib
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, ip_address
+
+from pierhead.daemon.engine.engine import Engine, blocking, phase
+from pierhead.daemon.engine.resolver import Scope
+from pierhead.daemon.jobs import endpoints
+from pierhead.daemon.jobs.describe import config_of, host_config_of, network_kind
+from pierhead.daemon.jobs.network_rows import find_row, pools_of
+from pierhead.driver.execdriver.api import Started
+from pierhead.driver.networkdriver import dns, ipam, ports
+from pierhead.driver.networkdriver.api import Endpoint, Network, PortBinding
+from pierhead.errors import Conflict, Forbidden, InvalidParameter, NoSuchNetwork, NotFound, PierheadError
+from pierhead.graph.containers import Container
+from pierhead.graph.graphdb import IntegrityError, Row
+from pierhead.libcontainer.spec import NetworkSetup
+from pierhead.linux import nft
+from pierhead.wire.containers import HostConfig
+
+log = logging.getLogger("pierd")
+
+HISTORY = 1024
+"""Addresses that a network remembers the last owner of."""
+
+Listener = tuple[socket.socket, tuple[str, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """What the exec driver needs for a start; the sockets become the StartRequest's."""
+
+    setup: NetworkSetup = field(default_factory=NetworkSetup)
+    ports: tuple[socket.socket, ...] = ()
+    listeners: tuple[Listener, ...] = ()
+
+
+async def prepare(engine: Engine, container_id: str) -> Joined:
+    """Give a container its addresses and ports, make them reachable, and plan its joining.
+
+    The caller holds its lock.  Raises PierheadError with Docker's words; then nothing is left.
+    """
+    container = engine.containers.get(container_id)
+    kind = network_kind(host_config_of(container).network_mode)
+    if kind == "container":
+        return Joined()
+    await release(engine, container_id)
+    try:
+        with phase("networkdriver: addresses and ports"), engine.db.transaction():
+            _allocate(engine, container)
+        reservation = _reserve(engine, container)
+        try:
+            with phase("networkdriver: plan"):
+                return await _plan(engine, container, reservation)
+        except BaseException:
+            reservation.close()
+            raise
+    except PierheadError as error:
+        await release(engine, container_id)
+        raise _wrapped(error) from error
+    except OSError as error:
+        await release(engine, container_id)
+        raise PierheadError(f"failed to set up container networking: {error}") from error
+
+
+def _wrapped(error: PierheadError) -> PierheadError:
+    """The same error in the sentence that Docker begins with."""
+    classes = {one.status: one for one in (InvalidParameter, Forbidden, NotFound, Conflict)}
+    return classes.get(error.status, PierheadError)(f"failed to set up container networking: {error}")
+
+
+# Addresses -----------------------------------------------------------------------------------------------------------
+
+
+def _allocate(engine: Engine, container: Container) -> None:
+    """Write addresses and ports of every endpoint. Within a transaction."""
+    rows = endpoints.endpoint_rows(engine, container.id)
+    host = host_config_of(container)
+    if not rows or network_kind(host.network_mode) == "user":
+        mode = host.network_mode or "bridge"
+        if not any(mode in (row["network_name"], row["network_id"]) for row in rows):
+            found = find_row(engine, mode)
+            if not any(row["network_id"] == found["id"] for row in rows):
+                raise NoSuchNetwork(mode)
+    gateway = _gateway(rows)
+    for number, row in enumerate(rows):
+        allocate_endpoint(engine, container, row, f"eth{number}", gateway=row["id"] == gateway)
+    if gateway is not None:
+        _allocate_ports(engine, container, host)
+
+
+def _gateway(rows: list[Row]) -> str | None:
+    """The endpoint that gives the default route and carries published ports: highest priority, then by name."""
+    able = [row for row in rows if row["driver"] == "bridge" and not row["internal"]]
+    if not able:
+        return None
+    best = min(able, key=lambda row: (-endpoints.asked(row).gw_priority, row["network_name"]))
+    return str(best["id"])
+
+
+def allocate_endpoint(engine: Engine, container: Container, row: Row, interface: str, *, gateway: bool) -> str:
+    """Write an endpoint as active, under a new id; returns that. Within a transaction. Raises PierheadError."""
+    id = secrets.token_hex(32)
+    mac, ipv4, ipv6 = "", None, None
+    if row["driver"] == "bridge":
+        settings = endpoints.asked(row)
+        config = settings.ipam_config
+        ipv4 = _address(engine, container, row, 4, config.ipv4_address if config else "")
+        ipv6 = _address(engine, container, row, 6, config.ipv6_address if config else "")
+        mac = settings.mac_address or (
+            ipam.mac(IPv4Address(ipv4.partition("/")[0])) if ipv4 else f"02:42:{secrets.token_bytes(4).hex(':')}"
+        )
+    engine.db.execute(
+        "UPDATE endpoint SET id = ?, active = 1, interface = ?, mac = ?, ipv4 = ?, ipv6 = ?, gateway = ? WHERE id = ?",
+        (id, interface, mac, ipv4, ipv6, int(gateway), row["id"]),
+    )
+    return id
+
+
+def _address(engine: Engine, container: Container, row: Row, version: int, wanted: str) -> str | None:
+    """An address with prefix length, or None where the network has no pool of that version."""
+    network, column = row["network_id"], f"ipv{version}"
+    pools = [pool for pool in pools_of(engine, network) if pool.subnet.version == version]
+    if not pools:
+        return None
+    used = {
+        found[column].partition("/")[0]
+        for found in engine.db.all(
+            f"SELECT {column} FROM endpoint WHERE network_id = ? AND {column} IS NOT NULL", (network,)
+        )
+    }
+    if wanted:
+        address = ip_address(wanted)
+        return f"{address}/{ipam.claim(pools, used, address).subnet.prefixlen}"
+    own: list[str] = []
+    resting: dict[str, int] = {}
+    if row["network_name"] != "bridge":
+        for found in engine.db.all("SELECT * FROM address_history WHERE network_id = ?", (network,)):
+            if found["name"] == container.name:
+                own.append(found["address"])
+            resting[found["address"]] = found["released"]
+    chosen = ipam.allocate(pools, used, own=own, resting=resting)
+    if chosen is None:
+        raise PierheadError(
+            f"no available IPv{version} addresses on this network's address pools: {row['network_name']} ({network})"
+        )
+    address, pool = chosen
+    return f"{address}/{pool.subnet.prefixlen}"
+
+
+# Ports ---------------------------------------------------------------------------------------------------------------
+
+
+def requests_of(container: Container) -> list[ports.PortRequest]:
+    """The ports that a container's configuration publishes. Raises InvalidParameter."""
+    host = host_config_of(container)
+    bindings = {
+        key: [(binding.host_ip, binding.host_port) for binding in found or ()]
+        for key, found in (host.port_bindings or {}).items()
+    }
+    return ports.requests(bindings, config_of(container).exposed_ports or {}, host.publish_all_ports)
+
+
+def _allocate_ports(engine: Engine, container: Container, host: HostConfig) -> None:
+    wanted = requests_of(container)
+    fixed = [
+        PortBinding(one.proto, one.port, one.port, one.ip, one.low, one.low)
+        for one in wanted
+        if one.low and one.low == one.high
+    ]
+    for binding in ports.coalesce(fixed):
+        _write_port(engine, container, binding)
+    for one in wanted:
+        if not one.low or one.low != one.high:
+            _write_dynamic(engine, container, one)
+
+
+def _write_port(engine: Engine, container: Container, binding: PortBinding) -> None:
+    try:
+        _insert_port(engine, container, binding)
+    except IntegrityError as error:
+        raise _external(engine, container, _taken(engine, binding)) from error
+
+
+def _insert_port(engine: Engine, container: Container, binding: PortBinding) -> None:
+    engine.db.execute(
+        "INSERT INTO port (container_id, proto, ip, low, high, container_low) VALUES (?, ?, ?, ?, ?, ?)",
+        (
+            container.id,
+            binding.proto,
+            binding.host_ip,
+            binding.host_low,
+            binding.host_high,
+            binding.container_low,
+        ),
+    )
+
+
+def _write_dynamic(engine: Engine, container: Container, one: ports.PortRequest) -> None:
+    low, high = (one.low, one.high) if one.low else ports.dynamic_range()
+    last = engine.db.first(
+        "SELECT high FROM port WHERE proto = ? AND ip = ? AND low BETWEEN ? AND ? ORDER BY low DESC LIMIT 1",
+        (one.proto, one.ip, low, high),
+    )
+    first = low if last is None or last["high"] >= high else last["high"] + 1
+    for port in (*range(first, high + 1), *range(low, first)):
+        binding = PortBinding(one.proto, one.port, one.port, one.ip, port, port)
+        try:
+            if ports.is_free(binding):
+                _insert_port(engine, container, binding)
+                return
+        except IntegrityError:
+            continue
+        except ports.PortRefused as error:
+            raise _external(engine, container, ports.refused(error, None)) from error
+    raise _external(engine, container, PierheadError(f"Bind for {one.ip or '0.0.0.0'} failed: all ports are allocated"))
+
+
+def _taken(engine: Engine, binding: PortBinding) -> PierheadError:
+    row = engine.db.first(
+        "SELECT p.low, c.name FROM port p JOIN container c ON c.id = p.container_id "
+        "WHERE p.proto = ? AND p.low <= ? AND p.high >= ? ORDER BY p.low LIMIT 1",
+        (binding.proto, binding.host_high, binding.host_low),
+    )
+    port = binding.host_low if row is None else max(binding.host_low, row["low"])
+    return ports.allocated(binding.host_ip, port, "" if row is None else row["name"])
+
+
+def _external(engine: Engine, container: Container, error: PierheadError) -> PierheadError:
+    row = engine.db.first("SELECT id FROM endpoint WHERE container_id = ? AND gateway = 1", (container.id,))
+    return PierheadError(
+        "driver failed programming external connectivity on endpoint "
+        f"{container.name} ({'' if row is None else row['id']}): {error}"
+    )
+
+
+def _reserve(engine: Engine, container: Container) -> ports.Reservation:
+    """Bind what the rows say. Raises PierheadError that names who holds a port."""
+    target = next((endpoint for _, endpoint in endpoints.active(engine, container.id) if endpoint.gateway), None)
+    if target is None or not target.ports:
+        return ports.Reservation((), ())
+    ipv4 = target.ipv4.ip if target.ipv4 is not None else None
+    ipv6 = target.ipv6.ip if target.ipv6 is not None else None
+    try:
+        return ports.reserve(target.ports, ipv4, ipv6)
+    except ports.PortRefused as error:
+        raise _external(engine, container, ports.refused(error, ipv4 or ipv6)) from error
+
+
+# Joining -------------------------------------------------------------------------------------------------------------
+
+
+async def _plan(engine: Engine, container: Container, reservation: ports.Reservation) -> Joined:
+    joined = endpoints.active(engine, container.id)
+    setups = [await plan_endpoint(engine, network, endpoint) for network, endpoint in joined]
+    if any(is_user_bridge(network) for network, _ in joined):
+        setups.append(resolver_setup(container.id))
+    for network, endpoint in joined:
+        if endpoint.ports:
+            with phase("networkdriver: publish"):
+                engine.networks[network.driver].publish(network, endpoint)
+    return Joined(merge(setups), reservation.ports, reservation.listeners)
+
+
+async def plan_endpoint(engine: Engine, network: Network, endpoint: Endpoint) -> NetworkSetup:
+    """The driver's plan; a network whose bridge somebody has removed is made again first."""
+    driver = engine.networks[network.driver]
+    try:
+        return driver.plan(network, endpoint)
+    except OSError as error:
+        log.warning("network %s is gone (%s): making it again", network.name, error)
+        await blocking(driver.create, network)
+        return driver.plan(network, endpoint)
+
+
+def is_user_bridge(network: Network) -> bool:
+    """Whether names are resolved in it."""
+    return network.driver == "bridge" and network.name != "bridge"
+
+
+def resolver_setup(container_id: str) -> NetworkSetup:
+    """The resolver's sockets on a high port of 127.0.0.11, outside the ephemeral range, and a rule that leads there.
+
+    A bound :53 would be in the way of containers that serve DNS themselves.
+    """
+    port = 61000 + zlib.crc32(container_id.encode()) % 4000
+    return NetworkSetup(nft=nft.local_redirect("pierhead", dns.ADDRESS, 53, port), resolver=port)
+
+
+def merge(setups: list[NetworkSetup]) -> NetworkSetup:
+    """Several endpoints' setups as one; what they have in common (lo) once."""
+    return NetworkSetup(
+        host=tuple(message for setup in setups for message in setup.host),
+        inside=tuple(dict.fromkeys(message for setup in setups for message in setup.inside)),
+        nft=next((setup.nft for setup in setups if setup.nft), b""),
+        sysctls=tuple(dict.fromkeys(value for setup in setups for value in setup.sysctls)),
+        resolver=next((setup.resolver for setup in setups if setup.resolver), 0),
+    )
+
+
+async def joined(engine: Engine, container_id: str, started: Started) -> None:
+    """It runs: serve its names, and say that it is connected."""
+    for network, _ in endpoints.active(engine, container_id):
+        engine.resolvers.changed(network.id)
+        announce(engine, "connect", network, container_id)
+    if started.resolver is not None:
+        serve(engine, container_id, started.resolver)
+
+
+async def reattach(engine: Engine, container_id: str, started: Started) -> None:
+    """After a restart of the daemon: serve its names again."""
+    if started.resolver is not None:
+        serve(engine, container_id, started.resolver)
+
+
+def announce(engine: Engine, action: str, network: Network, container_id: str) -> None:
+    """A network event, as Docker's."""
+    engine.events.publish(
+        "network", action, network.id, {"container": container_id, "name": network.name, "type": network.driver}
+    )
+
+
+def serve(engine: Engine, container_id: str, sockets: tuple[socket.socket, socket.socket]) -> None:
+    """Answer on the container's resolver sockets."""
+
+    def zone() -> dns.Zone:
+        rows = [row for row in endpoints.endpoint_rows(engine, container_id) if row["active"]]
+        zones = [
+            engine.resolvers.zone(
+                row["network_id"],
+                lambda row=row: endpoints.zone_of(engine, row["network_id"], row["network_name"]),  # type: ignore[misc]
+            )
+            for row in rows
+            if row["driver"] == "bridge" and row["network_name"] != "bridge"
+        ]
+        return dns.union(zones)
+
+    def upstreams() -> tuple[str, ...] | None:
+        rows = [row for row in endpoints.endpoint_rows(engine, container_id) if row["active"]]
+        if not any(row["driver"] == "bridge" and not row["internal"] for row in rows):
+            return None
+        host = host_config_of(engine.containers.get(container_id))
+        return tuple(host.dns or engine.config.dns)
+
+    engine.resolvers.serve(container_id, sockets, Scope(zone, upstreams))
+
+
+# Leaving -------------------------------------------------------------------------------------------------------------
+
+
+async def release(engine: Engine, container_id: str) -> None:
+    """Take a container out of its networks and give its addresses and ports back. Idempotent.
+
+    What the drivers could not undo is logged; reconciliation at the next start finds it.
+    """
+    engine.resolvers.stop(container_id)
+    left = endpoints.active(engine, container_id)
+    if not left:
+        return
+    shared = _shares_namespace(engine, container_id)
+    for network, endpoint in left:
+        driver = engine.networks[network.driver]
+        try:
+            await blocking(driver.unplug if shared else driver.leave, network, endpoint)
+        except (OSError, ExceptionGroup) as error:
+            log.error("container %s could not leave %s: %s", container_id[:12], network.name, error, exc_info=error)
+    name = engine.containers.get(container_id).name
+    with engine.db.transaction():
+        engine.db.execute("DELETE FROM port WHERE container_id = ?", (container_id,))
+        for network, endpoint in left:
+            forget_addresses(engine, network, endpoint, name)
+    for network, _ in left:
+        engine.resolvers.changed(network.id)
+        announce(engine, "disconnect", network, container_id)
+
+
+def _shares_namespace(engine: Engine, container_id: str) -> bool:
+    """Whether another container that runs has joined this one's network namespace, which therefore goes on."""
+    for other in engine.running:
+        if other == container_id or engine.db.first("SELECT 1 FROM container WHERE id = ?", (other,)) is None:
+            continue
+        mode = host_config_of(engine.containers.get(other)).network_mode
+        if mode.startswith("container:"):
+            try:
+                if engine.containers.find(mode.removeprefix("container:")).id == container_id:
+                    return True
+            except PierheadError:
+                continue
+    return False
+
+
+def forget_addresses(engine: Engine, network: Network, endpoint: Endpoint, name: str) -> None:
+    """Write an endpoint as inactive; on a user's network its addresses rest. Within a transaction."""
+    if is_user_bridge(network):
+        for interface in (endpoint.ipv4, endpoint.ipv6):
+            if interface is not None:
+                engine.db.execute(
+                    "INSERT OR REPLACE INTO address_history (network_id, address, name, released) VALUES (?, ?, ?, ?)",
+                    (network.id, str(interface.ip), name, time.time_ns()),
+                )
+        _trim_history(engine, network.id)
+    engine.db.execute(
+        "UPDATE endpoint SET active = 0, interface = '', mac = '', ipv4 = NULL, ipv6 = NULL, gateway = 0 WHERE id = ?",
+        (endpoint.id,),
+    )
+
+
+def _trim_history(engine: Engine, network_id: str) -> None:
+    count = engine.db.one("SELECT count(*) AS n FROM address_history WHERE network_id = ?", (network_id,))["n"]
+    if count > 2 * HISTORY:
+        engine.db.execute(
+            "DELETE FROM address_history WHERE network_id = ? AND released < (SELECT released FROM address_history "
+            "WHERE network_id = ? ORDER BY released DESC LIMIT 1 OFFSET ?)",
+            (network_id, network_id, HISTORY),
+        )
+
+
+# A running container's networks --------------------------------------------------------------------------------------
+
+
+async def connect(engine: Engine, container: Container, row: Row) -> None:
+    """Join a running container to one more network (its endpoint's row is there). The caller holds its lock."""
+    running = engine.running[container.id]
+    before = endpoints.active(engine, container.id)
+    taken = {endpoint.interface for _, endpoint in before}
+    interface = next(name for name in (f"eth{number}" for number in range(1000)) if name not in taken)
+    gateway = not row["internal"] and not any(endpoint.gateway for _, endpoint in before)
+    try:
+        with engine.db.transaction():
+            id = allocate_endpoint(engine, container, row, interface, gateway=gateway)
+            if gateway:
+                _allocate_ports(engine, container, host_config_of(container))
+        reservation = _reserve(engine, container) if gateway else None
+        network, endpoint = next(one for one in endpoints.active(engine, container.id) if one[1].id == id)
+        setup = await plan_endpoint(engine, network, endpoint)
+        if is_user_bridge(network) and not any(is_user_bridge(other) for other, _ in before):
+            setup = merge([setup, resolver_setup(container.id)])
+        if reservation is not None:
+            running.monitor.hold_ports(reservation.ports, reservation.listeners)
+        serial, answer = running.expect()
+        running.monitor.join_network(setup, serial)
+        sockets = await answer
+        if endpoint.ports:
+            engine.networks[network.driver].publish(network, endpoint)
+    except (PierheadError, OSError) as error:
+        await leave(engine, container, row["network_id"])
+        raise PierheadError(f"failed to set up container networking: {error}") from error
+    engine.resolvers.changed(network.id)
+    if sockets is not None:
+        serve(engine, container.id, sockets)
+    announce(engine, "connect", network, container.id)
+
+
+async def leave(engine: Engine, container: Container, network_id: str) -> None:
+    """Take a running container out of one network; another one becomes its way out. The caller holds its lock."""
+    found = [one for one in endpoints.active(engine, container.id) if one[0].id == network_id]
+    for network, endpoint in found:
+        try:
+            await blocking(engine.networks[network.driver].unplug, network, endpoint)
+        except (OSError, ExceptionGroup) as error:
+            log.error("container %s could not leave %s: %s", container.id[:12], network.name, error, exc_info=error)
+        with engine.db.transaction():
+            forget_addresses(engine, network, endpoint, container.name)
+        engine.resolvers.changed(network.id)
+        announce(engine, "disconnect", network, container.id)
+        if endpoint.gateway:
+            await _move_gateway(engine, container)
+
+
+async def _move_gateway(engine: Engine, container: Container) -> None:
+    """The default route and the published ports go to another of the container's networks, if there is one."""
+    rows = [row for row in endpoints.endpoint_rows(engine, container.id) if row["active"]]
+    chosen = _gateway(rows)
+    running = engine.running.get(container.id)
+    if running is None:
+        return
+    if chosen is None:
+        engine.db.execute("DELETE FROM port WHERE container_id = ?", (container.id,))
+        running.monitor.hold_ports((), ())
+        return
+    engine.db.execute("UPDATE endpoint SET gateway = 1 WHERE id = ?", (chosen,))
+    network, endpoint = next(one for one in endpoints.active(engine, container.id) if one[1].id == chosen)
+    driver = engine.networks[network.driver]
+    serial, answer = running.expect()
+    running.monitor.join_network(driver.gateway(network, endpoint), serial)
+    await answer
+    if endpoint.ports:
+        driver.publish(network, endpoint)
+        running.monitor.hold_ports((), ())
+        reservation = _reserve(engine, container)
+        running.monitor.hold_ports(reservation.ports, reservation.listeners)

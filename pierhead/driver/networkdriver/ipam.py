@@ -1,0 +1,279 @@
+"""Addresses: which subnet a network gets, and which address an endpoint gets. Pure but for ``occupied``.
+
+Docker's words are kept where it has any; a clash also says whose subnet it is.
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+    ip_network,
+)
+
+from pierhead.driver.networkdriver.api import Pool
+from pierhead.errors import Forbidden, InvalidParameter, PierheadError
+from pierhead.linux.netlink import Netlink
+
+Prefix = IPv4Network | IPv6Network
+Address = IPv4Address | IPv6Address
+
+DEFAULT_BRIDGE = IPv4Network("172.17.0.0/16")
+
+
+@dataclass(frozen=True, slots=True)
+class Occupied:
+    """A subnet that is in use on the host. owner: for a message ("interface virbr0", "route through ens33").
+
+    direct: an interface's own subnet; else a route that leads through a gateway.
+    """
+
+    prefix: Prefix
+    owner: str
+    direct: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SubnetRequest:
+    """One entry of the API's IPAM.Config, as given; empty strings where nothing was said."""
+
+    subnet: str = ""
+    ip_range: str = ""
+    gateway: str = ""
+    aux: Mapping[str, str] | None = None
+
+
+def occupied(ignore_group: int = 0) -> list[Occupied]:
+    """What the present network namespace uses: interface addresses and routes. Raises OSError.
+
+    ignore_group: links of this group (our own bridges) do not count; the database knows their pools.
+    """
+    with Netlink() as netlink:
+        names = {link.index: link for link in netlink.links()}
+        ours = {index for index, link in names.items() if ignore_group and link.group == ignore_group}
+        found = [
+            Occupied(interface.network, f"interface {names[index].name if index in names else index}", True)
+            for index, interface in netlink.addresses()
+            if index not in ours and not interface.ip.is_loopback and not interface.ip.is_link_local
+        ]
+        found += [
+            Occupied(
+                route.prefix,
+                f"a route through {names[route.interface].name if route.interface in names else route.gateway}",
+                route.gateway is None,
+            )
+            for route in netlink.routes()
+            if route.prefix is not None and route.interface not in ours and not route.prefix.is_link_local
+        ]
+    return found
+
+
+# Pools ---------------------------------------------------------------------------------------------------------------
+
+
+def _candidates() -> Iterator[IPv4Network]:
+    """Docker's default pools in its order, then /24s: it has 31 networks and no more, we have some thousand."""
+    for second in range(17, 32):
+        yield IPv4Network(f"172.{second}.0.0/16")
+    yield from IPv4Network("192.168.0.0/16").subnets(new_prefix=20)
+    yield from IPv4Network("172.16.0.0/16").subnets(new_prefix=24)
+    yield from IPv4Network("10.192.0.0/12").subnets(new_prefix=24)
+
+
+def choose(taken: Collection[Prefix]) -> IPv4Network:
+    """The first default pool that touches nothing in ``taken``. Raises PierheadError when all are used."""
+    used = [prefix for prefix in taken if isinstance(prefix, IPv4Network)]
+    for candidate in _candidates():
+        if not any(candidate.overlaps(prefix) for prefix in used):
+            return candidate
+    raise PierheadError("all predefined address pools have been fully subnetted: give one with --subnet")
+
+
+def choose_ipv6(taken: Collection[Prefix], instance: str) -> IPv6Network:
+    """A /64 of the instance's unique local prefix (RFC 4193: fd, 40 bits of its own)."""
+    used = {prefix for prefix in taken if isinstance(prefix, IPv6Network)}
+    base = int(IPv6Address(f"fd{instance[:2]}:{instance[2:6]}:{instance[6:8]}00::"))
+    for number in range(1 << 16):
+        candidate = IPv6Network((base | number << 64, 64))
+        if not any(candidate.overlaps(prefix) for prefix in used):
+            return candidate
+    raise PierheadError("all predefined address pools have been fully subnetted: give one with --subnet")
+
+
+def parse(requests: Iterable[SubnetRequest], *, ipv6: bool) -> list[Pool]:
+    """Check what was asked for. Raises InvalidParameter with everything that is wrong, in Docker's words.
+
+    Gateways are as given, or None (see ``complete``).
+    """
+    errors: list[str] = []
+    pools: list[Pool] = []
+    for request in requests:
+        try:
+            subnet = ip_network(request.subnet, strict=False)
+        except ValueError:
+            errors.append(f"invalid subnet {request.subnet}: invalid CIDR block notation")
+            continue
+        if "/" not in request.subnet:
+            errors.append(f"invalid subnet {request.subnet}: invalid CIDR block notation")
+            continue
+        if subnet.version == 6 and not ipv6:
+            errors.append(f"invalid subnet {request.subnet}: the network has no IPv6 (--ipv6)")
+            continue
+        if str(subnet) != _canonical(request.subnet):
+            errors.append(f"invalid subnet {request.subnet}: it should be {subnet}")
+        ip_range = _ip_range(request.ip_range, subnet, errors)
+        gateway = _inside(request.gateway, subnet, f"gateway {request.gateway}", errors)
+        aux = {
+            name: address
+            for name, value in (request.aux or {}).items()
+            if (address := _inside(value, subnet, f"auxiliary address {name}", errors)) is not None
+        }
+        pools.append(Pool(subnet, gateway, ip_range, aux))
+    if errors:
+        raise InvalidParameter("invalid network config:\n" + "\n".join(errors))
+    for at, pool in enumerate(pools):
+        for other in pools[:at]:
+            if pool.subnet.version == other.subnet.version and pool.subnet.overlaps(other.subnet):
+                raise Forbidden("invalid pool request: Pool overlaps with other one on this address space")
+    return pools
+
+
+def _canonical(subnet: str) -> str:
+    address, _, length = subnet.partition("/")
+    return f"{ip_address(address)}/{length}"
+
+
+def _ip_range(text: str, subnet: Prefix, errors: list[str]) -> Prefix | None:
+    if not text:
+        return None
+    try:
+        prefix = ip_network(text, strict=False)
+    except ValueError:
+        errors.append(f"invalid ip-range {text}: invalid CIDR block notation")
+        return None
+    if prefix.version != subnet.version:
+        errors.append(f"invalid ip-range {text}: parent subnet is an IPv{subnet.version} block")
+    elif prefix.prefixlen < subnet.prefixlen:
+        errors.append(f"invalid ip-range {text}: CIDR block is bigger than its parent subnet {subnet}")
+    elif str(prefix) != _canonical(text):
+        errors.append(f"invalid ip-range {text}: it should be {prefix}")
+    elif not prefix.overlaps(subnet):
+        errors.append(f"invalid ip-range {text}: parent subnet {subnet} doesn't contain ip-range")
+    else:
+        return prefix
+    return None
+
+
+def _inside(text: str, subnet: Prefix, what: str, errors: list[str]) -> Address | None:
+    if not text:
+        return None
+    try:
+        address = ip_address(text.partition("/")[0])
+    except ValueError:
+        errors.append(f"invalid {what}: invalid address")
+        return None
+    if address.version != subnet.version:
+        errors.append(f"invalid {what}: parent subnet is an IPv{subnet.version} block")
+    elif address not in subnet:
+        errors.append(f"invalid {what}: parent subnet {subnet} doesn't contain this address")
+    else:
+        return address
+    return None
+
+
+def complete(pool: Pool, *, internal: bool = False) -> Pool:
+    """A pool with a gateway: the first address of the subnet (of the range, as Docker does) that is not auxiliary."""
+    if pool.gateway is not None:
+        return pool
+    reserved = _reserved(pool)
+    for address in _addresses(pool.ip_range or pool.subnet):
+        if int(address) not in reserved:
+            return Pool(pool.subnet, address, pool.ip_range, pool.aux)
+    raise InvalidParameter(f"invalid subnet {pool.subnet}: no room for a gateway")
+
+
+def refuse_overlap(pool: Pool, known: Mapping[str, str], host: Iterable[Occupied]) -> None:
+    """Raise Forbidden if the subnet touches another network's or one that an interface of the host is in.
+
+    known: subnet to network name.
+    """
+    said = "invalid pool request: Pool overlaps with other one on this address space"
+    for subnet, name in known.items():
+        other = ip_network(subnet)
+        if other.version == pool.subnet.version and other.overlaps(pool.subnet):
+            raise Forbidden(f"{said}: {pool.subnet} touches {subnet} of network {name}; choose another --subnet")
+    for one in host:
+        if one.direct and one.prefix.version == pool.subnet.version and one.prefix.overlaps(pool.subnet):
+            raise Forbidden(f"{said}: {pool.subnet} touches {one.prefix} of {one.owner}; choose another --subnet")
+
+
+# Addresses -----------------------------------------------------------------------------------------------------------
+
+
+def _reserved(pool: Pool) -> set[int]:
+    """Addresses of the subnet that no endpoint may have."""
+    found = {int(address) for address in pool.aux.values()}
+    if pool.gateway is not None:
+        found.add(int(pool.gateway))
+    found.add(int(pool.subnet.network_address))
+    if pool.subnet.version == 4 and pool.subnet.prefixlen < 31:
+        found.add(int(pool.subnet.broadcast_address))
+    return found
+
+
+def _addresses(prefix: Prefix) -> Iterator[Address]:
+    kind = type(prefix.network_address)
+    first = int(prefix.network_address)
+    for number in range(first, first + prefix.num_addresses):
+        yield kind(number)
+
+
+def allocate(
+    pools: Iterable[Pool],
+    used: Collection[str],
+    *,
+    own: Collection[str] = (),
+    resting: Mapping[str, int] | None = None,
+) -> tuple[Address, Pool] | None:
+    """A free address: one of ``own`` (what the same name had before); else the lowest that nobody had; else, of the
+    ``resting`` ones, that which was given back first. None if there is none.
+
+    used, own, resting: addresses without prefix length; resting maps to the time of release.
+    """
+    given = list(pools)
+    taken = {int(ip_address(address)) for address in used}
+    for address in map(ip_address, own):
+        for pool in given:
+            if address in pool.subnet and int(address) not in taken | _reserved(pool):
+                return address, pool
+    waiting = {int(ip_address(address)): released for address, released in (resting or {}).items()}
+    oldest: tuple[int, Address, Pool] | None = None
+    for pool in given:
+        refused = taken | _reserved(pool)
+        for address in _addresses(pool.ip_range or pool.subnet):
+            number = int(address)
+            if number in refused:
+                continue
+            if number not in waiting:
+                return address, pool
+            if oldest is None or waiting[number] < oldest[0]:
+                oldest = waiting[number], address, pool
+    return None if oldest is None else oldest[1:]
+
+
+def claim(pools: Iterable[Pool], used: Collection[str], wanted: Address) -> Pool:
+    """The pool of an address that the user asked for. Raises PierheadError if it is taken or in no pool."""
+    for pool in pools:
+        if wanted in pool.subnet:
+            if str(wanted) in used or int(wanted) in _reserved(pool):
+                raise Forbidden("Address already in use")
+            return pool
+    raise InvalidParameter(f"no configured subnet or ip-range contain the IP address {wanted}")
+
+
+def mac(address: IPv4Address) -> str:
+    """02:42 and the address: neighbours' caches stay right when an address goes to another container."""
+    return "02:42:" + address.packed.hex(":")

@@ -1,0 +1,86 @@
+"""Who holds a port: sock_diag(7) lists the sockets of this network namespace, /proc tells whose they are."""
+
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+
+from pierhead.linux.netlink import NLM_F_DUMP, NLMSG_DONE, NLMSG_ERROR, error_of, message, split
+
+NETLINK_SOCK_DIAG = 4
+SOCK_DIAG_BY_FAMILY = 20
+TCP_LISTEN, TCP_CLOSE, TCP_BOUND_INACTIVE = 10, 7, 13
+"""Sockets that keep a port: listening, unconnected datagram, and (Linux 6.8) bound ones that do not listen."""
+
+_REQUEST = struct.Struct("=BBBxI")
+_ID_SIZE = 48
+_ANSWER = struct.Struct("=BBBB")
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A socket that keeps a port of an address; wildcard addresses are 0.0.0.0 and ::."""
+
+    address: IPv4Address | IPv6Address
+    port: int
+    inode: int
+
+
+def bound(protocol: int) -> Iterator[Bound]:
+    """Every socket of IPPROTO_TCP or IPPROTO_UDP that keeps a port, both families. Raises OSError."""
+    states = 1 << TCP_LISTEN | 1 << TCP_BOUND_INACTIVE if protocol == socket.IPPROTO_TCP else 1 << TCP_CLOSE
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG) as diag:
+        for family in (socket.AF_INET, socket.AF_INET6):
+            request = _REQUEST.pack(family, protocol, 0, states) + bytes(_ID_SIZE)
+            diag.send(message(SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, request))
+            done = False
+            while not done:
+                for kind, body in split(diag.recv(1 << 18)):
+                    if kind == NLMSG_DONE:
+                        done = True
+                    elif kind == NLMSG_ERROR:
+                        number = error_of(body)
+                        raise OSError(number, os.strerror(number), "sock_diag")
+                    else:
+                        yield _parse(body)
+
+
+def _parse(body: memoryview) -> Bound:
+    family = body[0]
+    (port,) = struct.unpack_from(">H", body, 4)
+    source = bytes(body[8:24])
+    (inode,) = struct.unpack_from("=I", body, 4 + _ID_SIZE + 16)
+    address = IPv4Address(source[:4]) if family == socket.AF_INET else IPv6Address(source)
+    return Bound(address, port, inode)
+
+
+def clashes(holder: IPv4Address | IPv6Address, wanted: IPv4Address | IPv6Address | None) -> bool:
+    """Whether a socket bound to ``holder`` keeps a port of ``wanted`` (None: of every address).
+
+    :: is taken to keep IPv4 too, as it does unless IPV6_V6ONLY was set.
+    """
+    if wanted is None or holder == wanted:
+        return True
+    if holder.is_unspecified and (holder.version == wanted.version or holder.version == 6):
+        return True
+    return wanted.is_unspecified and holder.version == wanted.version
+
+
+def holder(protocol: int, wanted: IPv4Address | IPv6Address | None, port: int) -> tuple[int, str] | None:
+    """The process (pid, name) that holds a port, or None if it cannot be found."""
+    inodes = {f"socket:[{one.inode}]" for one in bound(protocol) if one.port == port and clashes(one.address, wanted)}
+    if not inodes:
+        return None
+    for pid in os.listdir("/proc"):
+        if not pid.isdecimal():
+            continue
+        try:
+            for descriptor in os.listdir(f"/proc/{pid}/fd"):
+                if os.readlink(f"/proc/{pid}/fd/{descriptor}") in inodes:
+                    with open(f"/proc/{pid}/comm") as file:
+                        return int(pid), file.read().strip()
+        except OSError:
+            continue  # it has ended meanwhile, or is not ours to look at
+    return None
