@@ -6,8 +6,8 @@ from collections.abc import Awaitable
 
 from pierhead.daemon.engine.engine import Engine, blocking
 from pierhead.daemon.engine.waiters import Condition
-from pierhead.daemon.jobs import launch, restarts
-from pierhead.daemon.jobs.describe import attributes, config_of
+from pierhead.daemon.jobs import launch, removal, restarts
+from pierhead.daemon.jobs.describe import attributes, config_of, host_config_of
 from pierhead.errors import Conflict, InvalidParameter, NotModified, PierheadError
 from pierhead.graph.containers import Container
 from pierhead.graph.state import State
@@ -63,7 +63,13 @@ async def _start(engine: Engine, id: str) -> None:
         restarts.forget_restart(engine, id)
         with engine.db.transaction():
             engine.containers.update(id, restarts=0, stopped=0)
-        await launch.launch(engine, engine.containers.get(id))
+        try:
+            await launch.launch(engine, engine.containers.get(id))
+        except PierheadError:
+            # As Docker: a container that was to be removed after its run goes after a start that failed, too.
+            if host_config_of(container).auto_remove:
+                await removal.erase(engine, id, with_volumes=True)
+            raise
 
 
 async def stop(engine: Engine, name: str, signal: str | None = None, timeout: int | None = None) -> None:
