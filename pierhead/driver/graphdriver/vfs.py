@@ -5,6 +5,7 @@
 """
 
 import os
+import stat
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -139,28 +140,31 @@ class VfsDriver:
 
     def disk_usage(self, id: str) -> int:
         """Content of the regular files that differ from the parent's."""
-        size = 0
+        sizes: dict[int, int] = {}  # by inode: hard links once
         fd = self.open_layer(id)
         try:
             for change in self.changes(id):
-                if change.kind != DELETED:
-                    size += _content(fd, os.fsencode(change.path[1:]))
+                found = None if change.kind == DELETED else _lstat(fd, os.fsencode(change.path[1:]))
+                if found is not None and stat.S_ISREG(found.st_mode):
+                    sizes[found.st_ino] = found.st_size
         finally:
             os.close(fd)
-        return size
+        return sum(sizes.values())
 
     def status(self) -> tuple[tuple[str, str], ...]:
         """As dockerd's: nothing to say."""
         return ()
 
 
-def _content(root: int, path: bytes) -> int:
+def _lstat(root: int, path: bytes) -> os.stat_result | None:
     parent, _, base = path.rpartition(b"/")
-    above = open_in_root(root, os.fsdecode(parent), _DIRECTORY, links=False)
     try:
-        found = os.stat(base, dir_fd=above, follow_symlinks=False)
+        above = open_in_root(root, os.fsdecode(parent), _DIRECTORY, links=False)
     except FileNotFoundError:
-        return 0
+        return None
+    try:
+        return os.stat(base, dir_fd=above, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
     finally:
         os.close(above)
-    return found.st_size if found.st_mode & 0o170000 == 0o100000 else 0

@@ -1,0 +1,394 @@
+"""What every graph driver must do: one suite, run by each driver."""
+
+import io
+import os
+import stat
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from pierhead.driver.graphdriver.api import Change, GraphDriver
+from pierhead.driver.graphdriver.overlay import OverlayDriver
+from pierhead.driver.graphdriver.tar import BadArchive
+from pierhead.driver.graphdriver.vfs import VfsDriver
+from tests.harness.archives import (
+    NS,
+    Item,
+    archive,
+    device,
+    file,
+    folder,
+    hardlink,
+    listing,
+    opaque,
+    symlink,
+    whiteout,
+)
+
+MODIFIED, ADDED, DELETED = 0, 1, 2
+
+
+@pytest.fixture(params=[OverlayDriver, VfsDriver], ids=["overlay2", "vfs"])
+def driver(request: pytest.FixtureRequest, tmp_path: Path) -> GraphDriver:
+    made: GraphDriver = request.param(str(tmp_path))
+    made.probe()
+    return made
+
+
+def layer(driver: GraphDriver, id: str, parent: str | None, *items: Item) -> str:
+    driver.create(id, parent)
+    driver.apply(id, io.BytesIO(archive(*items)))
+    return id
+
+
+@contextmanager
+def opened(driver: GraphDriver, id: str, *, readonly: bool = True) -> Iterator[Path]:
+    """The assembled root as a path, for as long as it is open."""
+    fd = driver.open_root(id, readonly=readonly)
+    try:
+        yield Path(f"/proc/self/fd/{fd}")
+    finally:
+        os.close(fd)
+
+
+def tree(root: Path) -> set[str]:
+    return {os.path.relpath(os.path.join(at, name), root) for at, dirs, files in os.walk(root) for name in dirs + files}
+
+
+def disk(path: Path) -> int:
+    return sum(
+        os.lstat(os.path.join(at, name)).st_blocks * 512 for at, dirs, files in os.walk(path) for name in dirs + files
+    )
+
+
+def test_a_container_sees_all_its_layers(driver: GraphDriver) -> None:
+    layer(driver, "a", None, folder("etc"), file("etc/one", "1"), file("etc/two", "old"))
+    layer(driver, "b", "a", file("etc/two", "new"), folder("opt", 0o700), symlink("opt/link", "/etc/one"))
+    driver.create("w", "b", writable=True)
+    with opened(driver, "w", readonly=False) as root:
+        assert tree(root) == {"etc", "etc/one", "etc/two", "opt", "opt/link"}
+        assert (root / "etc/two").read_text() == "new" and os.readlink(root / "opt/link") == "/etc/one"
+        (root / "etc/one").write_text("mine")
+    with opened(driver, "w") as root:
+        assert (root / "etc/one").read_text() == "mine"
+    with opened(driver, "b") as root:
+        assert (root / "etc/one").read_text() == "1", "an image never changes"
+
+
+def test_a_read_only_root_cannot_be_written(driver: GraphDriver) -> None:
+    layer(driver, "a", None, file("x"))
+    with opened(driver, "a") as root, pytest.raises(OSError, match="Read-only"):
+        (root / "y").touch()
+
+
+def test_owners_modes_and_times_are_the_archives(driver: GraphDriver) -> None:
+    layer(
+        driver,
+        "a",
+        None,
+        folder("d", 0o2750, uid=7, gid=8),
+        file("d/suid", "x", mode=0o4755, uid=1000, gid=1001),
+        symlink("d/l", "nowhere"),
+        file("big-id", uid=3_000_000, gid=4_000_000_000),
+    )
+    with opened(driver, "a") as root:
+        found = os.lstat(root / "d")
+        assert (stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid, found.st_mtime_ns) == (0o2750, 7, 8, NS)
+        found = os.lstat(root / "d/suid")
+        assert (stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid, found.st_mtime_ns) == (
+            0o4755,
+            1000,
+            1001,
+            NS,
+        )
+        assert os.lstat(root / "d/l").st_mtime_ns == NS
+        assert (os.lstat(root / "big-id").st_uid, os.lstat(root / "big-id").st_gid) == (3_000_000, 4_000_000_000)
+
+
+def test_whiteouts_hide_what_is_below(driver: GraphDriver) -> None:
+    layer(driver, "a", None, folder("d"), file("d/gone"), file("d/kept"), folder("e"), file("e/x"), file("top"))
+    layer(driver, "b", "a", whiteout("d/gone"), whiteout("e"), whiteout("top"), whiteout("never-was"))
+    with opened(driver, "b") as root:
+        assert tree(root) == {"d", "d/kept"}
+    with opened(driver, "a") as root:
+        assert "d/gone" in tree(root)
+
+
+def test_an_opaque_directory_hides_its_old_content_only(driver: GraphDriver) -> None:
+    layer(driver, "a", None, folder("d"), file("d/old"), folder("d/sub"), file("d/sub/old"), file("other"))
+    layer(driver, "b", "a", folder("d"), file("d/before"), opaque("d"), file("d/after"), folder("d/sub"))
+    with opened(driver, "b") as root:
+        assert tree(root) == {"d", "d/before", "d/after", "d/sub", "other"}
+
+
+def test_an_opaque_root_hides_everything(driver: GraphDriver) -> None:
+    layer(driver, "a", None, folder("d"), file("d/old"), file("old"))
+    layer(driver, "b", "a", opaque(""), file("new"))
+    layer(driver, "c", "b", file("newer"))
+    with opened(driver, "c") as root:
+        assert tree(root) == {"new", "newer"}
+
+
+@pytest.mark.parametrize("first", ["whiteout", "file"])
+def test_a_whiteout_spares_its_own_layer_in_either_order(driver: GraphDriver, first: str) -> None:
+    layer(driver, "a", None, folder("d"), file("d/old"), file("f", "old"))
+    hide, make = [whiteout("d"), whiteout("f")], [folder("d"), file("d/new"), file("f", "new")]
+    layer(driver, "b", "a", *(hide + make if first == "whiteout" else make + hide))
+    with opened(driver, "b") as root:
+        assert tree(root) == {"d", "d/new", "f"} and (root / "f").read_text() == "new"
+
+
+def test_a_directory_may_become_a_file_and_a_file_a_directory(driver: GraphDriver) -> None:
+    layer(driver, "a", None, folder("d"), file("d/x"), file("f", "text"), symlink("l", "d"))
+    layer(driver, "b", "a", file("d", "now a file"), folder("f"), file("f/y"), folder("l"))
+    with opened(driver, "b") as root:
+        assert tree(root) == {"d", "f", "f/y", "l"} and (root / "d").read_text() == "now a file"
+        assert not (root / "l").is_symlink()
+
+
+def test_a_directory_that_a_layer_only_passes_through_keeps_its_owner(driver: GraphDriver) -> None:
+    layer(driver, "a", None, folder("tmp", 0o1777), folder("home", 0o750, uid=5, gid=6))
+    layer(driver, "b", "a", file("tmp/x"), file("home/y"))
+    with opened(driver, "b") as root:
+        assert stat.S_IMODE(os.stat(root / "tmp").st_mode) == 0o1777
+        found = os.stat(root / "home")
+        assert (stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid) == (0o750, 5, 6)
+
+
+def test_hard_links_stay_links(driver: GraphDriver) -> None:
+    layer(driver, "a", None, file("one", "same"), hardlink("two", "one"), symlink("s", "x"), hardlink("s2", "s"))
+    with opened(driver, "a") as root:
+        assert os.stat(root / "one").st_ino == os.stat(root / "two").st_ino
+        assert os.readlink(root / "s2") == "x"
+
+
+def test_devices_pipes_and_attributes(driver: GraphDriver) -> None:
+    layer(
+        driver,
+        "a",
+        None,
+        device("null", 1, 3),
+        device("disk", 8, 0, tarfile.BLKTYPE),
+        Item("pipe", tarfile.FIFOTYPE),
+        file("f", "x", xattrs={"user.colour": "blue", "trusted.overlay.opaque": "y"}),
+        folder("d", xattrs={"user.colour": "red", "trusted.overlay.opaque": "y"}),
+    )
+    with opened(driver, "a") as root:
+        assert os.lstat(root / "null").st_rdev == os.makedev(1, 3) and stat.S_ISCHR(os.lstat(root / "null").st_mode)
+        assert os.lstat(root / "disk").st_rdev == os.makedev(8, 0) and stat.S_ISBLK(os.lstat(root / "disk").st_mode)
+        assert stat.S_ISFIFO(os.lstat(root / "pipe").st_mode)
+        assert os.getxattr(root / "f", "user.colour") == b"blue"
+    fd = driver.open_layer("a")
+    try:
+        assert os.listxattr(f"/proc/self/fd/{fd}/d") == ["user.colour"], "an archive does not steer overlayfs"
+    finally:
+        os.close(fd)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["with space", "new\nline", "ünïcödé", "\udcff\udcfe", "-rf", "a" * 255, "x" * 90 + "/" + "y" * 200, "*?[", ".whx"],
+)
+def test_odd_names(driver: GraphDriver, name: str) -> None:
+    layer(driver, "a", None, file(name, "content"))
+    with opened(driver, "a") as root:
+        assert (root / name).read_text() == "content"
+    assert name in listing(b"".join(driver.diff("a")))
+
+
+def test_a_chain_of_130_layers(driver: GraphDriver) -> None:
+    parent = None
+    for number in range(130):
+        parent = layer(driver, f"l{number}", parent, file(f"f{number}"))
+    driver.create("w", parent, writable=True)
+    with opened(driver, "w", readonly=False) as root:
+        assert len(tree(root)) == 130
+
+
+def test_changes_are_dockers(driver: GraphDriver) -> None:
+    layer(driver, "a", None, folder("d"), file("d/gone"), file("d/same"), file("edit", "old"), folder("e"), file("e/x"))
+    driver.create("w", "a", writable=True)
+    with opened(driver, "w", readonly=False) as root:
+        (root / "d/gone").unlink()
+        (root / "edit").write_text("newer")
+        (root / "new").mkdir()
+        (root / "new/file").touch()
+        (root / "e/x").unlink()
+        (root / "e").rmdir()
+        (root / "e").mkdir()
+        (root / "e/y").touch()
+    assert list(driver.changes("w")) == [
+        Change("/d", MODIFIED),
+        Change("/d/gone", DELETED),
+        Change("/e", MODIFIED),
+        Change("/e/x", DELETED),
+        Change("/e/y", ADDED),
+        Change("/edit", MODIFIED),
+        Change("/new", ADDED),
+        Change("/new/file", ADDED),
+    ]
+    assert [change.kind for change in driver.changes("a")] == [ADDED] * 6
+
+
+def test_an_untouched_container_has_no_changes(driver: GraphDriver) -> None:
+    layer(driver, "a", None, folder("d"), file("d/x", "text"))
+    driver.create("w", "a", writable=True)
+    with opened(driver, "w", readonly=False) as root:
+        assert (root / "d/x").read_text() == "text"
+    assert list(driver.changes("w")) == [] and driver.disk_usage("w") == 0
+
+
+def test_the_difference_applied_elsewhere_is_the_same_tree(driver: GraphDriver) -> None:
+    base = (folder("d"), file("d/gone"), file("d/kept", "kept"), folder("e"), file("e/x"))
+    layer(driver, "a", None, *base)
+    driver.create("w", "a", writable=True)
+    with opened(driver, "w", readonly=False) as root:
+        (root / "d/gone").unlink()
+        (root / "one").write_text("linked")
+        os.link(root / "one", root / "two")
+        os.mknod(root / "pipe", stat.S_IFIFO | 0o640)
+        os.symlink("/etc/passwd", root / "link")
+        (root / "e/x").unlink()
+        (root / "e").rmdir()
+        (root / "e").mkdir(mode=0o711)
+        os.setxattr(root / "one", "user.k", b"v")
+    data = b"".join(driver.diff("w"))
+    driver.create("b", "a")
+    driver.apply("b", io.BytesIO(data))
+    with opened(driver, "b") as root, opened(driver, "w") as was:
+        assert tree(root) == tree(was)
+        assert os.stat(root / "one").st_ino == os.stat(root / "two").st_ino
+        assert os.getxattr(root / "two", "user.k") == b"v"
+        assert stat.S_IMODE(os.stat(root / "e").st_mode) == 0o711
+    assert {"d/.wh.gone", "one", "two"} <= set(listing(data))
+    assert not any(name.endswith("kept") for name in listing(data))
+
+
+def test_removing_gives_every_byte_back(driver: GraphDriver, tmp_path: Path) -> None:
+    before = disk(tmp_path)
+    applied_to = layer(driver, "a", None, folder("d"), file("d/x", b"x" * 100_000), hardlink("d/y", "d/x"))
+    driver.create("w", "a", writable=True)
+    with opened(driver, "w", readonly=False) as root:
+        deep = root
+        for _ in range(200):
+            deep = deep / "deeper"
+            deep.mkdir()
+        os.unlink(root / "d/x")
+    assert driver.exists("w") and set(driver.list()) == {"a", "w"}
+    assert driver.remove("w") > 0
+    assert driver.remove(applied_to) >= 100_000
+    assert driver.remove("a") == 0, "a second time does no harm"
+    assert not driver.exists("a") and list(driver.list()) == []
+    assert disk(tmp_path) == before
+
+
+def test_what_was_unpacked_is_counted(driver: GraphDriver) -> None:
+    driver.create("a", None)
+    applied = driver.apply("a", io.BytesIO(archive(folder("d"), file("d/x", b"x" * 5000), hardlink("y", "d/x"))))
+    assert applied.size == 5000 and applied.entries == 3 and applied.disk >= 8192
+    assert driver.disk_usage("a") == 5000
+    assert driver.parent("a") is None and driver.parent("nothing") is None
+
+
+def test_an_empty_archive_is_an_empty_layer(driver: GraphDriver) -> None:
+    driver.create("a", None)
+    driver.apply("a", io.BytesIO(bytes(1024)))
+    with opened(driver, "a") as root:
+        assert tree(root) == set()
+    driver.create("w", None, writable=True)
+    with opened(driver, "w", readonly=False) as root:
+        (root / "x").touch()
+    assert list(driver.changes("w")) == [Change("/x", ADDED)]
+
+
+# -- hostile ----------------------------------------------------------------------------------------------------------
+
+
+def _deep(count: int) -> list[Item]:
+    return [file("/".join(["d"] * count))]
+
+
+HOSTILE: dict[str, list[Item]] = {
+    "dots": [file("../escape", "x")],
+    "dots-inside": [file("a/../../escape", "x")],
+    "link-out": [hardlink("x", "../../escape")],
+    "link-to-nothing": [hardlink("x", "etc/shadow")],
+    "link-to-itself": [file("x"), hardlink("x", "x")],
+    "link-to-the-root": [hardlink("x", "/")],
+    "file-as-directory": [file("x", "x"), file("x/y")],
+    "dangling-directory": [symlink("x", "../nowhere"), file("x/y")],
+    "loop": [symlink("x", "y"), symlink("y", "x"), file("x/z")],
+    "whiteout-of-dots": [Item(".wh...")],
+    "whiteout-of-dot": [Item(".wh..")],
+    "whiteout-of-nothing": [Item(".wh.")],
+    "below-a-whiteout": [file(".wh.a/b")],
+    "link-to-a-whiteout": [whiteout("a"), hardlink("b", ".wh.a")],
+    "directory-whiteout": [Item(".wh.a", tarfile.DIRTYPE)],
+    "whiteout-device": [device("x", 0, 0)],
+    "too-deep": _deep(600),
+    "file-with-the-roots-name": [file("./", "x")],
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_hostile_archives_are_refused(driver: GraphDriver, tmp_path: Path, what: str) -> None:
+    driver.create("a", None)
+    outside = tree(tmp_path)
+    with pytest.raises(BadArchive):
+        driver.apply("a", io.BytesIO(archive(*HOSTILE[what])))
+    left = tree(tmp_path) - outside
+    assert not any("escape" in name for name in left), left
+    driver.remove("a")
+    assert not driver.exists("a")
+
+
+def test_links_lead_nowhere_but_inside(driver: GraphDriver, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.mkdir(mode=0o700)
+    (victim / "file").write_text("untouched")
+    items = [
+        symlink("out", str(victim)),
+        folder("out2"),
+        symlink("up", "../../../../../.." + str(victim)),
+        file("sentinel", "x"),
+    ]
+    driver.create("a", None)
+    driver.apply("a", io.BytesIO(archive(folder(str(victim)), *items, file("out/file", "changed"), file("up/new"))))
+    assert (victim / "file").read_text() == "untouched" and os.listdir(victim) == ["file"]
+    with opened(driver, "a") as root:
+        assert (root / str(victim).lstrip("/") / "file").read_text() == "changed", "as a chroot would"
+
+
+def test_a_link_of_a_lower_layer_is_no_way_out_either(driver: GraphDriver, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    layer(driver, "a", None, symlink("out", str(victim)))
+    driver.create("b", "a")
+    try:
+        driver.apply("b", io.BytesIO(archive(file("out/file", "x"), folder("out", 0o777))))
+    except BadArchive:
+        pass
+    assert os.listdir(victim) == [] and stat.S_IMODE(os.stat(victim).st_mode) != 0o777
+
+
+def test_fifty_thousand_opaque_marks_cost_no_more_than_one(driver: GraphDriver) -> None:
+    layer(driver, "a", None, folder("d"), *(file(f"d/{number}") for number in range(200)))
+    driver.create("b", "a")
+    driver.apply("b", io.BytesIO(archive(*[opaque("d")] * 50_000)))
+    with opened(driver, "b") as root:
+        assert os.listdir(root / "d") == []
+
+
+def test_no_descriptor_is_left_open(driver: GraphDriver) -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    layer(driver, "a", None, *(file(f"d{number}/x") for number in range(300)))
+    driver.create("b", "a")
+    with pytest.raises(BadArchive):
+        driver.apply("b", io.BytesIO(archive(file("d1/y"), file("../x"))))
+    list(driver.changes("b"))
+    b"".join(driver.diff("a"))
+    next(driver.diff("a"))
+    assert set(os.listdir("/proc/self/fd")) == before
