@@ -92,13 +92,30 @@ def enter(plan: bytes, pidfd: int, id: str, cgroup: Mapping[str, Any], stdio: tu
     cgroup: the container's, as in its start plan (``cgroup_of``).  Raises SetupError.
     """
     loaded = _load(plan)
+    loaded["host"] = ()
+    try:
+        return _enter(loaded, pidfd, id, cgroup["into"], cgroup["join"], stdio)
+    except SetupError as error:
+        # A container that gives its own cgroups controllers (systemd) leaves none of its processes in the topmost
+        # one, and the kernel lets nobody else in either (cgroup v2, "no internal processes").
+        if error.errno != 16 or error.stage != "clone" or not cgroup["into"]:
+            raise
+        into = _cgroup_of_process(pidfd, cgroup["into"])
+        if into == cgroup["into"]:
+            raise
+        return _enter(loaded, pidfd, id, into, cgroup["join"], stdio)
+
+
+def _enter(
+    loaded: dict[str, Any], pidfd: int, id: str, directory: str, files: tuple[str, ...], stdio: tuple[int, int, int]
+) -> Child:
     opened: list[int] = []
     try:
         into = -1
-        if cgroup["into"]:
-            into = os.open(cgroup["into"], os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        if directory:
+            into = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             opened.append(into)
-        join = [os.open(path, os.O_WRONLY | os.O_CLOEXEC) for path in cgroup["join"]]
+        join = [os.open(path, os.O_WRONLY | os.O_CLOEXEC) for path in files]
         opened += join
 
         def become(child: init.Child) -> None:
@@ -107,7 +124,6 @@ def enter(plan: bytes, pidfd: int, id: str, cgroup: Mapping[str, Any], stdio: tu
             calls.setns(pidfd, _EXEC_NAMESPACES)
             calls.join_session_keyring(f"_ses.{id}")
 
-        loaded["host"] = ()
         return _start(loaded, stdio, become, 0, into, pidfd, -1)
     except SetupError:
         raise
@@ -116,6 +132,27 @@ def enter(plan: bytes, pidfd: int, id: str, cgroup: Mapping[str, Any], stdio: tu
     finally:
         for descriptor in opened:
             os.close(descriptor)
+
+
+def _cgroup_of_process(pidfd: int, container: str) -> str:
+    """The directory of the v2 cgroup that a container's PID 1 is in; ``container`` itself if it cannot be told."""
+    pid = _field(f"/proc/self/fdinfo/{pidfd}", "Pid:").strip()
+    path = _field(f"/proc/{pid}/cgroup", "0::")
+    if not path:
+        return container
+    # The path is the one from the hierarchy's root on: ours is its beginning, and the end of the directory's name.
+    for at in range(len(container)):
+        if container[at] == "/" and f"{path}/".startswith(f"{container[at:]}/"):
+            return container[:at] + path
+    return container
+
+
+def _field(path: str, label: str) -> str:
+    """What follows ``label`` at the beginning of a line of a /proc file; empty if there is none."""
+    for line in (cgroupfs.read(path) or "").splitlines():
+        if line.startswith(label):
+            return line[len(label) :]
+    return ""
 
 
 def cgroup_of(plan: bytes) -> dict[str, Any]:

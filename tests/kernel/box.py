@@ -151,12 +151,19 @@ def running(spec: Spec, cgroup: Plan | None = None, fds: dict[str, int] | None =
         os.close(child.pidfd)
 
 
-def enter(child: container.Child, spec: Spec, *args: str, privileged: bool = False, **changes: object) -> Result:
+def enter(
+    child: container.Child,
+    spec: Spec,
+    *args: str,
+    privileged: bool = False,
+    cgroup: Plan | None = None,
+    **changes: object,
+) -> Result:
     """One more process in a running container, with the container's own Process but for ``changes``."""
     process = replace(spec.process, args=args, **changes)  # type: ignore[arg-type]
-    cgroup = container.cgroup_of(plan.compile_start(spec))
+    place = container.cgroup_of(plan.compile_start(spec, cgroup))
     with _pipes(b"") as (theirs, ours):
-        made = container.enter(plan.compile_exec(process, privileged), child.pidfd, spec.id, cgroup, theirs)
+        made = container.enter(plan.compile_exec(process, privileged), child.pidfd, spec.id, place, theirs)
         return finish(made, theirs, ours)
 
 

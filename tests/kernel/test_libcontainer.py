@@ -1,6 +1,7 @@
 """A container as its process sees it: what is there, what is not, who it is."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,10 @@ def test_the_root_works_on_kernels_before_6_8(box: Box, monkeypatch: pytest.Monk
     assert (box.upper / "new").read_text() == "x\n"
 
 
-@pytest.mark.parametrize("modern", [True, False])
+MODERN = pytest.param(True, marks=pytest.mark.skipif(not rootfs._LAYER_BY_LAYER, reason="needs Linux 6.8"))
+
+
+@pytest.mark.parametrize("modern", [MODERN, False])
 def test_three_hundred_layers_and_odd_names_are_one_root(
     box: Box, monkeypatch: pytest.MonkeyPatch, modern: bool
 ) -> None:
@@ -399,6 +403,41 @@ def test_the_containers_cgroup_is_seen_read_only(box: Box) -> None:
     if layout.version == 1:
         assert f"{base}/c" in result.out
         assert "/sys/fs/cgroup/pids/pids.max" in result.out
+
+
+@pytest.fixture
+def base() -> Iterator[str]:
+    """A cgroup for containers, removed with them."""
+    layout = cgroups.detect()
+    base = f"/h1-{os.getpid()}"
+    cgroups.prepare(layout, base)
+    yield base
+    for name in cgroups.existing(layout, base):
+        cgroupfs.kill(layout.directories(f"{base}/{name}"))
+        cgroupfs.remove(layout.directories(f"{base}/{name}"))
+    cgroups.dismantle(layout, base)
+
+
+def test_a_cgroup_namespace_of_its_own_begins_at_the_containers_cgroup(box: Box, base: str) -> None:
+    spec = box.spec("cat", "/proc/self/cgroup", cgroup=f"{base}/c", namespaces={})
+    out = run(spec, cgroups.plan(cgroups.detect(), spec.cgroup, spec.resources)).out
+    assert "0::/\n" in out or not cgroups.detect().unified
+    assert base not in out
+
+
+def test_exec_works_in_a_container_that_manages_its_own_cgroups(box: Box, base: str) -> None:
+    if cgroups.detect().version == 1:
+        pytest.skip("needs cgroup v2 with controllers: make test-vm")
+    mounts = (*MOUNTS, Mount("/sys/fs/cgroup", "cgroup", "cgroup", ("nosuid", "noexec", "nodev")))
+    text = (
+        "cd /sys/fs/cgroup; mkdir init; echo 1 > init/cgroup.procs; echo +pids > cgroup.subtree_control; exec sleep 100"
+    )
+    spec = box.spec("sh", "-c", text, cgroup=f"{base}/c", namespaces={}, mounts=mounts)
+    made = cgroups.plan(cgroups.detect(), spec.cgroup, spec.resources)
+    with running(spec, made) as child:
+        while not Path(f"/proc/{child.pid}/cmdline").read_bytes().startswith(b"sleep"):
+            os.sched_yield()
+        assert enter(child, spec, "cat", "/proc/self/cgroup", cgroup=made).out == "0::/init\n"
 
 
 def test_a_terminal_is_the_containers_own(box: Box) -> None:
