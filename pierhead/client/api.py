@@ -153,7 +153,7 @@ class Api:
 def _reason(body: bytes, status: int) -> str:
     try:
         message = json.loads(body)["message"]
-        return str(message)
+        return str(message).strip()
     except (ValueError, KeyError, TypeError):
         text = body.decode("utf-8", "replace").strip()
         return text or f"request returned status {status} without a message"

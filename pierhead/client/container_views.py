@@ -31,7 +31,7 @@ def port(session: Session, options: Options) -> int:
         wanted = options.operands[1] if "/" in options.operands[1] else options.operands[1] + "/tcp"
         bindings = ports.get(wanted)
         if not bindings:
-            raise ClientError(f"Error: No public port '{wanted}' published for {name}")
+            raise ClientError(f"Error: No public port '{options.operands[1]}' published for {name}")
         lines = [f"{bracketed(entry['HostIp'])}:{entry['HostPort']}" for entry in bindings]
     else:
         for inside, bindings in ports.items():

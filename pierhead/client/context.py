@@ -41,4 +41,9 @@ def ls(session: Session, options: Options) -> int:
     if not format or format == "table":
         format = "table {{.Name}}\t{{.Description}}\t{{.DockerEndpoint}}\t{{.Error}}"
     show(format, COLUMNS, found)
+    if os.environ.get("DOCKER_HOST"):
+        session.warn(
+            "Warning: DOCKER_HOST environment variable overrides the active context. To use a context, either set the "
+            "global --context flag, or unset DOCKER_HOST environment variable."
+        )
     return 0

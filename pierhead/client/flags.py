@@ -100,6 +100,8 @@ class Page:
                 continue
             if word.endswith(("...]", "OPTIONS]")):
                 return least, None
+            if word == "file|URL|-":
+                return 1, None  # Docker counts only the first
             most += 1
             least += not word.startswith("[")
         return least, most

@@ -99,17 +99,16 @@ def group_page(group: str) -> str:
     )
 
 
-def _entries(names: dict[str, str], padding: int = 12) -> list[str]:
-    padding = max([padding, *(len(name) + 2 for name in names)]) if names else padding
-    return [f"  {name.ljust(padding - 1)}{text}\n" for name, text in sorted(names.items())]
+def _entries(names: dict[str, str]) -> list[str]:
+    return [f"  {name.ljust(12)}{text}\n" for name, text in sorted(names.items())]
 
 
 def main_page(config: str) -> str:
     """``pier --help``."""
     top = {path: command.description for path, command in TREE.items() if " " not in path and path not in HIDDEN}
     common = [f"  {name.ljust(12)}{top[name]}\n" for name in COMMON]
-    groups = [f"  {name.ljust(12)}{text}\n" for name, text in sorted(GROUPS.items())]
-    rest = [f"  {name.ljust(12)}{text}\n" for name, text in sorted(top.items()) if name not in COMMON]
+    groups = _entries(GROUPS)
+    rest = _entries({name: text for name, text in top.items() if name not in COMMON})
     flags = Page("\n\n" + GLOBAL_FLAGS.format(config=config))
     return (
         "Usage:  pier [OPTIONS] COMMAND\n\nA container engine that speaks Docker's Engine API\n\nCommon Commands:\n"

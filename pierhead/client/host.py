@@ -56,7 +56,7 @@ def resolve(hosts: tuple[str, ...], context: str, config: str, tls: Tls | None) 
     if hosts and context:
         raise ClientError("conflicting options: cannot specify both --host and --context")
     if len(hosts) > 1:
-        raise ClientError("Specify only one -H")
+        raise ClientError("Failed to initialize: unable to resolve docker endpoint: Specify only one -H")
     folder = config_folder(config)
     if hosts:
         return Host(_normalise(hosts[0]), "default", True, tls or _environment_tls(folder))
@@ -76,8 +76,10 @@ def _normalise(address: str) -> str:
         return f"tcp://{address}"
     if address.startswith(("unix://", "tcp://", "http://", "https://")):
         return address.rstrip("/") if not address.startswith("unix://") else address
-    scheme = address.partition("://")[0]
-    raise ClientError(f'unable to resolve docker endpoint: "{scheme}" is not supported here: use unix:// or tcp://')
+    problem = f"invalid bind address format: {address}"
+    if address.startswith("ssh://"):
+        problem = f"{address}: ssh is not supported: forward the daemon's socket with ssh -L and use unix://"
+    raise ClientError(f"Failed to initialize: unable to resolve docker endpoint: {problem}")
 
 
 def _environment_tls(folder: str) -> Tls | None:

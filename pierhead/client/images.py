@@ -99,7 +99,7 @@ def _columns(short: bool) -> Columns:
         "Size": ("SIZE", size),
         "Tag": ("TAG", lambda row: str(row["_tag"])),
         "UniqueSize": ("UNIQUE SIZE", lambda row: "N/A"),
-        "VirtualSize": ("SIZE", lambda row: human_size(row.get("VirtualSize") or row["Size"], 3)),
+        "VirtualSize": ("SIZE", lambda row: human_size(row.get("VirtualSize") or row["Size"])),
     }
 
 

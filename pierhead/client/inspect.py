@@ -68,6 +68,11 @@ def inspect(session: Session, options: Options) -> int:
 
 
 def _show(options: Options, get: Getter) -> int:
+    format = options.text("format")
+    try:
+        template = Template(format, "") if format not in ("", "json") else None
+    except TemplateError as error:
+        raise ClientError(f"template parsing error: template: {error}", 64) from None
     found: list[Any] = []
     problems: list[str] = []
     for name in options.operands:
@@ -75,7 +80,7 @@ def _show(options: Options, get: Getter) -> int:
             found.append(get(name))
         except ClientError as error:
             problems.append(str(error))
-    out, problem = _rendered(found, options.text("format"))
+    out, problem = _rendered(found, format, template)
     sys.stdout.write(out)
     problems += [problem] if problem else []
     if problems:
@@ -83,16 +88,13 @@ def _show(options: Options, get: Getter) -> int:
     return 0
 
 
-def _rendered(found: list[Any], format: str) -> tuple[str, str]:
+def _rendered(found: list[Any], format: str, template: Template | None) -> tuple[str, str]:
+    """What to print, and what went wrong while printing it."""
     if not format:
         return json.dumps(found, indent=4, ensure_ascii=False) + "\n", ""
-    if format == "json":
-        return "[" + ",".join(go_json(value) for value in found) + "]\n" if found else "[]\n", ""
+    if template is None:
+        return "[" + ",".join(go_json(value) for value in found) + "]\n", ""
     out = ""
-    try:
-        template = Template(format, "")
-    except TemplateError as error:
-        return "", f"template parsing error: template: {error}"
     try:
         for value in found:
             out += template.execute(value) + "\n"

@@ -96,7 +96,7 @@ def _no_command(rest: list[str]) -> int:
     if group and (len(rest) == 1 or rest[1] in ("--help", "-h", "help")):
         from pierhead.client.help import group_page
 
-        print(group_page(group), end="")
+        print(group_page(group), end="", file=sys.stderr if len(rest) == 1 else sys.stdout)
         return 0
     if group and rest[1].startswith("-"):
         kind = f"unknown flag: {rest[1]}" if rest[1].startswith("--") else f"unknown shorthand flag: '{rest[1][1]}' in "
@@ -124,7 +124,7 @@ def _run(command: Command, path: str, arguments: list[str], settings: GlobalOpti
         from pierhead.client.help import command_page
 
         if wanted.deprecated:
-            _complain("Flag shorthand -h has been deprecated, use --help")
+            print("Flag shorthand -h has been deprecated, use --help")
         print(command_page(path, command, page), end="")
         return 0
     except UsageError as error:
@@ -132,7 +132,7 @@ def _run(command: Command, path: str, arguments: list[str], settings: GlobalOpti
         _complain(f"{error}\n\n{usage}\n\nRun 'pier {path} --help' for more information")
         return error.status
     for line in options.deprecated:
-        _complain(line)
+        print(line)
     problem = _count_operands(options)
     if problem:
         see = "See" if problem.startswith("requires at least") and "most" not in problem else "Run"

@@ -113,7 +113,9 @@ def _pools(options: Options) -> list[dict[str, Any]]:
         try:
             network = ipaddress.ip_network(text, strict=False)
         except ValueError:
-            raise ClientError(f"invalid subnet {text}: invalid CIDR address: {text}") from None
+            if len(subnets) == 1 and not ranges and not gateways and not auxiliary:
+                return [{"Subnet": text}]  # the daemon refuses it in its own words
+            raise ClientError(f"invalid CIDR address: {text}") from None
         if any(network.version == other.version and network.overlaps(other) for other in networks):
             raise ClientError("multiple overlapping subnet configuration is not supported")
         networks.append(network)
@@ -150,7 +152,9 @@ def rm(session: Session, options: Options) -> int:
             if not (options.on("force") and error.code == 404):
                 raise
 
-    return each(session, options.operands, remove)
+    if each(session, options.operands, remove):
+        raise ClientError("exit status 1")  # what Docker's client says here
+    return 0
 
 
 def connect(session: Session, options: Options) -> int:

@@ -118,7 +118,8 @@ def expose(specs: list[str]) -> dict[str, Any]:
         ports, _, protocol = spec.partition("/")
         span = parse_range(ports)
         if span is None:
-            raise ClientError(f"invalid range format for --expose: {spec}, error: invalid port range: {ports!r}")
+            problem = f'strconv.ParseUint: parsing "{ports}": invalid syntax'
+            raise ClientError(f"invalid range format for --expose: {spec}, error: {problem}")
         for port in range(span[0], span[1] + 1):
             exposed[f"{port}/{protocol.lower() or 'tcp'}"] = {}
     return exposed

@@ -18,7 +18,7 @@ def _confirm(options: Options, warning: str) -> None:
     sys.stdout.flush()
     answer = sys.stdin.readline()
     if answer.strip().lower() != "y":
-        raise Quit(1)
+        raise Quit(0)
 
 
 def _filters(session: Session, options: Options) -> list[str]:

@@ -10,6 +10,7 @@ from pierhead.client.table import Columns, show
 from pierhead.client.units import ago, human_size, local_time, shortened, truncated
 
 TABLE = "table {{.ID}}\t{{.Image}}\t{{.Command}}\t{{.RunningFor}}\t{{.Status}}\t{{.Ports}}\t{{.Names}}"
+KIND = "*formatter.ContainerContext"
 RAW = (
     "container_id: {{.ID}}\nimage: {{.Image}}\ncommand: {{.Command}}\ncreated_at: {{.CreatedAt}}\nstate: {{.State}}\n"
     "status: {{.Status}}\nnames: {{.Names}}\nlabels: {{.Labels}}\nports: {{.Ports}}\n"
@@ -28,7 +29,7 @@ def ls(session: Session, options: Options) -> int:
         format = "{{.ID}}"
     if format == "raw":
         format = "container_id: {{.ID}}" if quiet else RAW + ("size: {{.Size}}\n" if options.on("size") else "")
-    size = options.on("size") or (not options.given("size") and ".Size" in format)
+    size = options.on("size") or (not options.given("size") and (".Size" in format or "json .}" in format))
     limit = 1 if options.on("latest") and options.number("last") == -1 else options.number("last")
     query = {
         "all": options.on("all"),
@@ -36,7 +37,7 @@ def ls(session: Session, options: Options) -> int:
         "size": size,
         "filters": filter_query(options.all("filter")),
     }
-    show(format, columns(not options.on("no-trunc")), session.api.get("/containers/json", query))
+    show(format, columns(not options.on("no-trunc")), session.api.get("/containers/json", query), KIND)
     return 0
 
 
@@ -77,6 +78,7 @@ def columns(short: bool) -> Columns:
         "LocalVolumes": ("LOCAL VOLUMES", _local_volumes),
         "Mounts": ("MOUNTS", mounts),
         "Names": ("NAMES", names),
+        "Platform": ("PLATFORM", lambda row: None),
         "Networks": (
             "NETWORKS",
             lambda row: ",".join(sorted((row.get("NetworkSettings") or {}).get("Networks") or ())),

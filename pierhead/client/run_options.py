@@ -6,7 +6,7 @@ from typing import Any
 from pierhead.client.errors import ClientError
 from pierhead.client.flags import Options
 from pierhead.client.mounts import parse as parse_mount
-from pierhead.client.mounts import tmpfs, volumes
+from pierhead.client.mounts import split_csv, tmpfs, volumes
 from pierhead.client.networks_option import networks
 from pierhead.client.ports import expose, publish
 from pierhead.client.values import duration, size
@@ -105,8 +105,8 @@ def _host(options: Options) -> dict[str, Any]:
         "OomKillDisable": options.on("oom-kill-disable"),
     }
     cdi = [text for text in options.all("device") if _is_cdi(text)]
-    if cdi:
-        host["DeviceRequests"] = [{"Driver": "cdi", "DeviceIDs": cdi}]
+    host["DeviceRequests"] = [{"Driver": "cdi", "DeviceIDs": cdi}] if cdi else []
+    host["DeviceRequests"] += [_gpus(text) for text in options.all("gpus")]
     if options.on("init"):
         host["Init"] = True
     return host | resources(options)
@@ -264,16 +264,7 @@ def security_options(entries: list[str]) -> list[str]:
 def _ulimit(text: str) -> dict[str, Any]:
     name, _, limits = text.partition("=")
     soft, _, hard = limits.partition(":")
-    try:
-        low = int(soft)
-        high = int(hard) if hard else low
-    except ValueError:
-        raise ClientError(
-            f'invalid argument "{text}" for "--ulimit" flag: strconv.ParseInt: parsing "{soft}"'
-        ) from None
-    if high != -1 and (low == -1 or low > high):
-        raise ClientError(f"ulimit soft limit must be less than or equal to hard limit: {low} > {high}")
-    return {"Name": name, "Soft": low, "Hard": high}
+    return {"Name": name, "Soft": int(soft), "Hard": int(hard or soft)}
 
 
 def _is_cdi(text: str) -> bool:
@@ -294,6 +285,28 @@ def _device(text: str) -> dict[str, str]:
         else:
             target = rest[0]
     return {"PathOnHost": source, "PathInContainer": target, "CgroupPermissions": permissions}
+
+
+def _gpus(text: str) -> dict[str, Any]:
+    """``all``, a number, or ``device=0,driver=…``."""
+    found: dict[str, Any] = {"Capabilities": [["gpu"]], "Count": 0}
+    for field in split_csv(text):
+        key, equals, value = field.partition("=")
+        if not equals:
+            key, value = "count", key
+        if key == "count":
+            found["Count"] = -1 if value == "all" else int(value)
+        elif key == "device":
+            found["DeviceIDs"] = value.split(",")
+        elif key == "driver":
+            found["Driver"] = value
+        elif key == "capabilities":
+            found["Capabilities"] = [[*value.split(","), "gpu"]]
+        elif key == "options":
+            found["Options"] = _pairs(value.split(","))
+        else:
+            raise ClientError(f"unexpected key '{key}' in '{field}'")
+    return found
 
 
 def _health(options: Options) -> dict[str, Any]:

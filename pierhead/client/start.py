@@ -28,7 +28,7 @@ def start(session: Session, options: Options) -> int:
         print(name)
         sys.stdout.flush()
     if failed:
-        raise ClientError(f"failed to start containers: {', '.join(failed)}")
+        raise ClientError(f"Error: failed to start containers: {', '.join(failed)}")
     return 0
 
 
@@ -49,7 +49,7 @@ def _attached(session: Session, options: Options, name: str) -> int:
             api.post(f"/containers/{found['Id']}/start")
         except DaemonError as error:
             session.warn(str(error))
-            raise ClientError(f"failed to start containers: {name}") from None
+            raise ClientError(f"Error: failed to start containers: {name}") from None
         watch = resizer(api, f"/containers/{found['Id']}/resize") if tty and os.isatty(1) else None
         if watch is not None:
             watch.now(10)

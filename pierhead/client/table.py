@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from pierhead.client.errors import ClientError
-from pierhead.client.template import Template, TemplateError, go_json
+from pierhead.client.template import Escaped, Template, TemplateError, go_json
 
 Row = Mapping[str, Any]
-Columns = Mapping[str, "tuple[str, Callable[[Any], str]]"]
+Columns = Mapping[str, "tuple[str, Callable[[Any], str | None]]"]
 MINIMUM, PADDING = 10, 3
 
 
@@ -41,10 +41,11 @@ def _column(lines: list[list[str]], column: int, first: int, end: int, minimum: 
 class Fields:
     """A row as templates see it: the columns' values by Go's names, and ``.Label "key"``."""
 
-    __slots__ = ("columns", "row")
+    __slots__ = ("columns", "kind", "row")
 
-    def __init__(self, columns: Columns, row: Any) -> None:
+    def __init__(self, columns: Columns, row: Any, kind: str) -> None:
         self.columns = columns
+        self.kind = kind
         self.row = row
 
     def go_field(self, name: str) -> Any:
@@ -55,11 +56,11 @@ class Fields:
         try:
             return self.columns[name][1](self.row)
         except KeyError:
-            raise TemplateError(f"can't evaluate field {name}") from None
+            raise TemplateError(f"can't evaluate field {name} in type {self.kind}", executing=True) from None
 
-    def go_json(self) -> dict[str, Any]:
+    def go_json(self) -> Escaped:
         """What ``{{json .}}`` prints."""
-        return {name: self.columns[name][1](self.row) for name in sorted(self.columns) if not name.startswith("_")}
+        return Escaped((name, self.columns[name][1](self.row)) for name in sorted(self.columns))
 
 
 class Header:
@@ -85,20 +86,23 @@ def _label_title(key: str) -> str:
     return words.replace("-", " ").replace("_", " ")
 
 
-def show(format: str, columns: Columns, rows: Iterable[Any]) -> None:
-    """Print rows in Docker's ``--format`` language: ``table …``, ``json`` or a template."""
-    sys.stdout.write(formatted(format, columns, rows))
+def show(format: str, columns: Columns, rows: Iterable[Any], kind: str = "*formatter.SubContext") -> None:
+    """Print rows in Docker's ``--format`` language: ``table …``, ``json`` or a template.
+
+    ``kind`` is how Docker's errors call a row.
+    """
+    sys.stdout.write(formatted(format, columns, rows, kind))
 
 
-def formatted(format: str, columns: Columns, rows: Iterable[Any]) -> str:
+def formatted(format: str, columns: Columns, rows: Iterable[Any], kind: str = "*formatter.SubContext") -> str:
     """As ``show`` prints it."""
     is_table = format.startswith("table")
     if format == "json":
-        return "".join(go_json(Fields(columns, row)) + "\n" for row in rows)
+        return "".join(go_json(Fields(columns, row, kind)) + "\n" for row in rows)
     text = (format[5:] if is_table else format).strip(" ").replace("\\t", "\t").replace("\\n", "\n")
     try:
         template = Template(text, "")
-        lines = [template.execute(Fields(columns, row)) for row in rows]
+        lines = [template.execute(Fields(columns, row, kind)) for row in rows]
         if is_table:
             lines.insert(0, template.execute(Header(columns), header=True))
     except TemplateError as error:

@@ -10,6 +10,7 @@ from typing import Any
 
 from pierhead.client.template_values import (
     FUNCTIONS,
+    Escaped,
     TemplateError,
     field_of,
     go_json,
@@ -18,7 +19,7 @@ from pierhead.client.template_values import (
     iterate,
 )
 
-__all__ = ["Template", "TemplateError", "go_json"]
+__all__ = ["Escaped", "Template", "TemplateError", "go_json"]
 
 _ACTION = re.compile(r"\{\{(-\s)?(.*?)(\s-)?\}\}", re.S)
 _TOKEN = re.compile(
@@ -26,7 +27,7 @@ _TOKEN = re.compile(
     r"""(?P<field>(?:\.[A-Za-z_]\w*)+|\$\w*(?:\.[A-Za-z_]\w*)*|\.)|(?P<word>[A-Za-z_]\w*)|(?P<mark>:=|[|(),=]))"""
 )
 Scope = dict[str, Any]
-Token = tuple[str, str]
+Token = tuple[str, str, int]  # kind, text, place in the template
 
 
 class Template:
@@ -44,7 +45,7 @@ class Template:
         """Nodes up to ``end`` or ``else``: they are plain text, ("print", …), ("if", …), …."""
         nodes: list[Any] = []
         while self.position < len(self.pieces):
-            literal, action = self.pieces[self.position]
+            literal, action, place = self.pieces[self.position]
             self.position += 1
             if literal:
                 nodes.append(literal)
@@ -54,22 +55,22 @@ class Template:
             if word in ("end", "else"):
                 return nodes, action
             if word in ("if", "range", "with"):
-                nodes.append(self._branches(word, rest))
+                nodes.append(self._branches(word, _tokens(rest, place + len(action) - len(rest))))
             else:
-                nodes.append(("print", _tokens(action)))
+                nodes.append(("print", _tokens(action, place)))
         return nodes, ""
 
-    def _branches(self, word: str, condition: str) -> tuple[str, list[Token], list[Any], list[Any]]:
+    def _branches(self, word: str, condition: list[Token]) -> tuple[str, list[Token], list[Any], list[Any]]:
         body, end = self._block()
         if end.startswith("else "):
             again, _, rest = end[5:].strip().partition(" ")
-            return word, _tokens(condition), body, [self._branches(again, rest)]
+            return word, condition, body, [self._branches(again, _tokens(rest, 0))]
         other: list[Any] = []
         if end == "else":
             other, end = self._block()
         if end != "end":
             raise TemplateError(":1: unexpected EOF")
-        return word, _tokens(condition), body, other
+        return word, condition, body, other
 
     def execute(self, data: Any, header: bool = False) -> str:
         """The text for one value. ``header``: functions give their argument back, as Docker titles its columns."""
@@ -78,24 +79,25 @@ class Template:
         return "".join(out)
 
 
-def _split(text: str) -> list[tuple[str, str | None]]:
-    pieces: list[tuple[str, str | None]] = []
+def _split(text: str) -> list[tuple[str, str | None, int]]:
+    """Literal text, the action behind it, and where that begins."""
+    pieces: list[tuple[str, str | None, int]] = []
     at = 0
     trim = False
     for match in _ACTION.finditer(text):
         literal = text[at : match.start()]
         literal = literal.lstrip() if trim else literal
-        pieces.append((literal.rstrip() if match[1] else literal, match[2].strip()))
+        pieces.append((literal.rstrip() if match[1] else literal, match[2].strip(), match.start(2)))
         trim = bool(match[3])
         at = match.end()
     rest = text[at:]
     if "{{" in rest:
         raise TemplateError(":1: unclosed action")
-    pieces.append((rest.lstrip() if trim else rest, None))
+    pieces.append((rest.lstrip() if trim else rest, None, at))
     return pieces
 
 
-def _tokens(text: str) -> list[Token]:
+def _tokens(text: str, place: int) -> list[Token]:
     found: list[Token] = []
     at = 0
     text = text.rstrip()
@@ -106,10 +108,9 @@ def _tokens(text: str) -> list[Token]:
         if match.lastgroup == "word" and not _known(match["word"]):
             raise TemplateError(f':1: function "{match["word"]}" not defined')
         # ".A" straight behind ")" is a field of what the parentheses give, not a further argument.
-        kind = (
-            "chain" if match.lastgroup == "field" and text[at : at + 1] == "." and found[-1:] == [("mark", ")")] else ""
-        )
-        found.append((kind or match.lastgroup, match[match.lastgroup]))
+        behind = bool(found) and found[-1][:2] == ("mark", ")") and text[at : at + 1] == "."
+        kind = "chain" if behind and match.lastgroup == "field" else match.lastgroup
+        found.append((kind, match[match.lastgroup], place + match.start(match.lastgroup)))
         at = match.end()
     if not found:
         raise TemplateError(":1: missing value for command")
@@ -161,9 +162,10 @@ class _Run:
         self, tokens: list[Token], body: list[Any], other: list[Any], dot: Any, scope: Scope, out: list[str]
     ) -> None:
         names: list[str] = []
-        if ("mark", ":=") in tokens:
-            cut = tokens.index(("mark", ":="))
-            names = [text for kind, text in tokens[:cut] if kind == "field"]
+        marks = [number for number, token in enumerate(tokens) if token[:2] == ("mark", ":=")]
+        if marks:
+            cut = marks[0]
+            names = [text for kind, text, _ in tokens[:cut] if kind == "field"]
             tokens = tokens[cut + 1 :]
         pairs = iterate(self.pipeline(tokens, dot, scope))
         for key, value in pairs:
@@ -181,7 +183,7 @@ class _Run:
 
     def assigned(self, tokens: list[Token], dot: Any, scope: Scope) -> tuple[str, Any]:
         """``$x := pipeline`` or a pipeline alone."""
-        if len(tokens) > 2 and tokens[1] in (("mark", ":="), ("mark", "=")):
+        if len(tokens) > 2 and tokens[1][:2] in (("mark", ":="), ("mark", "=")):
             value = self.pipeline(tokens[2:], dot, scope)
             scope[tokens[0][1]] = value
             return tokens[0][1], value
@@ -190,7 +192,7 @@ class _Run:
     def pipeline(self, tokens: list[Token], dot: Any, scope: Scope) -> Any:
         depth, start = 0, 0
         commands: list[list[Token]] = []
-        for at, (kind, text) in enumerate(tokens):
+        for at, (kind, text, _) in enumerate(tokens):
             depth += (kind == "mark" and text == "(") - (kind == "mark" and text == ")")
             if kind == "mark" and text == "|" and depth == 0:
                 commands.append(tokens[start:at])
@@ -204,7 +206,7 @@ class _Run:
     def command(self, tokens: list[Token], dot: Any, scope: Scope, piped: Any) -> Any:
         if not tokens:
             raise TemplateError(":1: missing value for command")
-        kind, text = tokens[0]
+        kind, text, _ = tokens[0]
         if kind == "word" and text not in ("true", "false", "nil"):
             arguments = self.operands(tokens[1:], dot, scope)
             if piped is not _NONE:
@@ -235,24 +237,25 @@ class _Run:
         values: list[Any] = []
         at = 0
         while at < len(tokens):
-            kind, text = tokens[at]
+            kind, text, place = tokens[at]
             at += 1
             if kind == "mark" and text == "(":
                 end, depth = at, 1
                 while end < len(tokens) and depth:
-                    depth += (tokens[end] == ("mark", "(")) - (tokens[end] == ("mark", ")"))
+                    depth += (tokens[end][:2] == ("mark", "(")) - (tokens[end][:2] == ("mark", ")"))
                     end += 1
                 if depth:
                     raise TemplateError(":1: unclosed left paren")
                 values.append(self.pipeline(tokens[at : end - 1], dot, scope))
                 at = end
             elif kind == "chain":
-                values[-1] = self.fields(values[-1], text)
+                values[-1] = self.fields(values[-1], text, text, place)
             else:
-                values.append(self.operand(kind, text, dot, scope))
+                values.append(self.operand(tokens[at - 1], dot, scope))
         return values
 
-    def operand(self, kind: str, text: str, dot: Any, scope: Scope) -> Any:
+    def operand(self, token: Token, dot: Any, scope: Scope) -> Any:
+        kind, text, place = token
         if kind == "string":
             return text[1:-1] if text[0] == "`" else _unquote(text)
         if kind == "char":
@@ -266,14 +269,20 @@ class _Run:
                 name, _, rest = text.partition(".")
                 if name not in scope:
                     raise TemplateError(f':1: undefined variable "{name}"')
-                return self.fields(scope[name], "." + rest if rest else ".")
-            return self.fields(dot, text)
+                return self.fields(scope[name], "." + rest if rest else ".", text, place + len(name))
+            return self.fields(dot, text, text, place)
         raise TemplateError(f':1: unexpected "{text}" in operand')
 
-    def fields(self, value: Any, path: str) -> Any:
+    def fields(self, value: Any, path: str, shown: str, place: int) -> Any:
+        """Follow ``.A.B``; ``shown`` and ``place`` are for Go's error."""
         for name in path.split("."):
             if name:
-                value = field_of(value, name, path)
+                try:
+                    value = field_of(value, name)
+                except TemplateError as error:
+                    where = f':1:{place}: executing "" at <{shown}>: '
+                    raise TemplateError(where + str(error), executing=True) from None
+                place += len(name) + 1
         return value
 
 

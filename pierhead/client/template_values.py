@@ -55,11 +55,18 @@ def _float(value: float) -> str:
     return repr(value)
 
 
+class Escaped(dict[str, Any]):
+    """A row of a list: Docker's JSON of these, and only of these, escapes what means something in HTML."""
+
+
 def go_json(value: Any) -> str:
-    """JSON as Go's encoder writes it, without HTML escapes."""
+    """JSON as Go's encoder writes it."""
     if hasattr(value, "go_json"):
         value = value.go_json()
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    if isinstance(value, Escaped):
+        text = text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    return text
 
 
 def is_true(value: Any) -> bool:
@@ -80,7 +87,7 @@ def iterate(value: Any) -> list[tuple[Any, Any]]:
     raise TemplateError(f":1: range can't iterate over {go_print(value)}", executing=True)
 
 
-def field_of(value: Any, name: str, path: str) -> Any:
+def field_of(value: Any, name: str) -> Any:
     """A field by name: as it is, else as Go spells it where the JSON differs (Id and ID)."""
     if hasattr(value, "go_field"):
         return value.go_field(name)
@@ -90,13 +97,11 @@ def field_of(value: Any, name: str, path: str) -> Any:
         for key in value:
             if key.lower() == name.lower():
                 return value[key]
-        raise TemplateError(f':1:2: executing "" at <{path}>: map has no entry for key "{name}"', executing=True)
+        raise TemplateError(f'map has no entry for key "{name}"', executing=True)
     if value is None:
-        raise TemplateError(
-            f':1:2: executing "" at <{path}>: nil pointer evaluating interface {{}}.{name}', executing=True
-        )
+        raise TemplateError(f"nil pointer evaluating interface {{}}.{name}", executing=True)
     kind = {str: "string", bool: "bool", int: "int", float: "float64", list: "[]interface {}"}.get(type(value), "value")
-    raise TemplateError(f':1:2: executing "" at <{path}>: can\'t evaluate field {name} in type {kind}', executing=True)
+    raise TemplateError(f"can't evaluate field {name} in type {kind}", executing=True)
 
 
 def _index(value: Any, *keys: Any) -> Any:

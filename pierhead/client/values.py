@@ -16,7 +16,7 @@ def check(kind: str, name: str, value: str) -> str:
     if kind == "filter":
         return "" if not value or "=" in value else "bad format of filter (expected name=value)"
     if kind == "ulimit":
-        return "" if "=" in value else f"invalid ulimit argument: {value}"
+        return _ulimit(value)
     if kind == "mount":
         from pierhead.client.mounts import problem
 
@@ -32,6 +32,27 @@ def _integer(kind: str, value: str) -> str:
         return f'strconv.{function}: parsing "{value}": invalid syntax'
     if kind != "int" and (number < 0 or (kind == "uint16" and number > 65535)):
         return f'strconv.{function}: parsing "{value}": value out of range'
+    return ""
+
+
+LIMITS = frozenset(
+    "core cpu data fsize locks memlock msgqueue nice nofile nproc rss rtprio rttime sigpending stack".split()
+)
+
+
+def _ulimit(value: str) -> str:
+    name, equals, limits = value.partition("=")
+    if not equals:
+        return f"invalid ulimit argument: {value}"
+    if name not in LIMITS:
+        return f"invalid ulimit type: {name}"
+    soft, colon, hard = limits.partition(":")
+    for text in (soft, hard if colon else soft):
+        if not text.lstrip("-").isdigit():
+            return f'strconv.ParseInt: parsing "{text}": invalid syntax'
+    low, high = int(soft), int(hard if colon else soft)
+    if high != -1 and (low == -1 or low > high):
+        return f"ulimit soft limit must be less than or equal to hard limit: {soft} > {hard}"
     return ""
 
 

@@ -31,8 +31,7 @@ List images
 -f, --filter filter  Filter output based on conditions provided
 --format string  @table
 --no-trunc  Don't truncate output
--q, --quiet  Only show image IDs
---tree  List multi-platform images as a tree (EXPERIMENTAL)""",
+-q, --quiet  Only show image IDs""",
     "prune": """[OPTIONS]
 Remove unused images
 -a, --all  Remove all unused images, not just dangling ones

@@ -29,8 +29,8 @@ SHARED = """\
 |'':        Use the cgroup namespace as configured by the
 |           default-cgroupns-mode option on the daemon (default)
 --cidfile string  Write the container ID to the file
---cpu-count int  CPU count (Windows only)
---cpu-percent int  CPU percent (Windows only)
+!--cpu-count int  CPU count (Windows only)
+!--cpu-percent int  CPU percent (Windows only)
 --cpu-period int  Limit CPU CFS (Completely Fair Scheduler) period
 --cpu-quota int  Limit CPU CFS (Completely Fair Scheduler) quota
 --cpu-rt-period int  Limit CPU real-time period in microseconds
@@ -67,12 +67,12 @@ countdown (ms|s|m|h) (default 0s)
 -h, --hostname string  Container host name
 --init  Run an init inside the container that forwards signals and reaps processes
 -i, --interactive  Keep STDIN open even if not attached
---io-maxbandwidth bytes  Maximum IO bandwidth limit for the system drive (Windows only)
---io-maxiops uint  Maximum IOps limit for the system drive (Windows only)
+!--io-maxbandwidth bytes  Maximum IO bandwidth limit for the system drive (Windows only)
+!--io-maxiops uint  Maximum IOps limit for the system drive (Windows only)
 --ip string  IPv4 address (e.g., 172.30.100.104)
 --ip6 string  IPv6 address (e.g., 2001:db8::33)
 --ipc string  IPC mode to use
---isolation string  Container isolation technology
+!--isolation string  Container isolation technology
 --kernel-memory bytes  Kernel memory limit
 -l, --label list  Set meta data on a container
 --label-file list  Read in a line delimited file of labels
@@ -112,7 +112,6 @@ countdown (ms|s|m|h) (default 0s)
 --tmpfs list  Mount a tmpfs directory
 -t, --tty  Allocate a pseudo-TTY
 --ulimit ulimit  Ulimit options (default [])
---use-api-socket  Bind mount Docker API socket and required auth
 -u, --user string  Username or UID (format: <name|uid>[:<group|gid>])
 --userns string  User namespace to use
 --uts string  UTS namespace to use
