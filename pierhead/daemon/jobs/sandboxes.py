@@ -4,6 +4,8 @@ Rows first, then effects: an address and a port are in GraphDB before a message 
 crash the daemon knows whose they were.
 """
 
+import asyncio
+import errno
 import logging
 import secrets
 import socket
@@ -20,7 +22,7 @@ from pierhead.daemon.jobs.network_rows import find_row, pools_of
 from pierhead.driver.execdriver.api import Started
 from pierhead.driver.networkdriver import dns, ipam, ports
 from pierhead.driver.networkdriver.api import Endpoint, Network, PortBinding
-from pierhead.errors import Conflict, Forbidden, InvalidParameter, NoSuchNetwork, NotFound, PierheadError
+from pierhead.errors import Conflict, Forbidden, InvalidParameter, NotFound, PierheadError
 from pierhead.graph.containers import Container
 from pierhead.graph.graphdb import IntegrityError, Row
 from pierhead.libcontainer.spec import NetworkSetup
@@ -28,6 +30,8 @@ from pierhead.linux import nft
 from pierhead.wire.containers import HostConfig
 
 log = logging.getLogger("pierd")
+
+RESERVE_ATTEMPTS, RESERVE_PAUSE = 20, 0.02
 
 HISTORY = 1024
 """Addresses that a network remembers the last owner of."""
@@ -57,7 +61,7 @@ async def prepare(engine: Engine, container_id: str) -> Joined:
     try:
         with phase("networkdriver: addresses and ports"), engine.db.transaction():
             _allocate(engine, container)
-        reservation = _reserve(engine, container)
+        reservation = await _reserve(engine, container)
         try:
             with phase("networkdriver: plan"):
                 return await _plan(engine, container, reservation)
@@ -83,14 +87,13 @@ def _wrapped(error: PierheadError) -> PierheadError:
 
 def _allocate(engine: Engine, container: Container) -> None:
     """Write addresses and ports of every endpoint. Within a transaction."""
-    rows = endpoints.endpoint_rows(engine, container.id)
     host = host_config_of(container)
-    if not rows or network_kind(host.network_mode) == "user":
-        mode = host.network_mode or "bridge"
-        if not any(mode in (row["network_name"], row["network_id"]) for row in rows):
-            found = find_row(engine, mode)
-            if not any(row["network_id"] == found["id"] for row in rows):
-                raise NoSuchNetwork(mode)
+    rows = endpoints.endpoint_rows(engine, container.id)
+    own = find_row(engine, host.network_mode)
+    if not any(row["network_id"] == own["id"] for row in rows):
+        # The network was made, or made again, after the container.
+        endpoints.assign(engine, container.id, own["id"], None)
+        rows = endpoints.endpoint_rows(engine, container.id)
     gateway = _gateway(rows)
     for number, row in enumerate(rows):
         allocate_endpoint(engine, container, row, f"eth{number}", gateway=row["id"] == gateway)
@@ -243,17 +246,25 @@ def _external(engine: Engine, container: Container, error: PierheadError) -> Pie
     )
 
 
-def _reserve(engine: Engine, container: Container) -> ports.Reservation:
-    """Bind what the rows say. Raises PierheadError that names who holds a port."""
+async def _reserve(engine: Engine, container: Container) -> ports.Reservation:
+    """Bind what the rows say. Raises PierheadError that names who holds a port.
+
+    A port that the rows say is free may be held for some more ms by the process of a container that has just ended.
+    """
     target = next((endpoint for _, endpoint in endpoints.active(engine, container.id) if endpoint.gateway), None)
     if target is None or not target.ports:
         return ports.Reservation((), ())
     ipv4 = target.ipv4.ip if target.ipv4 is not None else None
     ipv6 = target.ipv6.ip if target.ipv6 is not None else None
-    try:
-        return ports.reserve(target.ports, ipv4, ipv6)
-    except ports.PortRefused as error:
-        raise _external(engine, container, ports.refused(error, ipv4 or ipv6)) from error
+    for attempt in range(RESERVE_ATTEMPTS):
+        try:
+            return ports.reserve(target.ports, ipv4, ipv6)
+        except ports.PortRefused as error:
+            if error.errno != errno.EADDRINUSE or attempt + 1 == RESERVE_ATTEMPTS:
+                refusal = await blocking(ports.refused, error, ipv4 or ipv6)
+                raise _external(engine, container, refusal) from error
+        await asyncio.sleep(RESERVE_PAUSE)
+    raise AssertionError("not reached")
 
 
 # Joining -------------------------------------------------------------------------------------------------------------
@@ -439,7 +450,7 @@ async def connect(engine: Engine, container: Container, row: Row) -> None:
             id = allocate_endpoint(engine, container, row, interface, gateway=gateway)
             if gateway:
                 _allocate_ports(engine, container, host_config_of(container))
-        reservation = _reserve(engine, container) if gateway else None
+        reservation = await _reserve(engine, container) if gateway else None
         network, endpoint = next(one for one in endpoints.active(engine, container.id) if one[1].id == id)
         setup = await plan_endpoint(engine, network, endpoint)
         if is_user_bridge(network) and not any(is_user_bridge(other) for other, _ in before):
@@ -496,5 +507,5 @@ async def _move_gateway(engine: Engine, container: Container) -> None:
     if endpoint.ports:
         driver.publish(network, endpoint)
         running.monitor.hold_ports((), ())
-        reservation = _reserve(engine, container)
+        reservation = await _reserve(engine, container)
         running.monitor.hold_ports(reservation.ports, reservation.listeners)
