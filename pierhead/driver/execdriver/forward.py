@@ -7,8 +7,8 @@ The zygote imports this.
 
 from __future__ import annotations
 
+import _socket as socket
 import os
-import socket
 import time
 
 from pierhead.driver.execdriver.loop import ERR, HUP, IN, OUT, Loop
@@ -92,9 +92,10 @@ class Forwards:
 
     def _accept(self, held: socket.socket, address: tuple[str, int]) -> None:
         try:
-            client, _ = held.accept()
+            descriptor, _ = held._accept()  # type: ignore[attr-defined]
         except OSError:
             return
+        client = socket.socket(fileno=descriptor)
         client.setblocking(False)
         family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         server = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)

@@ -6,15 +6,18 @@ of builtins in marshal's version 2, with the descriptors alongside (SCM_RIGHTS).
 process) travels in a sealed memory file whose descriptor is sent.
 
 A shim outlives its daemon, so a daemon speaks the versions in ``SPOKEN``; a shim knows its own alone and is told which
-one by the daemon's messages.  The zygote imports this: no typing, no dataclasses.
+one by the daemon's messages.
+
+The zygote imports this: no typing, no dataclasses; and here as in all modules of the shim ``_socket`` and ``_signal``
+instead of their public fronts.  Their numbers are plain integers: enumerations are Python code, and every page of it
+that a shim touches becomes memory of its own.
 """
 
 from __future__ import annotations
 
 import marshal
 import struct
-from array import array
-from socket import (
+from _socket import (
     CMSG_SPACE,
     MSG_CMSG_CLOEXEC,
     MSG_CTRUNC,
@@ -25,6 +28,7 @@ from socket import (
     SOL_SOCKET,
     socket,
 )
+from array import array
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ The zygote imports this: nothing may be imported later.
 
 from __future__ import annotations
 
+import _signal as signal  # type: ignore[import-not-found]
+import _socket as socket
 import os
-import signal
-import socket
 import time
 from collections.abc import Callable, Iterable
 
@@ -68,7 +68,7 @@ class Job:
         theirs = ours = -1, -1, -1
         try:
             if not terminal:
-                theirs, ours = _pipes(open_stdin)
+                theirs, ours = pipes(open_stdin)
             child = spawn(theirs)
         except BaseException:
             _close(ours)
@@ -112,7 +112,7 @@ class Job:
         return code, signum, self.at, oom, self.exec_id
 
 
-def _pipes(open_stdin: bool) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+def pipes(open_stdin: bool) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
     """stdin, stdout, stderr: the process's ends and ours; -1 both where stdin is the container's /dev/null."""
     made: list[int] = []
     try:
@@ -234,12 +234,12 @@ class Shim:
         """A daemon has come (again): it replaces the one before, and is told what runs and what has ended."""
         assert self.listener is not None
         try:
-            connection, _ = self.listener.accept()
+            descriptor, _ = self.listener._accept()  # type: ignore[attr-defined]
         except OSError:
             return
         self._let_go()
         self.backlog = []
-        self.control = connection
+        self.control = socket.socket(fileno=descriptor)
         self.watch_control()
         self._say_started()
         for exec_id, job in self.execs.items():

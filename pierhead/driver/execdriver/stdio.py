@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import struct
+from _socket import MSG_DONTWAIT, MSG_NOSIGNAL, SHUT_RDWR, SHUT_WR, socket
 from collections.abc import Callable
-from socket import MSG_DONTWAIT, MSG_NOSIGNAL, SHUT_RDWR, SHUT_WR, socket
 
 from pierhead.driver.execdriver.jsonlog import JSONLog
 from pierhead.driver.execdriver.loop import ERR, HUP, IN, OUT, Loop

@@ -7,16 +7,16 @@ nothing and never waits.  It ends when the daemon does; shims go on.
 
 from __future__ import annotations
 
+import _signal as signal  # type: ignore[import-not-found]
+import _socket as socket
 import gc
 import os
-import signal
-import socket
 import sys
 
 # -I and -S leave only the standard library on the path; later nothing may be imported at all.
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))))
 
-from pierhead.driver.execdriver import protocol, shim
+from pierhead.driver.execdriver import protocol, rehearsal, shim
 from pierhead.linux import calls
 
 
@@ -29,10 +29,11 @@ def prepare() -> None:
     calls.undumpable()
     os.chdir("/")
     os.umask(0o022)
+    gc.disable()
+    rehearsal.rehearse()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # shims are nobody's zombies
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C at the daemon's terminal is the daemon's to answer
     shim.name_process("pierhead-zygote")
-    gc.disable()
     gc.collect()
     gc.freeze()
 
