@@ -314,7 +314,7 @@ def _endpoints(engine: Engine, request: ContainerCreateRequest, host: HostConfig
     asked = (request.networking_config.endpoints_config if request.networking_config else None) or {}
     kind = network_kind(host.network_mode)
     if kind == "container":
-        if asked:
+        if asked.keys() - {host.network_mode}:
             raise InvalidParameter(
                 "conflicting options: cannot attach both user-defined and non-user-defined network-modes"
             )
