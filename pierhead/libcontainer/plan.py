@@ -189,9 +189,10 @@ def _start(spec: Spec, cgroup: CgroupPlan | None) -> Iterable[Operation]:
     yield ("pivot",)
     if spec.root_readonly:
         yield ("readonly_root",)
-    propagation, recursive = _propagation(spec.rootfs_propagation)
+    # Of the root's own mount: binds have theirs, which this must not change again.
+    propagation, _ = _propagation(spec.rootfs_propagation)
     if propagation != const.MS_PRIVATE:
-        yield ("propagation", propagation, recursive)
+        yield ("propagation", propagation)
     yield from _process(spec.process, False, oom=False)
 
 

@@ -365,6 +365,6 @@ def readonly_root(tree: Tree) -> None:
     set_attributes(tree.root, const.MOUNT_ATTR_RDONLY, path="/")
 
 
-def propagation(tree: Tree, kind: int, recursive: bool) -> None:
+def propagation(tree: Tree, kind: int) -> None:
     """The root's propagation, where it is not private."""
-    set_attributes(tree.root, propagation=kind, recursive=recursive, path="/")
+    set_attributes(tree.root, propagation=kind, path="/")

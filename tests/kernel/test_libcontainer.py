@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from pierhead.libcontainer import cgroupfs, cgroups, container, plan, rootfs
+from pierhead.libcontainer import cgroupfs, cgroups, container, plan, rootfs, seccomp
 from pierhead.libcontainer.spec import Mount, NamespaceKind, NamespaceMode, Rlimit
 from pierhead.linux import calls, const, mountapi, tty
-from tests.kernel.box import MOUNTS, Box, enter, run, running, script
+from tests.kernel.box import CAPABILITIES, MOUNTS, Box, enter, run, running, script
 
 
 @pytest.fixture
@@ -274,6 +274,7 @@ def test_mounts_spread_between_host_and_container_as_asked(
             "mount -t tmpfs x /s/container; echo ready > /s/ready; exec sleep 100",
             capabilities=capabilities,
             mounts=(*MOUNTS, Mount("/s", "bind", str(shared), ("rbind",), propagation=propagation)),
+            rootfs_propagation="rshared",
         )
         with running(spec) as child:
             while not (shared / "ready").exists():
@@ -493,3 +494,23 @@ def test_exec_joins_every_namespace_and_keeps_the_containers_limits(box: Box) ->
         assert lines[6] == "1000"
         mask = enter(child, spec, "sh", "-c", "grep CapBnd /proc/self/status", privileged=True).out.split()[1]
         assert int(mask, 16) == calls.capget()[1]
+
+
+@pytest.mark.parametrize("user", ["", "1000"])
+@pytest.mark.parametrize("no_new_privileges", [False, True])
+def test_dockers_own_profile_lets_a_start_through(box: Box, user: str, no_new_privileges: bool) -> None:
+    program = seccomp.compiled(None, CAPABILITIES)
+    spec = box.spec(
+        "sh",
+        "-c",
+        "grep '^Seccomp:' /proc/self/status; mount -t tmpfs x /mnt",
+        seccomp=program,
+        user=user,
+        no_new_privileges=no_new_privileges,
+        capabilities=(*CAPABILITIES, "CAP_SYS_ADMIN"),
+    )
+    result = run(spec)
+    assert result.out.split()[1] == "2"
+    assert "permitted" in result.err or "denied" in result.err
+    with running(box.spec("sleep", "100", seccomp=program, user=user)) as child:
+        assert enter(child, spec, "grep", "^Seccomp:", "/proc/self/status").out.split()[1] == "2"
