@@ -7,12 +7,13 @@ seen and not touched.  Every process of ours is known by that namespace, every m
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,31 +30,41 @@ exec "$@"
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What a start of Pierhead would add to: compared before and after."""
+    """What a start of Pierhead would add to: compared before and after. Others may play beside us, so what carries a
+    mark counts only with our own (``instance``)."""
 
     interfaces: frozenset[str]
-    tables: frozenset[str]
-    cgroups: frozenset[str]
     folders: frozenset[str]
+    marked: frozenset[str] = frozenset()
 
     @classmethod
-    def look(cls) -> "Machine":
-        tables = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, timeout=30, check=False)
-        top = Path("/sys/fs/cgroup")
-        cgroups = [*top.glob("pierhead/*/"), *top.glob("*/pierhead/*/"), *top.glob("pierhead"), *top.glob("*/pierhead")]
+    def look(cls, instance: str = "") -> "Machine":
+        marked = []
+        if instance:
+            tables = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, timeout=30, check=False)
+            marked = [f"nft {line}" for line in tables.stdout.splitlines() if instance in line]
+            top = Path("/sys/fs/cgroup")
+            marked += [f"cgroup {path}" for pattern in ("*/", "*/*/") for path in top.glob(f"{pattern}{instance}")]
         return cls(
             frozenset(name for _, name in socket.if_nameindex()),
-            frozenset(line for line in tables.stdout.splitlines() if "pierhead" in line),
-            frozenset(str(path) for path in cgroups if path.is_dir()),
             frozenset(path for path in DEFAULTS.values() if os.path.exists(path)),
+            frozenset(marked),
         )
 
     def added_to(self, before: "Machine") -> list[str]:
         """What is here now and was not before, in words."""
-        words = (("interface", "interfaces"), ("nft", "tables"), ("cgroup", "cgroups"), ("folder", "folders"))
-        return [
-            f"{word} {name}" for word, field in words for name in sorted(getattr(self, field) - getattr(before, field))
-        ]
+        added = [f"interface {name}" for name in sorted(self.interfaces - before.interfaces)]
+        added += [f"folder {path}" for path in sorted(self.folders - before.folders)]
+        return added + sorted(self.marked - before.marked)
+
+
+def instance_of(folder: Path) -> str:
+    """The id that everything of the demo's daemon carries; empty if none ever started."""
+    database = folder / "data/graph.db"
+    if not database.exists():
+        return ""
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as db:
+        return str(db.execute("SELECT value FROM meta WHERE key = 'instance'").fetchone()[0])
 
 
 def players(namespace: str) -> list[int]:
@@ -101,7 +112,8 @@ def play(arguments: list[str]) -> int:
         left = [f"process {pid} {_command(pid)}" for pid in _gone(namespace)]
         for pid in players(namespace) if namespace else []:
             os.kill(pid, signal.SIGKILL)
-    left += Machine.look().added_to(before)
+        instance = instance_of(folder)
+    left += Machine.look(instance).added_to(before)
     if left:
         print("\nLeft behind, and that is a bug:\n  " + "\n  ".join(left))
         return status or 1

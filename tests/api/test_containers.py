@@ -29,7 +29,7 @@ def test_a_containers_life_is_told_by_inspect(api: Api) -> None:
     assert made["Path"] == "sh" and made["Args"] == ["-c", "sleep 0.3; exit 3"]
     assert "X=1" in made["Config"]["Env"]
     assert made["Image"].startswith("sha256:") and made["Config"]["Image"] == "busybox"
-    assert made["HostConfig"]["NetworkMode"] == "default"
+    assert made["HostConfig"]["NetworkMode"] in ("default", "bridge")  # 20.10 and 28
 
     assert api.ok("POST", f"/containers/{id[:12]}/start").status == 204
     running = api.inspect(id)["State"]
@@ -86,7 +86,8 @@ def test_a_stopped_container_refuses_what_needs_a_running_one(api: Api) -> None:
     killed = api.send("POST", f"/containers/{id}/kill")
     assert killed.status == 409 and killed.message.endswith("is not running")
     executed = api.send("POST", f"/containers/{id}/exec", {"Cmd": ["true"]})
-    assert (executed.status, executed.message) == (409, f"Container {id} is not running")
+    # 28 writes "container" small, here and in other messages.
+    assert (executed.status, executed.message.lower()) == (409, f"container {id} is not running")
     assert api.send("POST", f"/containers/{id}/stop").status == 304
     assert api.send("POST", f"/containers/{id}/pause").status == 409
 
@@ -135,7 +136,7 @@ def test_kill_takes_a_signal_by_name_and_number(api: Api, signal: str) -> None:
     api.ok("POST", f"/containers/{id}/kill", signal=signal)
     assert api.wait(id) == 9
     refused = api.send("POST", f"/containers/{api.run('sleep', '1000')}/kill", signal="SIGNOTHING")
-    assert refused.status == 400 and "Invalid signal: SIGNOTHING" in refused.message
+    assert refused.status == 400 and "invalid signal: SIGNOTHING" in refused.message.replace("Invalid", "invalid")
 
 
 def test_killed_by_a_signal_is_128_and_its_number(api: Api) -> None:
@@ -173,7 +174,8 @@ def test_pause_freezes_and_unpause_goes_on(api: Api) -> None:
     assert len(api.logs(id)) <= len(frozen) + 13, "one line may have been under way"
     assert api.send("POST", f"/containers/{id}/pause").status == 409
     refused = api.send("POST", f"/containers/{id}/exec", {"Cmd": ["true"]})
-    assert (refused.status, refused.message) == (409, f"Container {id} is paused, unpause the container before exec")
+    assert refused.status == 409
+    assert refused.message.lower() == f"container {id} is paused, unpause the container before exec"
     api.ok("POST", f"/containers/{id}/unpause")
     wait_until(lambda: len(api.logs(id)) > len(frozen) + 26, "ticks after unpause")
 

@@ -206,7 +206,7 @@ class Pierd(Engine):
         left += [f"nft table {name}" for name in sorted(self.host.tables())]
         left += [f"cgroup {path}" for path in cgroups_named(self.instance)]
         if self.exec_root.exists():
-            left += [f"run-time file {path}" for path in sorted(self.exec_root.rglob("*"))]
+            left += [f"run-time file {path}" for path in sorted(self.exec_root.rglob("*")) if not path.is_dir()]
         if os.path.lexists(self.socket):
             left.append(f"socket {self.socket}")
         if self.pidfile.exists():
