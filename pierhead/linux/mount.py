@@ -1,4 +1,4 @@
-"""Mounts as values and as system calls (mount(2), fsopen(2), move_mount(2), mount_setattr(2))."""
+"""Mounts as values. The system calls are in ``mountapi``, which the zygote can hold without importing this."""
 
 from dataclasses import dataclass
 
