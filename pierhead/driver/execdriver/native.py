@@ -10,154 +10,25 @@ import errno
 import fcntl
 import logging
 import os
-import select
 import shutil
 import signal
 import socket
 import struct
 import time
-from collections.abc import Iterable
 from contextlib import suppress
 
 from pierhead.driver.execdriver import protocol
-from pierhead.driver.execdriver.api import (
-    Event,
-    ExecError,
-    ExecStarted,
-    Exited,
-    Lost,
-    NetworkJoined,
-    Started,
-    StartError,
-    StartRequest,
-    Stream,
-)
+from pierhead.driver.execdriver.api import Exited, StartRequest
+from pierhead.driver.execdriver.monitor import ShimMonitor, close_all, flags, holds
 from pierhead.driver.execdriver.spawn import Zygote
 from pierhead.libcontainer import cgroupfs, cgroups, plan, stats
-from pierhead.libcontainer.spec import NamespaceKind, NamespaceMode, NetworkSetup, Process, Resources, SetupFailed
+from pierhead.libcontainer.spec import NamespaceKind, NamespaceMode, Resources
 from pierhead.linux import calls
 
 log = logging.getLogger(__name__)
 
 SHIM_END = 5.0
 """Seconds that a shim has, after its container's processes were killed, to report and end by itself."""
-
-
-class NativeMonitor:
-    """A Monitor (see ``api``) over a shim's control connection."""
-
-    def __init__(self, driver: NativeDriver, id: str, connection: socket.socket, starting: bool) -> None:
-        self.id = id
-        self._driver = driver
-        self._connection = connection
-        self._starting = starting
-        self._ended = False
-
-    def fileno(self) -> int:
-        return self._connection.fileno()
-
-    def events(self) -> tuple[Event, ...]:
-        found: list[Event] = []
-        while not self._ended:
-            try:
-                message, descriptors = protocol.receive(self._connection)
-            except BlockingIOError:
-                break
-            except (OSError, ValueError) as error:
-                log.warning("container %s: connection to its shim: %s", self.id[:12], error)
-                message, descriptors = b"", []
-            if not message:
-                found.append(self._without_report())
-                self._ended = True
-                break
-            try:
-                event = _event(message, descriptors)
-            except ValueError as error:
-                log.warning("container %s: %s", self.id[:12], error)
-                for descriptor in descriptors:
-                    os.close(descriptor)
-                continue
-            found.append(event)
-            if isinstance(event, Started):
-                self._starting = False
-            elif isinstance(event, StartError):
-                self._driver.clear_folder(self.id)
-            self._ended = isinstance(event, StartError) or (isinstance(event, Exited) and event.exec_id is None)
-        return tuple(found)
-
-    def _without_report(self) -> Event:
-        """The connection has ended without one: the shim has died, or the report is in the folder alone."""
-        report = self._driver.collect(self.id)
-        if report is not None:
-            return report
-        why = self._driver.crash(self.id)
-        with suppress(OSError):
-            cgroupfs.kill(self._driver.directories(self.id), wait=0)  # its end is waited for in delete
-        if self._starting:
-            self._driver.clear_folder(self.id)
-            return StartError(SetupFailed(errno.ECHILD, why or "its shim has ended", "", "shim", "clone"))
-        log.error("container %s: its shim has died%s", self.id[:12], f": {why}" if why else "")
-        return Lost()
-
-    def attach(self, stream: Stream) -> None:
-        with stream.connection as connection:
-            self._send(protocol.ATTACH, (_flags(stream),), (connection.fileno(),))
-
-    def exec(self, exec_id: str, process: Process, stream: Stream | None, open_stdin: bool, privileged: bool) -> None:
-        descriptors = []
-        try:
-            descriptors.append(calls.sealed_memfd("exec", plan.compile_exec(process, privileged)))
-            if stream is not None:
-                descriptors.append(os.dup(stream.connection.fileno()))
-            flags = _flags(stream) if stream is not None else None
-            self._send(protocol.EXEC, (exec_id, process.terminal, open_stdin, flags), descriptors)
-        finally:
-            for descriptor in descriptors:
-                os.close(descriptor)
-            if stream is not None:
-                stream.connection.close()
-
-    def resize(self, rows: int, columns: int, exec_id: str | None = None) -> None:
-        self._send(protocol.RESIZE, (rows, columns, exec_id))
-
-    def signal(self, signum: int, exec_id: str | None = None) -> None:
-        self._send(protocol.SIGNAL, (int(signum), exec_id))
-
-    def join_network(self, setup: NetworkSetup, serial: int) -> None:
-        sysctls = tuple((plan.sysctl_path(name), value) for name, value in setup.sysctls)
-        payload = (serial, tuple(setup.host), tuple(setup.inside), setup.nft, sysctls, setup.resolver)
-        self._send(protocol.JOIN, payload)
-
-    def leave_network(self, inside: tuple[bytes, ...], serial: int) -> None:
-        self._send(protocol.LEAVE, (serial, tuple(inside)))
-
-    def hold_ports(
-        self, ports: tuple[socket.socket, ...], listeners: tuple[tuple[socket.socket, tuple[str, int]], ...]
-    ) -> None:
-        try:
-            for message, descriptors in _holds(ports, listeners):
-                self._transmit(message, descriptors)
-        finally:
-            _close(ports)
-            _close(held for held, _ in listeners)
-
-    def close(self) -> None:
-        self._connection.close()
-
-    def _send(self, kind: int, payload: tuple[object, ...], descriptors: Iterable[int] = ()) -> None:
-        sent = tuple(descriptors)
-        self._transmit(protocol.encode(kind, payload, len(sent)), sent)
-
-    def _transmit(self, message: bytes, descriptors: tuple[int, ...]) -> None:
-        try:
-            protocol.send(self._connection, message, descriptors)
-        except BlockingIOError:
-            # The shim reads at once whatever comes; it is behind only when stopped or starved.
-            poll = select.poll()
-            poll.register(self._connection, select.POLLOUT)
-            if not poll.poll(2000):
-                raise TimeoutError(errno.ETIMEDOUT, "the shim does not answer", self.id) from None
-            protocol.send(self._connection, message, descriptors)
 
 
 class NativeDriver:
@@ -201,7 +72,7 @@ class NativeDriver:
 
     # Start
 
-    def start(self, request: StartRequest) -> NativeMonitor:
+    def start(self, request: StartRequest) -> ShimMonitor:
         spec = request.spec
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         descriptors: list[int] = []
@@ -210,9 +81,9 @@ class NativeDriver:
             descriptors.append(self._make_folder(spec.id))
             descriptors += request.descriptors.values()
             descriptors += [stream.connection.fileno() for stream in request.streams]
-            holds = list(_holds(request.ports, request.listeners))
-            protocol.send(ours, self._settings(request, len(holds), len(descriptors)), descriptors)
-            for message, sockets in holds:
+            held = list(holds(request.ports, request.listeners))
+            protocol.send(ours, self._settings(request, len(held), len(descriptors)), descriptors)
+            for message, sockets in held:
                 protocol.send(ours, message, sockets)
             self._zygote.fork(theirs)
         except BaseException:
@@ -224,13 +95,13 @@ class NativeDriver:
             theirs.close()
             for descriptor in descriptors[:2]:
                 os.close(descriptor)
-            _close(stream.connection for stream in request.streams)
-            _close(request.ports)
-            _close(held for held, _ in request.listeners)
+            close_all(stream.connection for stream in request.streams)
+            close_all(request.ports)
+            close_all(held for held, _ in request.listeners)
         ours.setblocking(False)
-        return NativeMonitor(self, spec.id, ours, starting=True)
+        return ShimMonitor(self, spec.id, ours, starting=True)
 
-    def _settings(self, request: StartRequest, holds: int, descriptors: int) -> bytes:
+    def _settings(self, request: StartRequest, held: int, descriptors: int) -> bytes:
         """The START message. Descriptors: plan, folder, namespaces, streams."""
         spec = request.spec
         log = request.log
@@ -244,8 +115,8 @@ class NativeDriver:
             (counting + spec.cgroup,),
             spec.namespaces.get(NamespaceKind.PID, NamespaceMode.NEW) is NamespaceMode.NEW,
             tuple(request.descriptors),
-            tuple(map(_flags, request.streams)),
-            holds,
+            tuple(map(flags, request.streams)),
+            held,
         )
         return protocol.encode(protocol.START, payload, descriptors)
 
@@ -273,9 +144,9 @@ class NativeDriver:
 
     # Afterwards
 
-    def reattach(self, id: str) -> NativeMonitor | None:
+    def reattach(self, id: str) -> ShimMonitor | None:
         connection = self._connect(id)
-        return None if connection is None else NativeMonitor(self, id, connection, starting=False)
+        return None if connection is None else ShimMonitor(self, id, connection, starting=False)
 
     def _connect(self, id: str) -> socket.socket | None:
         """A connection to the container's shim; None if there is none alive."""
@@ -318,6 +189,11 @@ class NativeDriver:
             return ""
         log.debug("container %s: its shim has died:\n%s", id[:12], "\n".join(lines))
         return lines[-1] if lines else ""
+
+    def kill(self, id: str) -> None:
+        """Kill every process of the container; ``delete`` waits for their end."""
+        with suppress(OSError):
+            cgroupfs.kill(self.directories(id), wait=0)
 
     def clear_folder(self, id: str) -> None:
         """Remove the run-time folder of a container whose shim has ended. Idempotent."""
@@ -390,57 +266,3 @@ def _unlocked(folder: int) -> bool:
         return False
     fcntl.flock(folder, fcntl.LOCK_UN)
     return True
-
-
-def _close(sockets: Iterable[socket.socket]) -> None:
-    for one in sockets:
-        one.close()
-
-
-def _flags(stream: Stream) -> int:
-    return (
-        protocol.STDIN * stream.stdin
-        | protocol.STDOUT * stream.stdout
-        | protocol.STDERR * stream.stderr
-        | protocol.CLOSE_STDIN * stream.close_stdin
-    )
-
-
-def _holds(
-    ports: tuple[socket.socket, ...], listeners: tuple[tuple[socket.socket, tuple[str, int]], ...]
-) -> Iterable[tuple[bytes, tuple[int, ...]]]:
-    """HOLD messages for these sockets: the first replaces what was held."""
-    held: list[tuple[int, tuple[str, int] | None]] = [(port.fileno(), None) for port in ports]
-    held += [(one.fileno(), (address[0], address[1])) for one, address in listeners]
-    for first in range(0, max(1, len(held)), protocol.MOST_DESCRIPTORS):
-        part = held[first : first + protocol.MOST_DESCRIPTORS]
-        message = protocol.encode(protocol.HOLD, (first == 0, tuple(address for _, address in part)), len(part))
-        yield message, tuple(descriptor for descriptor, _ in part)
-
-
-def _failed(error: object) -> SetupFailed:
-    assert isinstance(error, tuple)
-    return SetupFailed(*error)
-
-
-def _event(message: bytes, descriptors: list[int]) -> Event:
-    """A shim's message as an Event. ValueError if it is none."""
-    kind, payload, count = protocol.decode(message)
-    if count != len(descriptors):
-        raise ValueError(f"message with {len(descriptors)} descriptors that says {count}")
-    sockets = tuple(socket.socket(fileno=descriptor) for descriptor in descriptors)
-    resolver = (sockets[0], sockets[1]) if len(sockets) == 2 else None
-    match kind, payload:
-        case protocol.STARTED, (int(pid), int(at)):
-            return Started(pid, at, resolver)
-        case protocol.START_ERROR, error:
-            return StartError(_failed(error))
-        case protocol.EXITED, (int(code), int(signum), int(at), oom, exec_id):
-            return Exited(code, signum, at, bool(oom), None if exec_id is None else str(exec_id))
-        case protocol.EXEC_STARTED, (str(exec_id), int(pid)):
-            return ExecStarted(exec_id, pid)
-        case protocol.EXEC_ERROR, (str(exec_id), error):
-            return ExecError(exec_id, _failed(error))
-        case protocol.JOINED, (int(serial), error):
-            return NetworkJoined(serial, None if error is None else _failed(error), resolver)
-    raise ValueError(f"message of unknown kind {kind}")

@@ -12,6 +12,7 @@ import os
 import time
 
 from pierhead.driver.execdriver import protocol, shim
+from pierhead.driver.execdriver.job import close_all, pipes
 from pierhead.driver.execdriver.jsonlog import JSONLog
 from pierhead.driver.execdriver.loop import IN
 from pierhead.driver.execdriver.stdio import Stdio
@@ -36,7 +37,7 @@ def _output() -> None:
     made = shim.Shim()
     log = JSONLog(os.devnull, 1000, 1, ())
     stdio = Stdio(made.loop, log, lambda: None)
-    theirs, ours = shim.pipes(True)
+    theirs, ours = pipes(True)
     near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     stdio.add(near, protocol.STDIN | protocol.STDOUT | protocol.STDERR | protocol.CLOSE_STDIN)
     stdio.open(*ours)
@@ -46,8 +47,7 @@ def _output() -> None:
     made.loop.watch(far.fileno(), IN, lambda events: None)
     made.loop.later(0, lambda: setattr(made.loop, "ended", True))
     made.loop.run()
-    for descriptor in theirs:
-        os.close(descriptor)
+    close_all(theirs)
     stdio.process_ended()
     log.finish()
     far.close()
@@ -66,8 +66,7 @@ def _messages() -> None:
     made.loop.run()
     copy = os.dup(0)
     made.send(protocol.STARTED, (1, time.time_ns()), (copy,))
-    for descriptor in protocol.receive(daemon)[1]:
-        os.close(descriptor)
+    close_all(protocol.receive(daemon)[1])
     os.close(copy)
     daemon.close()
     control.close()

@@ -17,14 +17,14 @@ import _signal as signal  # type: ignore[import-not-found]
 import _socket as socket
 import os
 import time
-from collections.abc import Callable, Iterable
 
 from pierhead.driver.execdriver import protocol
 from pierhead.driver.execdriver.forward import Forwards
+from pierhead.driver.execdriver.job import Job, close_all, failure
 from pierhead.driver.execdriver.jsonlog import JSONLog
 from pierhead.driver.execdriver.loop import IN, OUT, Loop
 from pierhead.driver.execdriver.protocol import CRASH, EXIT, SOCKET
-from pierhead.driver.execdriver.stdio import PATIENCE, Stdio
+from pierhead.driver.execdriver.stdio import PATIENCE
 from pierhead.libcontainer import cgroupfs, container
 from pierhead.linux import calls, const, tty
 
@@ -34,101 +34,6 @@ if TYPE_CHECKING:
 
 MOST_REPORTS = 256
 """Ends of execs that are kept for a daemon that is away."""
-
-Failure = tuple[int, str, str, str, str]
-Spawn = Callable[[tuple[int, int, int]], container.Child]
-
-
-def failure(error: BaseException) -> Failure:
-    """An error as the message has it: errno, text, path, call, stage."""
-    stage = getattr(error, "stage", "") or "process"
-    if not isinstance(error, OSError):
-        return 5, f"{type(error).__name__}: {error}", "", "", stage
-    path = error.filename
-    call = getattr(error, "call", "") or calls.call_of(error)
-    return error.errno or 5, error.strerror or str(error), os.fsdecode(path) if path else "", call, stage
-
-
-class Job:
-    """One process started here: the container's own (``exec_id`` None) or an exec."""
-
-    def __init__(self, shim: Shim, exec_id: str | None, log: JSONLog | None) -> None:
-        self.shim = shim
-        self.exec_id = exec_id
-        self.stdio = Stdio(shim.loop, log, self.finished)
-        self.pid = 0
-        self.pidfd = -1
-        self.status = 0
-        self.at = 0
-
-    def start(
-        self, spawn: Callable[[tuple[int, int, int]], container.Child], terminal: bool, open_stdin: bool
-    ) -> container.Child:
-        """Make stdio, start the process; raises what ``spawn`` raises, then nothing of it is left open."""
-        theirs = ours = -1, -1, -1
-        try:
-            if not terminal:
-                theirs, ours = pipes(open_stdin)
-            child = spawn(theirs)
-        except BaseException:
-            _close(ours)
-            raise
-        finally:
-            _close(theirs)
-        self.pid, self.pidfd = child.pid, child.pidfd
-        if terminal:
-            self.stdio.open_terminal(child.master)
-        else:
-            self.stdio.open(*ours)
-        return child
-
-    def signal(self, signum: int) -> None:
-        """Signal the process; one that has ended is no error."""
-        if self.pidfd >= 0:
-            try:
-                signal.pidfd_send_signal(self.pidfd, signum)
-            except ProcessLookupError:
-                pass
-
-    def ended(self, status: int) -> None:
-        """The process has been reaped."""
-        self.status = status
-        self.at = time.time_ns()
-        if self.pidfd >= 0:
-            os.close(self.pidfd)
-            self.pidfd = -1
-        if self.exec_id is None:
-            self.shim.container_ended()
-        self.stdio.process_ended()
-
-    def finished(self) -> None:
-        """Its output is out as well."""
-        self.shim.job_finished(self)
-
-    def report(self, oom: bool = False) -> tuple[int, int, int, bool, str | None]:
-        """(code, signal, time, oom, exec id), the code as Docker's."""
-        signum = os.WTERMSIG(self.status) if os.WIFSIGNALED(self.status) else 0
-        code = 128 + signum if signum else os.waitstatus_to_exitcode(self.status)
-        return code, signum, self.at, oom, self.exec_id
-
-
-def pipes(open_stdin: bool) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-    """stdin, stdout, stderr: the process's ends and ours; -1 both where stdin is the container's /dev/null."""
-    made: list[int] = []
-    try:
-        made += os.pipe2(os.O_CLOEXEC) if open_stdin else (-1, -1)
-        made += os.pipe2(os.O_CLOEXEC)
-        made += os.pipe2(os.O_CLOEXEC)
-    except OSError:
-        _close(made)
-        raise
-    return (made[0], made[3], made[5]), (made[1], made[2], made[4])
-
-
-def _close(descriptors: Iterable[int]) -> None:
-    for descriptor in descriptors:
-        if descriptor >= 0:
-            os.close(descriptor)
 
 
 class Shim:
@@ -175,7 +80,7 @@ class Shim:
         for _ in range(holds):
             message, sockets = protocol.receive(self.control)
             self._handle(message, sockets)
-        main = self.main = Job(self, None, None)
+        main = self.main = Job(self.loop, None, self._container_ended, self._finished)
         for number, flag in enumerate(flags):
             main.stdio.add(socket.socket(fileno=streams[number]), flag)
         self._listen()
@@ -269,7 +174,9 @@ class Shim:
             message, descriptors = protocol.receive(self.control)
         except BlockingIOError:
             return
-        except (OSError, ValueError):
+        except ValueError:
+            return  # cut short
+        except OSError:
             message, descriptors = b"", []
         if not message:
             self._let_go()  # the daemon has gone; the container goes on
@@ -277,7 +184,7 @@ class Shim:
         self._handle(message, descriptors)
 
     def _handle(self, message: bytes, descriptors: list[int]) -> None:
-        """Do what a message says. A message that cannot be understood ends the connection, not the container."""
+        """Do what a message says; one that cannot be understood (of a later daemon) is left out."""
         try:
             kind, payload, count = protocol.decode(message)
             handler = {
@@ -292,11 +199,12 @@ class Shim:
             if handler is None or count != len(descriptors):
                 raise ValueError(f"message of kind {kind} with {len(descriptors)} descriptors")
         except ValueError:
-            for descriptor in descriptors:
-                os.close(descriptor)
-            self._let_go()
+            close_all(descriptors)
             return
-        handler(payload, descriptors)
+        try:
+            handler(payload, descriptors)
+        except OSError:
+            pass  # too late: the terminal or process that it was about has just ended
 
     def send(self, kind: int, payload: tuple[Any, ...], descriptors: tuple[int, ...] = ()) -> bool:
         """Send to the daemon, or keep it until it can be; False if there is none."""
@@ -337,7 +245,7 @@ class Shim:
 
     def _exec(self, payload: tuple[Any, ...], descriptors: list[int]) -> None:
         exec_id, terminal, open_stdin, flags = payload
-        job = Job(self, exec_id, None)
+        job = Job(self.loop, exec_id, lambda job: None, self._finished)
         if flags is not None:
             job.stdio.add(socket.socket(fileno=descriptors[1]), flags)
         try:
@@ -427,7 +335,7 @@ class Shim:
             if job is not None:
                 job.ended(status)
 
-    def container_ended(self) -> None:
+    def _container_ended(self, main: Job) -> None:
         """PID 1 is gone: nothing of the container may stay."""
         self.oom = cgroupfs.oom_kills(self.accounted) > 0
         if self.own_pids:
@@ -438,7 +346,7 @@ class Shim:
             pass  # in uninterruptible sleep: the daemon's delete tries again
         self.reap()
 
-    def job_finished(self, job: Job) -> None:
+    def _finished(self, job: Job) -> None:
         """A process has ended and its output is out."""
         if job.exec_id is not None:
             self.execs.pop(job.exec_id, None)

@@ -8,6 +8,7 @@ import select
 import signal
 import socket
 import sys
+import time
 from contextlib import suppress
 
 from pierhead.driver.execdriver import protocol
@@ -73,8 +74,17 @@ class Zygote:
             self._connection = None
         if self.pid:
             with suppress(ChildProcessError):
-                os.waitpid(self.pid, 0)
+                _wait(self.pid)
             self.pid = 0
+
+
+def _wait(pid: int) -> None:
+    """Reap it; it ends at once, unless something has stopped it."""
+    deadline = time.monotonic() + 2
+    while os.waitpid(pid, os.WNOHANG)[0] == 0:
+        if time.monotonic() > deadline:
+            os.kill(pid, signal.SIGKILL)
+        time.sleep(0.001)
 
 
 def _children(pid: int) -> str:
