@@ -83,11 +83,18 @@ def _candidates() -> Iterator[IPv4Network]:
     yield from IPv4Network("10.192.0.0/12").subnets(new_prefix=24)
 
 
+def _span(prefix: Prefix) -> tuple[int, int]:
+    first = int(prefix.network_address)
+    return first, first + prefix.num_addresses - 1
+
+
 def choose(taken: Collection[Prefix]) -> IPv4Network:
     """The first default pool that touches nothing in ``taken``. Raises PierheadError when all are used."""
-    used = [prefix for prefix in taken if isinstance(prefix, IPv4Network)]
+    # As numbers: some hundred networks against some thousand candidates.
+    used = [_span(prefix) for prefix in taken if isinstance(prefix, IPv4Network)]
     for candidate in _candidates():
-        if not any(candidate.overlaps(prefix) for prefix in used):
+        first, last = _span(candidate)
+        if not any(low <= last and first <= high for low, high in used):
             return candidate
     raise PierheadError("all predefined address pools have been fully subnetted: give one with --subnet")
 
