@@ -71,10 +71,14 @@ class Blob(RawIOBase):
             except (RegistryError, urllib3.exceptions.HTTPError, OSError) as error:
                 self._disconnect()
                 self._attempts += 1
-                if self._attempts >= ATTEMPTS or self._session.cancelled:
+                if self._session.cancelled:
+                    raise RegistryError("the pull was cancelled") from error
+                if self._attempts >= ATTEMPTS:
                     if isinstance(error, RegistryError):
                         raise
-                    raise RegistryError(f"blob {self._descriptor.digest}: {error}") from error
+                    raise RegistryError(
+                        f"blob {self._descriptor.digest}: unexpected EOF ({type(error).__name__})"
+                    ) from error
                 continue
             self._digest.update(piece)
             self._count += len(piece)

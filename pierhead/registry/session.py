@@ -7,11 +7,14 @@ dialled: a name that merely resolves to it does not count).
 
 import ipaddress
 import re
+import socket
 import ssl
 import threading
-from collections.abc import Iterator, Mapping
+import weakref
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import cast
 from urllib.parse import urljoin, urlsplit
 
 import msgspec
@@ -90,6 +93,28 @@ def is_insecure(domain: str, listed: tuple[str, ...]) -> bool:
     return False
 
 
+def _tracking(connected: Callable[[socket.socket], None]) -> dict[str, type[urllib3.HTTPConnectionPool]]:
+    """Connection pools that tell of every connection they make."""
+
+    class Plain(urllib3.connection.HTTPConnection):
+        def connect(self) -> None:
+            super().connect()
+            connected(cast("socket.socket", self.sock))
+
+    class Secure(urllib3.connection.HTTPSConnection):
+        def connect(self) -> None:
+            super().connect()
+            connected(cast("socket.socket", self.sock))
+
+    class PlainPool(urllib3.HTTPConnectionPool):
+        ConnectionCls = Plain
+
+    class SecurePool(urllib3.HTTPSConnectionPool):
+        ConnectionCls = Secure
+
+    return {"http": PlainPool, "https": SecurePool}
+
+
 def denied(reference: Reference) -> NotFound:
     """What Docker says when a registry neither shows a repository nor says why."""
     return NotFound(
@@ -110,7 +135,7 @@ class Session:
         self._scheme = "https"
         self._authorization = ""
         self._lock = threading.Lock()
-        self._open: set[BaseHTTPResponse] = set()
+        self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
         self._cancelled = False
         timeout = urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS)
         options: dict[str, object] = {}
@@ -122,6 +147,16 @@ class Session:
             options["cert_reqs"] = "CERT_NONE"
         self._pool = urllib3.PoolManager(num_pools=4, maxsize=8, timeout=timeout, retries=False, **options)  # type: ignore[arg-type]
         self._elsewhere = urllib3.PoolManager(num_pools=4, maxsize=8, timeout=timeout, retries=False)
+        for pool in (self._pool, self._elsewhere):
+            pool.pool_classes_by_scheme = _tracking(self._connected)
+
+    def _connected(self, made: socket.socket) -> None:
+        """Keep a new connection's socket, for ``cancel``."""
+        with self._lock:
+            self._sockets.add(made)
+            if self._cancelled:
+                with suppress(OSError):
+                    made.shutdown(socket.SHUT_RDWR)
 
     # -- connection -------------------------------------------------------------------------------------------------
 
@@ -152,10 +187,10 @@ class Session:
         """End every transfer and refuse new ones."""
         with self._lock:
             self._cancelled = True
-            for response in self._open:
+            for connected in self._sockets:
                 # A thread may be waiting in read(2): shutting the socket down wakes it.
-                with suppress(OSError, ValueError, AttributeError):
-                    response.shutdown()
+                with suppress(OSError):
+                    connected.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Close idle connections."""
@@ -185,8 +220,6 @@ class Session:
                 )
         except urllib3.exceptions.HTTPError as error:
             raise RegistryError(self._why(url, error)) from error
-        with self._lock:
-            self._open.add(response)
         try:
             if self._cancelled:
                 raise RegistryError("the pull was cancelled")
@@ -194,8 +227,6 @@ class Session:
         except urllib3.exceptions.HTTPError as error:
             raise RegistryError(self._why(url, error)) from error
         finally:
-            with self._lock:
-                self._open.discard(response)
             response.close()
 
     def _why(self, url: str, error: Exception) -> str:
