@@ -171,11 +171,13 @@ class JSONLog:
         view = memoryview(data)
         try:
             while view:
-                written = os.write(self.file, view)
-                self.size += written
-                view = view[written:]
+                view = view[os.write(self.file, view) :]
         except OSError:
+            # A disk that is full may have taken half of an entry: no reader shall stumble over it.
             self.failed += 1
+            os.ftruncate(self.file, self.size)
+            return
+        self.size += len(data)
 
     def _rotate(self) -> None:
         """The newest becomes .1, .1 becomes .2, …; with one file only it begins anew."""

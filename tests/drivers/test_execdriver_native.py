@@ -1,0 +1,163 @@
+"""The native driver's own promises: what its helper processes hold, and what happens when they are killed."""
+
+import errno
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pierhead.driver.execdriver import protocol
+from pierhead.driver.execdriver.api import ExecStarted, Exited, Lost, Started
+from pierhead.driver.execdriver.native import NativeDriver
+from tests.drivers.containers import PATIENCE, Box, Running, busybox_root, process
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return busybox_root(tmp_path_factory.mktemp("busybox") / "root")
+
+
+@pytest.fixture
+def box(root: Path, tmp_path: Path) -> Iterator[Box]:
+    instance = f"n{os.getpid()}x{time.monotonic_ns() % 1_000_000_000}"
+    driver = NativeDriver(instance, str(tmp_path / "exec"))
+    driver.open()
+    found = Box(driver, instance, root, tmp_path)
+    try:
+        yield found
+        found.clean()
+    finally:
+        driver.close()
+
+
+def shim_of(running: Running, box: Box) -> int:
+    """The process id of a container's shim: its PID 1's parent."""
+    pid = box.driver.processes(running.monitor.id)[0]
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def gone(pid: int) -> bool:
+    """Whether the process has ended (a zombie has), within the deadline."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except OSError:
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def sleeping(box: Box) -> tuple[Running, int]:
+    running = box.start(box.request("sleep", "1000"))
+    return running, running.expect(Started).pid
+
+
+def test_a_container_without_its_shim_is_lost_and_killed(box: Box) -> None:
+    running, pid = sleeping(box)
+    os.kill(shim_of(running, box), signal.SIGKILL)
+    running.expect(Lost)
+    assert gone(pid)
+    box.driver.delete(running.monitor.id)
+    assert box.driver.existing() == ()
+
+
+def test_a_container_that_lost_its_shim_while_the_daemon_was_away_is_not_met_again(box: Box) -> None:
+    running, pid = sleeping(box)
+    running.monitor.close()
+    os.kill(shim_of(running, box), signal.SIGKILL)
+    deadline = time.monotonic() + PATIENCE
+    while box.reattach(running.monitor.id) is not None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert box.driver.collect(running.monitor.id) is None
+    box.driver.delete(running.monitor.id)
+    assert gone(pid)
+
+
+def test_a_killed_zygote_is_replaced_and_takes_no_container_with_it(box: Box) -> None:
+    running, _ = sleeping(box)
+    pids = box.driver.pids()
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    assert all(gone(pid) for pid in pids)
+    again, _ = sleeping(box)
+    again.monitor.exec("e1", process("true"), None, False, False)
+    assert again.expect(Exited).exec_id == "e1"
+    running.monitor.signal(signal.SIGKILL)
+    assert running.expect(Exited).code == 137
+
+
+def test_a_killed_spare_costs_no_start(box: Box) -> None:
+    sleeping(box)
+    deadline = time.monotonic() + PATIENCE
+    while len(box.driver.pids()) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    spare = box.driver.pids()[1]
+    os.kill(spare, signal.SIGKILL)
+    assert gone(spare)
+    sleeping(box)
+
+
+def test_the_drivers_processes_end_with_the_driver(box: Box) -> None:
+    sleeping(box)
+    pids = box.driver.pids()
+    box.driver.close()
+    assert all(gone(pid) for pid in pids)
+
+
+def test_neither_zygote_nor_shim_carries_the_daemons_environment_or_files(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIERHEAD_TEST_SECRET", "token")
+    kept = os.open("/etc/hostname", os.O_RDONLY)
+    os.set_inheritable(kept, True)
+    try:
+        box.driver.close()
+        box.driver.open()
+        running, _ = sleeping(box)
+    finally:
+        os.close(kept)
+    for pid in (*box.driver.pids(), shim_of(running, box)):
+        assert b"SECRET" not in Path(f"/proc/{pid}/environ").read_bytes()
+        links = [os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir()]
+        assert not [link for link in links if "hostname" in link]
+
+
+def test_the_interpreter_cannot_be_written_through_a_shim(box: Box) -> None:
+    running, _ = sleeping(box)
+    for pid in (*box.driver.pids(), shim_of(running, box)):
+        with pytest.raises(OSError) as refused:
+            os.close(os.open(f"/proc/{pid}/exe", os.O_WRONLY))  # never written to
+        assert refused.value.errno in (errno.EROFS, errno.ETXTBSY)
+    # ETXTBSY would go away with the process; the mount's flag stays.
+    copy = os.open(f"/proc/{shim_of(running, box)}/exe", os.O_PATH)
+    assert os.fstatvfs(copy).f_flag & os.ST_RDONLY
+    os.close(copy)
+
+
+def test_a_message_of_a_later_daemon_is_left_out(box: Box) -> None:
+    running, _ = sleeping(box)
+    running.monitor._transmit(protocol.encode(99, ("later",)), ())  # type: ignore[attr-defined]
+    running.monitor._transmit(b"\x63garbage", ())  # type: ignore[attr-defined]
+    running.monitor.resize(24, 80)
+    running.monitor.resize(24, 80, "none")
+    running.monitor.signal(9, "none")
+    running.monitor.exec("e1", process("true"), None, False, False)
+    running.expect(ExecStarted)
+    assert running.expect(Exited).exec_id == "e1"
+
+
+def test_two_drivers_side_by_side_know_only_their_own(box: Box, root: Path, tmp_path: Path) -> None:
+    other = NativeDriver(f"{box.instance}other", str(tmp_path / "other"))
+    other.open()
+    try:
+        running, _ = sleeping(box)
+        assert box.driver.existing() == (running.monitor.id,)
+        assert other.existing() == ()
+        assert other.reattach(running.monitor.id) is None
+    finally:
+        other.close()
