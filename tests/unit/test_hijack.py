@@ -233,3 +233,12 @@ def test_closing_the_server_ends_attached_clients(tmp_path: Path) -> None:
     assert read_all(attaching.stdio.process) == b""
     client.close()
     attaching.stdio.process.close()
+
+
+def test_output_never_arrives_together_with_the_head(attaching: Attaching) -> None:
+    """docker-py reads the head through a buffer, and loses what came with it."""
+    attaching.stdio.process.sendall(b"at once")
+    with attaching.serving.connect() as client:
+        client.sendall(request("POST", "/attach", *UPGRADE))
+        assert client.recv(65536).endswith(b"\r\n\r\n")
+        assert client.recv(65536) == b"at once"

@@ -382,7 +382,7 @@ def test_a_client_that_leaves_ends_a_waiting_handler_but_no_work_in_progress(ser
 
 def test_closing_the_server_lets_work_end_and_cancels_streams(tmp_path: Path) -> None:
     serving = Serving(str(tmp_path / "s"))
-    ended, begun = threading.Event(), threading.Event()
+    ended, begun, working = threading.Event(), threading.Event(), threading.Event()
 
     async def silence() -> AsyncIterator[bytes]:
         try:
@@ -396,6 +396,7 @@ def test_closing_the_server_lets_work_end_and_cancels_streams(tmp_path: Path) ->
         return Stream(silence())
 
     async def work(request: Request, body: Body) -> Answer:
+        working.set()
         await asyncio.sleep(0.3)
         return Reply(200, b"done", "text/plain")
 
@@ -403,7 +404,7 @@ def test_closing_the_server_lets_work_end_and_cancels_streams(tmp_path: Path) ->
     events, idle, worker = serving.connect(), serving.connect(), serving.connect()
     events.sendall(request("GET", "/events"))
     worker.sendall(request("GET", "/work"))
-    assert begun.wait(10)
+    assert begun.wait(10) and working.wait(10)
     serving.close()
     assert ended.is_set()
     assert read_all(worker).endswith(b"done")

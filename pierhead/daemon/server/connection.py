@@ -2,15 +2,15 @@
 
 import asyncio
 import logging
-import select
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import cast
 
-from pierhead.daemon.server import answer, head
+from pierhead.daemon.server import answer, head, peer
 from pierhead.daemon.server.answer import Answer, Hijack, Reply, Stream
 from pierhead.daemon.server.body import Body, ClientGone
 from pierhead.daemon.server.head import MAX_HEAD, Request
+from pierhead.daemon.server.progress import close
 from pierhead.daemon.server.relay import Relay
 from pierhead.errors import PierheadError
 
@@ -61,6 +61,7 @@ class Connection(asyncio.BufferedProtocol):
         self._closing = False
         self._deaf = False
         self._streaming = False
+        self._hijacking = False
         self._writable: asyncio.Future[None] | None = None
         self._write_paused = False
         self._transport = cast(asyncio.Transport, None)
@@ -210,7 +211,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _check_gone(self) -> None:
         """After the client's end of file: cancel if it has closed, else look again later."""
-        if self._task is None or self._lost or self._relay is not None:
+        if self._task is None or self._lost or self._hijacking:
             return
         if self.has_closed():
             self._abandon()
@@ -222,22 +223,14 @@ class Connection(asyncio.BufferedProtocol):
         self._check_gone()
 
     def has_closed(self) -> bool:
-        """After its end of file: whether the client reads no more either.
-
-        A unix socket tells (POLLHUP: both directions are shut).  TCP does not: there a client that ends its side of
-        an endless stream is taken to have left, as Docker does.
-        """
-        sock = cast(socket.socket | None, self._transport.get_extra_info("socket"))
-        if self._transport.is_closing() or sock is None or sock.fileno() < 0:
-            return True
-        if sock.family != socket.AF_UNIX and self._relay is None:
-            return True
-        poll = select.poll()
-        poll.register(sock.fileno(), 0)
-        return any(event & (select.POLLHUP | select.POLLERR) for _, event in poll.poll(0))
+        """After its end of file: whether the client reads no more either."""
+        # Only a hijacked connection is half-closed on purpose where the kernel cannot tell the two apart.
+        return peer.has_closed(self._transport, doubt=not self._hijacking)
 
     def _abandon(self) -> None:
-        if self._task is not None and self._request is not None and (self._request.cancellable or self._streaming):
+        if self._task is None or self._request is None or self._hijacking:
+            return
+        if self._request.cancellable or self._streaming:
             self._task.cancel()
 
     # Answering
@@ -323,9 +316,7 @@ class Connection(asyncio.BufferedProtocol):
             log.warning("%s %s: broke off: %s", request.method, request.target, error)
             return False
         finally:
-            close = getattr(chunks, "aclose", None)
-            if close is not None:
-                await close()
+            await close(chunks)
         if chunked:
             self._transport.write(b"0\r\n\r\n")
         return keep and await self._rest_of(body)
@@ -339,22 +330,19 @@ class Connection(asyncio.BufferedProtocol):
                 self._writable = None
 
     async def _hijack(self, request: Request, hijack: Hijack) -> None:
-        """Stop speaking HTTP."""
-        self._streaming = True
+        """Stop speaking HTTP. From here on a client that leaves is the relay's to see, after its last input."""
+        self._hijacking = True
         attached = hijack.attached
         try:
-            self._transport.write(answer.hijack_head(hijack.content_type, bool(request.upgrade)) + hijack.output)
+            self._transport.write(answer.hijack_head(hijack.content_type, bool(request.upgrade)))
+            await peer.wait_until_read(self._transport)
+            if hijack.output:
+                self._transport.write(hijack.output)
             if attached is None:
                 return
             if attached.history is not None:
-                async for chunk in attached.history:
-                    self._transport.write(chunk)
-                    if self._write_paused:
-                        await self._drain()
+                await self._write_all(attached.history)
             if attached.connection is None:
-                return
-            if self._lost:
-                attached.connection.close()
                 return
             relay = Relay(
                 self._transport,
@@ -371,6 +359,18 @@ class Connection(asyncio.BufferedProtocol):
                 attached.connection.close()
             raise
         await self._run_relay(relay)
+
+    async def _write_all(self, chunks: AsyncIterator[bytes]) -> None:
+        """As they are, until the end or until the client is gone."""
+        try:
+            async for chunk in chunks:
+                if self._lost:
+                    return
+                self._transport.write(chunk)
+                if self._write_paused:
+                    await self._drain()
+        finally:
+            await close(chunks)
 
     async def _run_relay(self, relay: Relay) -> None:
         self._relay = relay
@@ -401,7 +401,9 @@ class Connection(asyncio.BufferedProtocol):
     @property
     def endless(self) -> bool:
         """What is being handled may never end by itself (a stream, a wait, an attached client)."""
-        return self._task is not None and (self._streaming or (self._request is not None and self._request.cancellable))
+        return self._task is not None and (
+            self._streaming or self._hijacking or (self._request is not None and self._request.cancellable)
+        )
 
     def abort(self) -> None:
         """Drop the client."""
