@@ -254,7 +254,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="demo", description=__doc__)
     parser.add_argument("--tomcat", action="store_true", help="build and use a real Tomcat")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Said outright: a shell that starts the demo in the background has it ignore SIGINT.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     stage = Stage("tomcat" if options.tomcat else "web", free_ports())
     scenes: tuple[Callable[[Stage], None], ...] = (
         lambda stage: images(stage, options.tomcat),

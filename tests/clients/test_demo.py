@@ -1,5 +1,6 @@
 """`make demo` does what it says and leaves nothing, also when it is interrupted."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -54,7 +55,7 @@ def test_an_interrupted_demo_leaves_nothing(machine: World, tmp_path: Path, how:
         time.sleep(0.05)
     if how == signal.SIGINT:
         # What a terminal does: to the whole foreground group.
-        subprocess.run(["kill", "-INT", f"-{demo.pid}"], check=True, timeout=10)
+        os.killpg(demo.pid, signal.SIGINT)
     else:
         demo.send_signal(how)
     status = demo.wait(120)
