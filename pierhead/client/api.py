@@ -30,7 +30,7 @@ def query_string(query: Query) -> str:
         for item in value if isinstance(value, list) else [value]:
             if item is None or item is False or item == "":
                 continue
-            parts.append(f"{name}={quote('1' if item is True else str(item))}")
+            parts.append(f"{name}={quote('1' if item is True else str(item)).replace('%20', '+')}")
     return "?" + "&".join(parts) if parts else ""
 
 
@@ -41,7 +41,7 @@ def filter_query(pairs: list[str]) -> str:
         if pair:
             name, _, value = pair.partition("=")
             found.setdefault(name.strip().lower(), {})[value.strip()] = True
-    return json.dumps(found, separators=(",", ":")) if found else ""
+    return json.dumps(found, separators=(",", ":"), sort_keys=True) if found else ""
 
 
 class Api:
@@ -93,7 +93,7 @@ class Api:
         Raises DaemonError for every status from 400 up.
         """
         target = self.path(path, query)
-        connection, self._kept = (None, self._kept) if own else (self._kept, None)
+        connection, self._kept = self._kept, None
         if connection is None:
             connection = Connection(self.host)
         said = dict(headers)

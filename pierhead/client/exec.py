@@ -6,6 +6,7 @@ from typing import Any
 
 from pierhead.client.api import quote
 from pierhead.client.attached import check_terminal, converse, detach_keys, resizer
+from pierhead.client.errors import ClientError
 from pierhead.client.flags import Options
 from pierhead.client.run_options import environment
 from pierhead.client.session import Session
@@ -45,5 +46,5 @@ def exec_(session: Session, options: Options) -> int:
         if watch is not None:
             watch.now(10)
         if converse(stream, stack, tty, stdin, watch, keys):
-            return 0
+            raise ClientError("read escape sequence")
     return int(api.get(f"/exec/{id}/json").get("ExitCode") or 0)

@@ -112,7 +112,7 @@ def history(session: Session, options: Options) -> int:
             format = "{{.ID}}"
         elif not options.on("human"):
             format = "table {{.ID}}\t{{.CreatedAt}}\t{{.CreatedBy}}\t{{.Size}}\t{{.Comment}}"
-    found = session.api.get(f"/images/{quote(options.operands[0], '/')}/history")
+    found = session.api.get(f"/images/{quote(options.operands[0], '/:@')}/history")
     show(format, _history_columns(not options.on("no-trunc"), options.on("human")), found)
     return 0
 
@@ -173,5 +173,5 @@ def tag(session: Session, options: Options) -> int:
         name = parse(target).tagged()
     except PierheadError as error:
         raise ClientError(f'Error parsing reference: "{target}" is not a valid repository/tag: {error}') from None
-    session.api.post(f"/images/{quote(source, '/:@')}/tag", {"repo": name.familiar_name, "tag": name.tag})
+    session.api.post(f"/images/{quote(source, '/:@')}/tag", {"repo": name.name, "tag": name.tag})
     return 0

@@ -31,7 +31,7 @@ def image(session: Session, options: Options) -> int:
 
 def network(session: Session, options: Options) -> int:
     """Networks."""
-    return _show(options, _getter(session, "/networks/{}", {"verbose": options.on("verbose")}))
+    return _show(options, _getter(session, "/networks/{}", {"verbose": "true" if options.on("verbose") else ""}))
 
 
 def volume(session: Session, options: Options) -> int:

@@ -68,7 +68,6 @@ def create(session: Session, options: Options) -> int:
     driver = options.text("driver")
     body: dict[str, Any] = {
         "Name": options.operands[0],
-        "CheckDuplicate": True,
         "Driver": driver,
         "Options": _pairs(options.all("opt")),
         "Internal": options.on("internal"),
@@ -83,6 +82,8 @@ def create(session: Session, options: Options) -> int:
             "Config": _pools(options),
         },
     }
+    if session.api.version < (1, 44):
+        body["CheckDuplicate"] = True  # later daemons always do
     for flag, key in (("ipv4", "EnableIPv4"), ("ipv6", "EnableIPv6")):
         if options.given(flag):
             body[key] = options.on(flag)

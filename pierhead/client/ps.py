@@ -3,10 +3,12 @@
 from typing import Any
 
 from pierhead.client.api import filter_query
+from pierhead.client.errors import ClientError
 from pierhead.client.flags import Options
 from pierhead.client.ports import display_ports
 from pierhead.client.session import Session
 from pierhead.client.table import Columns, show
+from pierhead.client.template import Template, TemplateError
 from pierhead.client.units import ago, human_size, local_time, shortened, truncated
 
 TABLE = "table {{.ID}}\t{{.Image}}\t{{.Command}}\t{{.RunningFor}}\t{{.Status}}\t{{.Ports}}\t{{.Names}}"
@@ -37,8 +39,17 @@ def ls(session: Session, options: Options) -> int:
         "size": size,
         "filters": filter_query(options.all("filter")),
     }
+    _check(format)
     show(format, columns(not options.on("no-trunc")), session.api.get("/containers/json", query), KIND)
     return 0
+
+
+def _check(format: str) -> None:
+    """Docker's ``ps`` reads the template before it asks for anything, and words its errors differently."""
+    try:
+        Template(format, "")
+    except TemplateError as error:
+        raise ClientError(f"failed to parse template: template: {error}") from None
 
 
 def columns(short: bool) -> Columns:

@@ -151,7 +151,7 @@ def _attached(session: Session, options: Options, container: str, body: dict[str
     tty, stdin = bool(body.get("Tty")), bool(body.get("AttachStdin"))
     api = session.api
     with ExitStack() as stack:
-        if options.on("sig-proxy") and not tty:
+        if options.on("sig-proxy"):
             stack.enter_context(proxy(api, container))
         stream = open_stream(
             session,

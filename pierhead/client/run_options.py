@@ -37,7 +37,9 @@ def request(options: Options) -> dict[str, Any]:
 def _config(options: Options, image: str, command: list[str], host: dict[str, Any]) -> dict[str, Any]:
     attach = {name.lower() for name in options.all("attach")}
     if not attach and not options.on("detach"):
-        attach = {"stdout", "stderr"} | ({"stdin"} if options.on("interactive") else set())
+        attach = {"stdout", "stderr"}
+    if options.on("interactive") and not options.on("detach"):
+        attach.add("stdin")
     body: dict[str, Any] = {
         "Hostname": options.text("hostname"),
         "Domainname": options.text("domainname"),
@@ -66,6 +68,12 @@ def _config(options: Options, image: str, command: list[str], host: dict[str, An
 
 
 def _host(options: Options) -> dict[str, Any]:
+    added, dropped = _capabilities(options.all("cap-add")), _capabilities(options.all("cap-drop"))
+    if "ALL" in dropped:
+        dropped = ["ALL"]
+    if "ALL" in added:
+        added = ["ALL"]
+    dropped = [name for name in dropped if name == "ALL" or name not in added]
     host: dict[str, Any] = {
         "ContainerIDFile": options.text("cidfile"),
         "RestartPolicy": restart_policy(options.text("restart")),
@@ -75,8 +83,8 @@ def _host(options: Options) -> dict[str, Any]:
         "VolumeDriver": options.text("volume-driver"),
         "Mounts": [parse_mount(text) for text in options.all("mount")],
         "Tmpfs": tmpfs(options.all("tmpfs")),
-        "CapAdd": options.all("cap-add"),
-        "CapDrop": options.all("cap-drop"),
+        "CapAdd": added,
+        "CapDrop": dropped,
         "CgroupnsMode": options.text("cgroupns"),
         "Dns": options.all("dns"),
         "DnsOptions": options.all("dns-option") + options.all("dns-opt"),
@@ -110,6 +118,12 @@ def _host(options: Options) -> dict[str, Any]:
     if options.on("init"):
         host["Init"] = True
     return host | resources(options)
+
+
+def _capabilities(names: list[str]) -> list[str]:
+    """As the kernel spells them, each once."""
+    upper = {name.strip().upper() for name in names}
+    return sorted(name if name == "ALL" or name.startswith("CAP_") else f"CAP_{name}" for name in upper)
 
 
 def resources(options: Options) -> dict[str, Any]:
@@ -167,11 +181,12 @@ def _nano_cpus(text: str) -> int:
 
 
 def environment(options: Options) -> list[str]:
-    """``--env-file`` and then ``-e``: a bare name takes its value from here, or is left out."""
+    """``--env-file`` and then ``-e``: a bare name takes its value from here."""
     found: list[str] = []
     for path in options.all("env-file"):
         found += _known(_file_lines(path, path))
-    return found + _known(options.all("env"))
+    # A name that is not set here is sent as it is: the daemon takes it out of what the image sets.
+    return found + [f"{entry}={os.environ[entry]}" if entry in os.environ else entry for entry in options.all("env")]
 
 
 def _known(entries: list[str]) -> list[str]:
