@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import TypeVar
 
 from pierhead.driver.execdriver.api import Event, ExecDriver, LogConfig, Monitor, StartRequest, Stream
-from pierhead.libcontainer.spec import Device, Mount, NamespaceKind, NamespaceMode, NetworkSetup, Process, Spec
+from pierhead.libcontainer.spec import (
+    Device,
+    Mount,
+    NamespaceKind,
+    NamespaceMode,
+    NetworkSetup,
+    Process,
+    Resources,
+    Spec,
+)
 from pierhead.linux.mount import DirectoryRoot, OverlayRoot
 
 E = TypeVar("E")
@@ -142,6 +151,7 @@ class Box:
         host: tuple[NamespaceKind, ...] = (),
         overlay: bool = True,
         network: NetworkSetup | None = None,
+        resources: Resources | None = None,
         ports: tuple[socket.socket, ...] = (),
         listeners: tuple[tuple[socket.socket, tuple[str, int]], ...] = (),
     ) -> StartRequest:
@@ -166,6 +176,7 @@ class Box:
             cgroup=f"/pierhead/{self.instance}/{id}",
             namespaces=namespaces,
             network=network or NetworkSetup(),
+            resources=resources or Resources(),
         )
         return StartRequest(spec, log or LogConfig(), streams, ports=ports, listeners=listeners, open_stdin=open_stdin)
 

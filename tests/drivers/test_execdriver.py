@@ -358,6 +358,23 @@ def _until_still(value: Callable[[], int]) -> int:
     raise AssertionError(f"never still: {last}")
 
 
+def test_a_client_that_never_reads_does_not_hold_up_the_end(box: Box) -> None:
+    stream, client = box.client()
+    running = run(box, "yes", streams=(stream,))
+    pid = running.expect(Started).pid
+    _until_still(lambda: int(_io(pid, "wchar")))
+    running.monitor.signal(signal.SIGKILL)
+    assert running.expect(Exited).code == 137
+    client.close()
+
+
+def test_a_command_that_was_killed_for_memory_says_so(box: Box) -> None:
+    limit = Resources(memory=32 << 20, memory_swap=32 << 20)
+    running = run(box, "dd", "if=/dev/zero", "of=/dev/null", "bs=256M", "count=1", resources=limit)
+    ended = running.expect(Exited)
+    assert (ended.code, ended.signal, ended.oom) == (137, 9, True)
+
+
 def test_a_client_that_goes_away_does_not_disturb_the_command(box: Box) -> None:
     stream, client = box.client()
     other, listener = box.client()
@@ -473,6 +490,26 @@ def test_a_port_that_listens_carries_a_connection_both_ways(box: Box) -> None:
         running.expect(ExecStarted)
         with pytest.raises(OSError, match="refused"):
             socket.create_connection(address, PATIENCE)
+
+
+def test_a_datagram_port_that_listens_carries_answers_back(box: Box) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0))
+        server.settimeout(PATIENCE)
+        port = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+        port.bind(("::1", 0))
+        address = port.getsockname()
+        running = run(box, "sleep", "1000", listeners=((port, server.getsockname()),))
+        running.expect(Started)
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as client:
+            client.settimeout(PATIENCE)
+            client.connect(address)
+            for text in (b"one", b"two"):
+                client.send(text)
+                data, source = server.recvfrom(100)
+                assert data == text
+                server.sendto(b"re: " + data, source)
+                assert client.recv(100) == b"re: " + text
 
 
 def _in_a_daemon_that_is_killed(box: Box, work: Callable[[ExecDriver], None]) -> None:
