@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pierhead import __version__
 from pierhead.daemon.config import Config
 from pierhead.daemon.engine.engine import Engine
-from pierhead.daemon.jobs import doctor, networks, supervise
+from pierhead.daemon.jobs import doctor, networks, supervise, volumes
 from pierhead.daemon.server.app import serve
 from pierhead.driver.execdriver.native import NativeDriver
 from pierhead.driver.graphdriver.api import GraphDriver
@@ -158,6 +158,7 @@ async def _run(config: Config) -> None:
     try:
         await asyncio.to_thread(engine.exec.open)
         await asyncio.to_thread(engine.graph.reconcile)
+        await asyncio.to_thread(volumes.reconcile, engine)
         await networks.reconcile(engine)
         await supervise.resume(engine)
         server = await serve(engine, config.hosts)

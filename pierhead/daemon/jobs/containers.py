@@ -328,10 +328,22 @@ async def top(engine: Engine, name: str, ps_args: str = "") -> ContainerTopRespo
 
 
 async def changes(engine: Engine, name: str) -> builtins.list[FilesystemChange]:
-    """What differs from the image."""
+    """What differs from the image, without the places that only our own mounts needed."""
     container = engine.containers.find(name)
     found = await blocking(lambda: [*engine.layers.changes(container.layer_id)])
-    return [FilesystemChange(path=change.path, kind=change.kind) for change in found]
+    ours = specs.mount_targets(engine, container)
+    kept = [change for change in found if not (change.path in ours and change.kind != 2)]
+    paths = {change.path for change in kept}
+    removed = {change.path for change in found} - paths
+    # A folder that is listed only for such a place in it is not the user's change either.
+    emptied = {
+        change.path
+        for change in kept
+        if change.kind == 0
+        and any(path.startswith(f"{change.path}/") for path in removed)
+        and not any(path.startswith(f"{change.path}/") for path in paths)
+    }
+    return [FilesystemChange(path=change.path, kind=change.kind) for change in kept if change.path not in emptied]
 
 
 __all__ = [

@@ -10,7 +10,7 @@ from pierhead.daemon.jobs import images, mounts, names, networks, removal, specs
 from pierhead.daemon.jobs.describe import attributes, mounts_of, network_kind
 from pierhead.daemon.jobs.files import container_folder, log_config
 from pierhead.daemon.jobs.lifecycle import signal_number
-from pierhead.errors import Conflict, InvalidParameter, PierheadError
+from pierhead.errors import Conflict, InvalidParameter, NoSuchNetwork, PierheadError
 from pierhead.graph.containers import Container
 from pierhead.graph.state import State
 from pierhead.wire import codec
@@ -300,7 +300,11 @@ async def _create(engine: Engine, name: str, request: ContainerCreateRequest, pl
         points = await _make_mounts(engine, container, wanted)
         with engine.db.transaction(durable=True):
             for network, settings in endpoints.items():
-                networks.assign(engine, id, network, settings)
+                try:
+                    networks.assign(engine, id, network, settings)
+                except NoSuchNetwork:
+                    if network != host.network_mode:
+                        raise
             engine.containers.update(id, intent="", mounts=codec.encode(points))
     except BaseException:
         await removal.discard(engine, id, with_volumes=True)
@@ -325,11 +329,11 @@ def _endpoints(engine: Engine, request: ContainerCreateRequest, host: HostConfig
         key = "bridge" if name == "default" else name
         result[key] = settings if settings is not None else EndpointSettings()
     if mode not in result:
-        same = networks.find_row(engine, mode)
-        for name in result:
-            if networks.find_row(engine, name)["id"] == same["id"]:
-                break
-        else:
+        try:
+            same = networks.find_row(engine, mode)["id"]
+        except NoSuchNetwork:
+            same = ""  # Docker, too, lets a network be made after its container
+        if not any(networks.find_row(engine, name)["id"] == same for name in result):
             result = {mode: EndpointSettings(), **result}
     if len(result) > 1 and kind in ("host", "none"):
         raise InvalidParameter(

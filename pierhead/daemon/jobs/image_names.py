@@ -79,18 +79,15 @@ def display_name(engine: Engine, image_id: str, image_name: str) -> str:
 
 
 def descendants(engine: Engine, name: str) -> set[str]:
-    """The ids of an image and of all that are made on top of its layers; empty for an unknown one."""
+    """The ids that the filter "ancestor" means: the image itself; empty for an unknown one.
+
+    Docker adds what was built on it here, by the parent that its builder records; a common layer alone makes nobody an
+    ancestor.
+    """
     try:
-        base = find(engine, name)
+        return {find(engine, name).id}
     except (NoSuchImage, InvalidParameter):
         return set()
-    diff_ids = base.config.diff_ids
-    count = len(diff_ids)
-    return {
-        image.id
-        for image in engine.graph.images()
-        if image.id == base.id or (count and image.config.diff_ids[:count] == diff_ids)
-    }
 
 
 def size_of(engine: Engine, image_id: str) -> int:

@@ -8,10 +8,10 @@ import time
 from pierhead.daemon.engine.engine import Engine, phase
 from pierhead.daemon.engine.running import watch
 from pierhead.daemon.jobs import networks, specs
-from pierhead.daemon.jobs.describe import attributes, config_of, host_config_of
+from pierhead.daemon.jobs.describe import attributes, config_of, host_config_of, mounts_of
 from pierhead.daemon.jobs.files import container_folder, log_config, write_files
 from pierhead.driver.execdriver.api import Exited, StartRequest
-from pierhead.errors import Conflict, NoSuchContainer, PierheadError, StartFailed
+from pierhead.errors import Conflict, InvalidParameter, NoSuchContainer, PierheadError, StartFailed
 from pierhead.graph.containers import Container
 from pierhead.graph.state import State
 from pierhead.libcontainer.spec import NamespaceKind, SetupFailed
@@ -81,7 +81,10 @@ async def _execute(engine: Engine, container: Container, joined: networks.Joined
                 open_stdin=bool(config.open_stdin),
             )
         with phase("execdriver: start"):
-            monitor = engine.exec.start(request)
+            try:
+                monitor = engine.exec.start(request)
+            except ValueError as error:  # a Spec that cannot be: said before anything is made
+                raise InvalidParameter(str(error)) from error
             running = watch(
                 id,
                 monitor,
@@ -118,7 +121,19 @@ async def _execute(engine: Engine, container: Container, joined: networks.Joined
         raise
     finally:
         running.recorded.set()
+    announce_volumes(engine, container, "mount")
     engine.events.publish("container", "start", id, attributes(container))
+
+
+def announce_volumes(engine: Engine, container: Container, action: str) -> None:
+    """Docker's events of a container's volumes: "mount" at its start, "unmount" after its end."""
+    for point in mounts_of(container):
+        if point.type != "volume":
+            continue
+        told = {"container": container.id, "driver": point.driver}
+        if action == "mount":
+            told |= {"destination": point.destination, "propagation": "", "read/write": str(point.rw).lower()}
+        engine.events.publish("volume", action, point.name, told)
 
 
 def explain(error: SetupFailed) -> StartFailed:

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from pierhead.daemon.config import Config
 from pierhead.daemon.engine.engine import Engine
-from pierhead.daemon.jobs.describe import args_of, mounts_of, network_kind
+from pierhead.daemon.jobs.describe import args_of, host_config_of, mounts_of, network_kind
 from pierhead.daemon.jobs.files import container_folder
 from pierhead.daemon.jobs.mounts import PROPAGATIONS
 from pierhead.errors import InvalidParameter
@@ -212,6 +212,13 @@ def _mounts(engine: Engine, container: Container, host: HostConfig, unified: boo
         mounts[INIT_TARGET] = Mount(INIT_TARGET, "bind", _init_binary(), ("ro",))
     # Shallow first, or a deeper mount would be covered by a later one.
     return sorted(mounts.values(), key=lambda mount: (mount.target.count("/"), mount.target != "/proc"))
+
+
+def mount_targets(engine: Engine, container: Container) -> frozenset[str]:
+    """Every place in a container that something is mounted on: init makes those that the image has not."""
+    host = host_config_of(container)
+    mounts = _mounts(engine, container, host, cgroup_layout().version == 2)
+    return frozenset(mount.target for mount in mounts) | {"/dev/console"}
 
 
 _TMPFS_FLAGS = (

@@ -71,6 +71,7 @@ async def settle(engine: Engine, id: str, exit: Exited) -> None:
         id,
         {**attributes(container), "execDuration": str(duration), "exitCode": str(exit.code)},
     )
+    launch.announce_volumes(engine, container, "unmount")
     if running is not None:
         running.settled.set()
     if again:
