@@ -44,7 +44,9 @@ def timed(engines: list[Engine], rounds: int | None) -> list[Row]:
     rows = []
     for what, measure, count, goal in TIMES:
         print(f"  {what} …", file=sys.stderr, flush=True)
-        rows.append(row(what, "ms", interleaved(engines, measure, rounds or count, 1 if count < 10 else 2), goal))
+        rows.append(
+            row(what, "ms", interleaved(engines, measure, min(count, rounds or count), 1 if count < 10 else 2), goal)
+        )
     for each in engines:
         measures.remove(each, ["bench-target"])
     return rows
