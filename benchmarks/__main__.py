@@ -84,6 +84,7 @@ def main() -> None:
     if os.geteuid() != 0:
         sys.exit("benchmarks: needs root (namespaces, control groups): run it as root")
     orderly_end()
+    Engine.debug = False
     with ExitStack() as stack:
         engines = [stack.enter_context(engine(kind)) for kind in options.engines.split(",")]
         rows = timed(engines, options.rounds) + with_many(engines, options.rounds)

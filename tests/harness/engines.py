@@ -45,6 +45,8 @@ class Engine:
     """One engine on one machine of its own. ``start`` it, use it, ``close`` it."""
 
     kind = ""
+    debug = True
+    """Every job in the log, so that a failing test shows them; benchmarks want none of it."""
 
     def __init__(self, root: Path, machine: World) -> None:
         self.root = root
@@ -176,7 +178,8 @@ class Pierd(Engine):
     def argv(self) -> list[str]:
         return [
             *(str(PIERD), "-H", f"unix://{self.socket}", "--data-root", str(self.data_root)),
-            *("--exec-root", str(self.exec_root), "--pidfile", str(self.pidfile), "--debug"),
+            *("--exec-root", str(self.exec_root), "--pidfile", str(self.pidfile)),
+            *(("--debug",) if self.debug else ()),
         ]
 
     @property
