@@ -61,7 +61,14 @@ class Layout:
         return tuple(dict.fromkeys([*found, self.unified] if self.unified else found))
 
     def directories(self, path: str) -> tuple[str, ...]:
-        """All directories of the cgroup ``path`` ("/pierhead/x/y"): what ``cgroupfs`` wants."""
+        """All directories of the cgroup ``path`` ("/pierhead/x/y"): what ``cgroupfs`` wants.
+
+        Raises ValueError for a hierarchy's root and what leads out of it: everything on the machine is there, and
+        these directories are for killing and removing.
+        """
+        names = path.split("/")
+        if names[0] or len(names) < 2 or not all(names[1:]) or {".", ".."} & set(names):
+            raise ValueError(f"not a cgroup below a hierarchy's root: {path!r}")
         return tuple(mount + path for mount in self.mounts())
 
 

@@ -128,6 +128,12 @@ def test_pure_v1_uses_the_freezer_and_takes_processes_out_of_the_daemons_unit() 
     assert len([file for file in made.join if "cpuacct" in file]) == 1
 
 
+@pytest.mark.parametrize("path", ["", "/", "//", "/..", "/pierhead/../..", "pierhead", "/pierhead/i/"])
+def test_the_whole_machine_is_no_container_that_could_be_killed(path: str) -> None:
+    with pytest.raises(ValueError, match="not a cgroup"):
+        HYBRID.directories(path)
+
+
 def test_devices_are_lines_on_v1_and_a_program_on_v2() -> None:
     resources = Resources(devices=devicefilter.DEFAULT)
     lines = [step for step in plan(HYBRID, PATH, resources).steps if "devices." in step[1]]
