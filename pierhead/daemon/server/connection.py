@@ -23,6 +23,9 @@ MAX_DRAINED = 256 * 1024
 GONE_CHECK = 1.0
 """Seconds between looks whether a half-closed client has closed altogether (nothing else tells)."""
 
+SMALL = 16 * 1024
+"""Bytes of a piece that is cheaper copied than sent by itself."""
+
 Application = Callable[[Request, Body], Awaitable[Answer]]
 
 
@@ -309,7 +312,7 @@ class Connection(asyncio.BufferedProtocol):
                 if self._lost:
                     return False
                 if chunk:
-                    self._transport.write(b"%x\r\n%b\r\n" % (len(chunk), chunk) if chunked else chunk)
+                    self._write_piece(chunk, chunked)
                     if self._write_paused:
                         await self._drain()
         except PierheadError as error:
@@ -320,6 +323,16 @@ class Connection(asyncio.BufferedProtocol):
         if chunked:
             self._transport.write(b"0\r\n\r\n")
         return keep and await self._rest_of(body)
+
+    def _write_piece(self, piece: bytes, chunked: bool) -> None:
+        if not chunked:
+            self._transport.write(piece)
+        elif len(piece) < SMALL:
+            self._transport.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+        else:
+            self._transport.write(b"%x\r\n" % len(piece))
+            self._transport.write(memoryview(piece))  # what the socket does not take is then copied once, not twice
+            self._transport.write(b"\r\n")
 
     async def _drain(self) -> None:
         while self._write_paused and not self._lost:
