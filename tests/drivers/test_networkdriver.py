@@ -129,10 +129,11 @@ def test_reconciling_makes_what_is_known_again(case: Case) -> None:
 
 
 def test_a_second_network_of_a_predefined_kind_is_refused(case: Case) -> None:
-    if case.driver.name == "bridge":
-        pytest.skip("there may be many bridges")
     case.driver.validate(case.network)
     other = Network("ef" * 32, "mine", case.driver.name)
+    if case.driver.name == "bridge":
+        case.driver.validate(other)  # of bridges there may be many
+        return
     with pytest.raises(PierheadError, match="only one instance of"):
         case.driver.validate(other)
 

@@ -54,7 +54,8 @@ class Resolvers:
     def __init__(self) -> None:
         self._served: dict[str, _Served] = {}
         self._zones: dict[str, dns.Zone] = {}
-        self._asking = 0
+        self.asking = 0
+        """Questions to upstream servers that wait for their answer now."""
         self._host: tuple[tuple[int, int], dns.ResolvConf] = ((0, 0), dns.ResolvConf())
 
     def serve(self, container: str, sockets: tuple[socket.socket, socket.socket], scope: Scope) -> None:
@@ -186,9 +187,9 @@ class Resolvers:
     async def _forward(self, served: _Served, query: bytes, *, tcp: bool) -> bytes:
         """The first useful answer of the upstream servers, under the query's own id; SERVFAIL if there is none."""
         servers = served.scope.upstreams()
-        if servers is None or self._asking >= IN_FLIGHT:
+        if servers is None or self.asking >= IN_FLIGHT:
             return dns.refusal(query, dns.SERVFAIL if servers is None else dns.REFUSED)
-        self._asking += 1
+        self.asking += 1
         try:
             last = b""
             for server in (servers or self.host().nameservers)[:SERVERS]:
@@ -205,7 +206,7 @@ class Resolvers:
                     return last
             return last or dns.refusal(query)
         finally:
-            self._asking -= 1
+            self.asking -= 1
 
 
 def _family(server: str) -> socket.AddressFamily:
