@@ -168,8 +168,11 @@ class Stdio:
             self._watch_client(client)
 
     def _put(self, data: bytes) -> None:
-        if self.stdin < 0 or self.closing:
-            return  # nobody reads it: as a closed pipe, without the signal
+        if self.stdin >= 0 and not self.closing:  # else nobody reads it: as a closed pipe, without the signal
+            self._write(data)
+
+    def _write(self, data: bytes) -> None:
+        """Write to the process what it takes; the rest is ``unread`` until it takes more."""
         try:
             written = os.write(self.stdin, data)
         except BlockingIOError:
@@ -198,13 +201,9 @@ class Stdio:
             self._stdin_writable()
 
     def _stdin_writable(self) -> None:
-        self._put(self.unread)
-        if self.closing_now():
+        self._write(self.unread)
+        if self.closing and not self.unread:
             self._shut_stdin()
-
-    def closing_now(self) -> bool:
-        """stdin is to be closed and everything for it has been written."""
-        return self.closing and not self.unread and self.stdin >= 0
 
     def close_stdin(self) -> None:
         """End the process's stdin, after what has been sent so far. A terminal has no such end. Idempotent."""
