@@ -246,6 +246,7 @@ async def rename(engine: Engine, name: str, new: str) -> None:
         raise InvalidParameter("Renaming a container with the same name as its current name")
     with engine.db.transaction(durable=True):
         engine.containers.rename(container.id, bare)
+    networks.renamed(engine, container.id)
     renamed = engine.containers.get(container.id)
     engine.events.publish("container", "rename", container.id, {**attributes(renamed), "oldName": f"/{container.name}"})
 

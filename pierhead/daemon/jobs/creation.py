@@ -257,6 +257,7 @@ async def _create(engine: Engine, name: str, request: ContainerCreateRequest, pl
     if command == [""] or not command[0]:
         raise InvalidParameter("no command specified")
     _check_host(host, config, warnings)
+    networks.check(config, host)
     _complete(host)
     if network_kind(host.network_mode) == "host" and host.port_bindings:
         warnings.append(DISCARDED_PORTS)

@@ -22,16 +22,16 @@ from pierhead.daemon.jobs.endpoints import (
     settings,
 )
 from pierhead.daemon.jobs.host_networks import default_networks, heal, reconcile, shutdown
-from pierhead.daemon.jobs.netfiles import check as check_names
 from pierhead.daemon.jobs.netfiles import files
 from pierhead.daemon.jobs.network_rows import PREDEFINED, find_row, insert, members, network_of, pools_of
-from pierhead.daemon.jobs.sandboxes import Joined, joined, prepare, reattach, release, requests_of
+from pierhead.daemon.jobs.sandboxes import Joined, joined, prepare, reattach, release
 from pierhead.driver.networkdriver import ipam, marks
 from pierhead.driver.networkdriver.api import Network, NetworkDriver, Pool
 from pierhead.errors import Conflict, Forbidden, InvalidParameter, NotFound, PierheadError
 from pierhead.graph.containers import Container
 from pierhead.graph.graphdb import IntegrityError, Row
 from pierhead.wire import codec
+from pierhead.wire.containers import ContainerConfig, HostConfig
 from pierhead.wire.filters import Filters
 from pierhead.wire.networks import (
     IPAM,
@@ -50,7 +50,6 @@ from pierhead.wire.time import parse_moment, rfc3339
 __all__ = [
     "Joined",
     "assign",
-    "check_names",
     "default_networks",
     "endpoint_settings",
     "files",
@@ -64,7 +63,6 @@ __all__ = [
     "reattach",
     "reconcile",
     "release",
-    "requests_of",
     "settings",
     "shutdown",
 ]
@@ -76,6 +74,12 @@ _PRUNE_FILTERS = frozenset({"until", "label", "label!"})
 _BAD_NAME = re.compile(r"[\x00-\x20\x7f/]")
 List = list
 """The type, in a module whose job has that name."""
+
+
+def check(config: ContainerConfig, host: HostConfig) -> None:
+    """Raise InvalidParameter for a container's ports, extra hosts and name servers that make no sense. Pure."""
+    sandboxes.requests(config, host)
+    netfiles.check(host)
 
 
 # List, inspect -------------------------------------------------------------------------------------------------------

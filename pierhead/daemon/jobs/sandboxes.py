@@ -27,7 +27,7 @@ from pierhead.graph.containers import Container
 from pierhead.graph.graphdb import IntegrityError, Row
 from pierhead.libcontainer.spec import NetworkSetup
 from pierhead.linux import nft
-from pierhead.wire.containers import HostConfig
+from pierhead.wire.containers import ContainerConfig, HostConfig
 
 log = logging.getLogger("pierd")
 
@@ -163,18 +163,17 @@ def _address(engine: Engine, container: Container, row: Row, version: int, wante
 # Ports ---------------------------------------------------------------------------------------------------------------
 
 
-def requests_of(container: Container) -> list[ports.PortRequest]:
+def requests(config: ContainerConfig, host: HostConfig) -> list[ports.PortRequest]:
     """The ports that a container's configuration publishes. Raises InvalidParameter."""
-    host = host_config_of(container)
     bindings = {
         key: [(binding.host_ip, binding.host_port) for binding in found or ()]
         for key, found in (host.port_bindings or {}).items()
     }
-    return ports.requests(bindings, config_of(container).exposed_ports or {}, host.publish_all_ports)
+    return ports.requests(bindings, config.exposed_ports or {}, host.publish_all_ports)
 
 
 def _allocate_ports(engine: Engine, container: Container, host: HostConfig) -> None:
-    wanted = requests_of(container)
+    wanted = requests(config_of(container), host)
     fixed = [
         PortBinding(one.proto, one.port, one.port, one.ip, one.low, one.low)
         for one in wanted
