@@ -1,7 +1,7 @@
 """Names of images: what people write is what Docker understands."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pierhead.errors import InvalidParameter
@@ -80,6 +80,7 @@ def test_a_name_alone_means_latest() -> None:
             parse("x").with_tag(wrong)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=80))
 def test_any_text_is_either_a_reference_or_refused(text: str) -> None:
     try:

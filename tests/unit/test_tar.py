@@ -53,7 +53,7 @@ NAMES = st.binary(min_size=1, max_size=300).filter(
 )
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(
     name=NAMES,
     link=st.binary(max_size=300).filter(lambda link: b"\0" not in link),
@@ -74,7 +74,7 @@ def test_what_is_written_is_read_again(
     assert len(members) == 1 and members[0].uid == uid
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(st.integers(0, 4000), st.binary(min_size=1, max_size=8), st.integers(0, 4000))
 def test_damage_is_refused_or_harmless(at: int, noise: bytes, cut: int) -> None:
     data = bytearray(

@@ -6,6 +6,7 @@ tar(5) of FreeBSD for the GNU fields, OCI image-spec layer.md for what images ho
 """
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO
@@ -69,23 +70,19 @@ def clean(name: bytes, what: str = "entry") -> bytes:
     return b"/".join(parts)
 
 
+_OCTAL = re.compile(rb"[ \0]*([0-7]*)[ \0]*")
+
+
 def _number(raw: bytes, what: str) -> int:
-    """A numeric field: octal digits, or GNU's base-256 when the top bit is set. Never negative, never above 2^63."""
-    if raw[0] & 0x80:
-        if raw[0] != 0x80 and not (raw[0] == 0xFF and what == "mtime"):
-            raise BadArchive(f"archive header: bad {what}")
-        if raw[0] == 0xFF:
-            return int.from_bytes(raw, "big", signed=True)
-        value = int.from_bytes(raw[1:], "big")
-        if value >= 1 << 63:
-            raise BadArchive(f"archive header: {what} too large")
-        return value
-    digits = raw.strip(b" \0")
-    if not digits:
-        return 0
-    if not digits.isdigit() or b"8" in digits or b"9" in digits:
+    """A numeric field: octal digits, or GNU's base-256 when the top bit is set; only a time may be negative."""
+    if (octal := _OCTAL.fullmatch(raw)) is not None:
+        return int(octal[1] or b"0", 8)
+    if raw[0] == 0xFF and what == "mtime":
+        return int.from_bytes(raw, "big", signed=True)
+    value = int.from_bytes(raw[1:], "big")
+    if raw[0] != 0x80 or value >= 1 << 63:
         raise BadArchive(f"archive header: bad {what}")
-    return int(digits, 8)
+    return value
 
 
 def _decimal(raw: bytes, what: str) -> int:
@@ -216,7 +213,7 @@ class TarReader:
             self._drain()
             return None
         stored = _number(block[148:156], "checksum")
-        if sum(block[:148]) + sum(block[156:]) + 256 != stored:
+        if sum(block) - sum(block[148:156]) + 256 != stored:
             raise BadArchive("archive: invalid tar header")
         return block
 
