@@ -19,6 +19,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from pierhead.daemon.config import Config
 from pierhead.daemon.engine.events import Events
 from pierhead.daemon.engine.resolver import Resolvers
+from pierhead.daemon.engine.rulewatch import RulesetWatch
 from pierhead.daemon.engine.running import ExecInstance, Running
 from pierhead.daemon.engine.waiters import Waiters
 from pierhead.driver.execdriver.api import ExecDriver, Exited, Stream
@@ -121,6 +122,7 @@ class Engine:
     """Attached before the start: handed over with it, so that no output is missed."""
     waiters: Waiters = field(default_factory=Waiters)
     resolvers: Resolvers = field(default_factory=Resolvers)
+    ruleset_watch: RulesetWatch | None = None
     backoff: dict[str, Backoff] = field(default_factory=dict)
     jobs: dict[int, Span] = field(default_factory=dict)
     past: deque[Span] = field(default_factory=lambda: deque(maxlen=HISTORY))

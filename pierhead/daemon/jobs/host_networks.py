@@ -6,6 +6,7 @@ import secrets
 from ipaddress import IPv4Interface, ip_network
 
 from pierhead.daemon.engine.engine import Engine, blocking
+from pierhead.daemon.engine.rulewatch import RulesetWatch
 from pierhead.daemon.jobs import endpoints
 from pierhead.daemon.jobs.network_rows import insert, insert_pool, members, network_of, pools_of
 from pierhead.driver.networkdriver import ipam, marks
@@ -80,6 +81,14 @@ async def reconcile(engine: Engine) -> None:
             engine.db.execute("DELETE FROM endpoint WHERE network_id = ?", (row["id"],))
             engine.db.execute("DELETE FROM network WHERE id = ?", (row["id"],))
     await heal(engine)
+    engine.ruleset_watch = RulesetWatch(lambda: _look(engine))
+
+
+def _look(engine: Engine) -> None:
+    """Somebody has changed the host's ruleset: if ours is gone, it comes back."""
+    if not engine.closing and not all(driver.intact() for driver in engine.networks.values()):
+        log.warning("our firewall rules were removed by somebody else: restoring them")
+        engine.background(heal(engine), "restore firewall rules")
 
 
 async def heal(engine: Engine) -> None:
@@ -98,6 +107,8 @@ async def heal(engine: Engine) -> None:
 async def shutdown(engine: Engine, idle: bool) -> None:
     """The daemon ends. idle: no container runs, and nothing of ours stays on the host."""
     engine.resolvers.close()
+    if engine.ruleset_watch is not None:
+        engine.ruleset_watch.close()
     for driver in engine.networks.values():
         if idle:
             await blocking(driver.clear)

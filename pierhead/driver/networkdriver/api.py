@@ -101,6 +101,9 @@ class NetworkDriver(Protocol):
         """Make exactly these networks of this driver, and these live endpoints, exist under the instance's mark:
         remove what else carries it, make again what is missing. Running traffic is not disturbed."""
 
+    def intact(self) -> bool:
+        """Whether what serves all networks together (the rules) is still there; a foreign flush may have taken it."""
+
     def clear(self) -> None:
         """Remove everything under the instance's mark and undo what was changed on the host. Idempotent; goes on past
         failures and raises them as an ExceptionGroup."""

@@ -318,6 +318,10 @@ class BridgeDriver:
                 if port is not None and (port.master != bridge.index or not port.up):
                     link.send(netlink.link_set(index=port.index, master=bridge.index, up=True))
 
+    def intact(self) -> bool:
+        """Whether the table is there."""
+        return self._firewall.exists()
+
     def clear(self) -> None:
         """Leave nothing behind: links, table, forwarding. For a daemon that ends with no container running."""
 

@@ -44,6 +44,10 @@ class NoneDriver:
     def reconcile(self, networks: Sequence[tuple[Network, Sequence[Endpoint]]]) -> None:
         """Nothing was made."""
 
+    def intact(self) -> bool:
+        """Nothing was made that could be lost."""
+        return True
+
     def clear(self) -> None:
         """Nothing was made."""
 
