@@ -3,6 +3,7 @@
 import json
 import re
 import time
+from functools import lru_cache
 from ipaddress import ip_address, ip_network
 
 from pierhead.daemon.engine.engine import Engine
@@ -38,18 +39,20 @@ def find_row(engine: Engine, name: str) -> Row:
     return rows[0]
 
 
+@lru_cache(maxsize=1024)
+def _pool(subnet: str, gateway: str | None, ip_range: str | None, aux: str) -> Pool:
+    return Pool(
+        ip_network(subnet),
+        ip_address(gateway) if gateway else None,
+        ip_network(ip_range) if ip_range else None,
+        {name: ip_address(value) for name, value in json.loads(aux).items()},
+    )
+
+
 def pools_of(engine: Engine, network_id: str) -> tuple[Pool, ...]:
     """A network's subnets, IPv4 first."""
     rows = engine.db.all("SELECT * FROM pool WHERE network_id = ? ORDER BY subnet LIKE '%:%', subnet", (network_id,))
-    return tuple(
-        Pool(
-            ip_network(row["subnet"]),
-            ip_address(row["gateway"]) if row["gateway"] else None,
-            ip_network(row["ip_range"]) if row["ip_range"] else None,
-            {name: ip_address(value) for name, value in json.loads(row["aux"]).items()},
-        )
-        for row in rows
-    )
+    return tuple(_pool(row["subnet"], row["gateway"], row["ip_range"], row["aux"]) for row in rows)
 
 
 def network_of(engine: Engine, row: Row) -> Network:

@@ -378,6 +378,8 @@ async def release(engine: Engine, container_id: str) -> None:
         return
     shared = _shares_namespace(engine, container_id)
     for network, endpoint in left:
+        if not endpoint.mac:
+            continue  # host and none: nothing was made
         driver = engine.networks[network.driver]
         try:
             await blocking(driver.unplug if shared else driver.leave, network, endpoint)

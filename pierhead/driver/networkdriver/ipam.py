@@ -3,6 +3,7 @@
 Docker's words are kept where it has any; a clash also says whose subnet it is.
 """
 
+import socket
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import (
@@ -196,8 +197,10 @@ def complete(pool: Pool, *, internal: bool = False) -> Pool:
     if pool.gateway is not None:
         return pool
     reserved = _reserved(pool)
-    for address in _addresses(pool.ip_range or pool.subnet):
-        if int(address) not in reserved:
+    first, last = _span(pool.ip_range or pool.subnet)
+    for number in range(first, last + 1):
+        if number not in reserved:
+            address = type(pool.subnet.network_address)(number)
             return Pool(pool.subnet, address, pool.ip_range, pool.aux)
     raise InvalidParameter(f"invalid subnet {pool.subnet}: no room for a gateway")
 
@@ -225,17 +228,16 @@ def _reserved(pool: Pool) -> set[int]:
     found = {int(address) for address in pool.aux.values()}
     if pool.gateway is not None:
         found.add(int(pool.gateway))
-    found.add(int(pool.subnet.network_address))
+    first, last = _span(pool.subnet)
+    found.add(first)
     if pool.subnet.version == 4 and pool.subnet.prefixlen < 31:
-        found.add(int(pool.subnet.broadcast_address))
+        found.add(last)
     return found
 
 
-def _addresses(prefix: Prefix) -> Iterator[Address]:
-    kind = type(prefix.network_address)
-    first = int(prefix.network_address)
-    for number in range(first, first + prefix.num_addresses):
-        yield kind(number)
+def _number(address: str) -> int:
+    """An address as a number: a network of some hundred endpoints is read at every start, so no objects are made."""
+    return int.from_bytes(socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address))
 
 
 def allocate(
@@ -251,24 +253,26 @@ def allocate(
     used, own, resting: addresses without prefix length; resting maps to the time of release.
     """
     given = list(pools)
-    taken = {int(ip_address(address)) for address in used}
+    taken = set(map(_number, used))
     for address in map(ip_address, own):
         for pool in given:
             if address in pool.subnet and int(address) not in taken | _reserved(pool):
                 return address, pool
-    waiting = {int(ip_address(address)): released for address, released in (resting or {}).items()}
-    oldest: tuple[int, Address, Pool] | None = None
+    waiting = {_number(address): released for address, released in (resting or {}).items()}
+    oldest: tuple[int, int, Pool] | None = None
     for pool in given:
         refused = taken | _reserved(pool)
-        for address in _addresses(pool.ip_range or pool.subnet):
-            number = int(address)
+        first, last = _span(pool.ip_range or pool.subnet)
+        for number in range(first, last + 1):
             if number in refused:
                 continue
             if number not in waiting:
-                return address, pool
+                return type(pool.subnet.network_address)(number), pool
             if oldest is None or waiting[number] < oldest[0]:
-                oldest = waiting[number], address, pool
-    return None if oldest is None else oldest[1:]
+                oldest = waiting[number], number, pool
+    if oldest is None:
+        return None
+    return type(oldest[2].subnet.network_address)(oldest[1]), oldest[2]
 
 
 def claim(pools: Iterable[Pool], used: Collection[str], wanted: Address) -> Pool:
