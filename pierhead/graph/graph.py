@@ -332,11 +332,18 @@ class Graph:
             self.db.execute("DELETE FROM image WHERE id = ?", (id,))
         return self._collect(image["top"])
 
-    def shared_size(self, image: Image) -> int:
-        """Bytes of its layers that other images have too."""
-        rows = self.db.all("SELECT config FROM image WHERE id <> ?", (image.id,))
-        others = {chain for row in rows for chain in chain_ids(parse_config(row["config"]).diff_ids)}
-        return sum(layer.size for layer in self.chain(image) if layer.chain_id in others)
+    def remove_writable(self, cache_id: str) -> int:
+        """Delete a container's own layer, and of the image's layers those that were kept for it alone; the bytes."""
+        parent = self.driver.parent(cache_id)
+        freed = self.driver.remove(cache_id)
+        row = self.db.first("SELECT chain_id FROM layer WHERE cache_id = ? AND state = 'ready'", (parent,))
+        return freed if row is None else freed + self._collect(row["chain_id"])[1]
+
+    def shared_sizes(self) -> dict[str, int]:
+        """For each image, the bytes of its layers that other images have too."""
+        chains = {image.id: self.chain(image) for image in self.images()}
+        users = Counter(layer.chain_id for chain in chains.values() for layer in chain)
+        return {id: sum(layer.size for layer in chain if users[layer.chain_id] > 1) for id, chain in chains.items()}
 
     def layers_size(self) -> int:
         """Bytes of content of all layers."""

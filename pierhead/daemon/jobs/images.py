@@ -58,6 +58,7 @@ __all__ = [
     "save",
     "size_of",
     "tag",
+    "usage",
 ]
 
 LIST_FILTERS = frozenset({"dangling", "label", "before", "since", "reference", "until"})
@@ -94,6 +95,7 @@ def _list(engine: Engine, filters: Filters, shared_size: bool) -> builtins.list[
     until = [parse_moment(text, "until") for text in filters.values_of("until")]
     patterns = filters.values_of("reference")
     names = engine.graph.tags.all()
+    shared = engine.graph.shared_sizes() if shared_size else {}
     result = []
     for image in engine.graph.images():
         if (before is not None and image.created >= before) or (since is not None and image.created <= since):
@@ -120,10 +122,19 @@ def _list(engine: Engine, filters: Filters, shared_size: bool) -> builtins.list[
                 repo_tags=tags,
                 repo_digests=[name.familiar for name in shown if name.digest is not None],
                 size=image.size,
-                shared_size=engine.graph.shared_size(image) if shared_size else -1,
+                shared_size=shared.get(image.id, -1),
             )
         )
     return result
+
+
+async def usage(engine: Engine) -> builtins.list[ImageSummary]:
+    """The images for ``system df``: with what they share and how many containers each has."""
+    found = await list(engine, True, shared_size=True)
+    for image in found:
+        row = engine.db.one("SELECT count(*) AS users FROM container WHERE image_id = ?", (image.id,))
+        image.containers = row["users"]
+    return found
 
 
 async def inspect(engine: Engine, name: str) -> ImageInspect:
