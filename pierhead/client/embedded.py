@@ -15,7 +15,7 @@ from pierhead.client.flags import Options
 from pierhead.client.host import Host, default_socket
 from pierhead.client.session import Session
 
-PATIENCE = 20.0  # seconds; the daemon answers within one
+PATIENCE = 120.0  # seconds; the daemon answers within one, under an emulator within half of this
 
 
 def _folders() -> tuple[str, str]:

@@ -5,6 +5,7 @@ Numbers are those of ``linux/capability.h``; which of them exist at run time is 
 what it has not.
 """
 
+import functools
 from collections.abc import Iterable
 
 from pierhead.errors import InvalidParameter
@@ -77,6 +78,7 @@ DEFAULT = (
 """What an ordinary container gets (Docker's oci/caps defaults): mask 0xa80425fb."""
 
 
+@functools.cache
 def available() -> tuple[str, ...]:
     """Every capability that a privileged container gets here, in the order of their numbers.
 

@@ -258,6 +258,8 @@ def _identity(child: Child, capabilities: int, no_new_privileges: bool) -> None:
     calls.capset(own, own | _SYS_ADMIN & permitted)
     if no_new_privileges:
         calls.prctl(const.PR_SET_NO_NEW_PRIVS, 1)
+    # Without its shim a container has neither a log nor anyone to report its end. (Set here: a change of uid clears it.)
+    calls.prctl(const.PR_SET_PDEATHSIG, 9)
     calls.default_signals()
 
 
@@ -355,6 +357,7 @@ OPERATIONS: dict[object, tuple[str, Callable[..., None]]] = {
     "readonly_mount": ("mount", _on_tree(rootfs.readonly_mount)),
     "device": ("mount", _on_tree(rootfs.device)),
     "link": ("mount", _on_tree(rootfs.link)),
+    "workdir": ("mount", _on_tree(rootfs.workdir)),
     "core_link": ("mount", _on_tree(rootfs.core_link)),
     "ptmx": ("mount", _on_tree(rootfs.ptmx)),
     "console": ("mount", _console),

@@ -185,6 +185,8 @@ def _start(spec: Spec, cgroup: CgroupPlan | None) -> Iterable[Operation]:
         yield ("hostname", spec.hostname)
     if spec.domainname:
         yield ("domainname", spec.domainname)
+    if spec.process.cwd.strip("/"):
+        yield ("workdir", spec.process.cwd)
     yield ("oom_score", spec.process.oom_score_adj)
     yield ("pivot",)
     if spec.root_readonly:

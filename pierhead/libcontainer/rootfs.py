@@ -102,6 +102,10 @@ def _layer(path: str) -> int:
         raise failure("open layer", path, error.errno or 5) from None
 
 
+_COMPLETE = (("redirect_dir", "nofollow"), ("metacopy", "off"), ("index", "off"))
+# Whatever the module's defaults are: the upper directory alone must hold all of a container's changes, for diffs read it.
+
+
 def _overlay(layers: list[int], writable: list[int]) -> int:
     """Linux 6.8: a parameter a layer."""
     context = fsopen("overlay")
@@ -111,6 +115,8 @@ def _overlay(layers: list[int], writable: list[int]) -> int:
             fsconfig(context, "lowerdir+", f"/proc/self/fd/{descriptor}")
         for key, descriptor in zip(("upperdir", "workdir"), writable, strict=False):
             fsconfig(context, key, f"/proc/self/fd/{descriptor}")
+        for key, value in _COMPLETE:
+            fsconfig(context, key, value)
     except OSError:
         os.close(context)
         raise
@@ -122,6 +128,7 @@ def _overlay_in_a_page(layers: list[int], writable: list[int]) -> int:
     options = "lowerdir=" + ":".join(map(str, layers))
     if writable:
         options += f",upperdir={writable[0]},workdir={writable[1]}"
+    options += "".join(f",{key}={value}" for key, value in _COMPLETE)
     os.chdir("/proc/self/fd")
     # On our copy of the host's root.  "/" itself still leads to what is below the new mount, ".." of it to the top.
     mount("overlay", "/", "overlay", 0, options)
@@ -240,6 +247,14 @@ def link(tree: Tree, target: str, path: str) -> None:
         raise failure("symlink", path, error.errno or 5) from None
     finally:
         os.close(directory)
+
+
+def workdir(tree: Tree, path: str) -> None:
+    """Make the working directory where the image has none, as Docker does; whether it can be entered is seen later."""
+    try:
+        os.close(ensure_directory(tree.root, path))
+    except OSError:
+        pass  # "cwd" says what is wrong with it, in Docker's words
 
 
 def core_link(tree: Tree) -> None:

@@ -90,8 +90,10 @@ def test_a_working_directory_that_is_none(box: Box) -> None:
     with pytest.raises(SetupError) as caught:
         run(box.spec("true", cwd="/plain"))
     assert caught.value.strerror == 'chdir to cwd ("/plain") failed: not a directory'
-    with pytest.raises(SetupError, match="no such file or directory"):
-        run(box.spec("true", cwd="/no/such"))
+
+
+def test_a_missing_working_directory_is_made(box: Box) -> None:
+    assert run(box.spec("pwd", cwd="/no/such")).stdout == "/no/such\n"
 
 
 def test_a_bind_source_that_is_missing_is_named(box: Box) -> None:

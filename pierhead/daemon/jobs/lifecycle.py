@@ -65,7 +65,7 @@ async def _start(engine: Engine, id: str) -> None:
             engine.containers.update(id, restarts=0, stopped=0)
         try:
             await launch.launch(engine, engine.containers.get(id))
-        except PierheadError:
+        except Exception:
             # As Docker: a container that was to be removed after its run goes after a start that failed, too.
             if host_config_of(container).auto_remove:
                 await removal.erase(engine, id, with_volumes=True)

@@ -69,7 +69,7 @@ async def erase(engine: Engine, id: str, with_volumes: bool) -> int:
         stream.connection.close()
     await networks.release(engine, id)
     with phase("graphdriver: remove"):
-        freed = await blocking(engine.layers.remove, container.layer_id)
+        freed = await blocking(engine.graph.remove_writable, container.layer_id)
         freed += await blocking(remove_tree, os.path.join(engine.config.data_root, "containers", id))
     names = volumes.of_container(engine, id)
     for exec_id in [key for key, instance in engine.execs.items() if instance.container_id == id]:

@@ -165,7 +165,7 @@ async def data_usage(engine: Engine) -> SystemDataUsageResponse:
     shown = await containers.list(engine, all=True, size=True)
     return SystemDataUsageResponse(
         layers_size=images.layers_size(engine),
-        images=await images.list(engine, True),
+        images=await images.usage(engine),
         containers=shown,
         volumes=await blocking(volumes.usage, engine),
     )

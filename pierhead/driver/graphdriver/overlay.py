@@ -32,7 +32,14 @@ from pierhead.linux.mount import OverlayRoot
 MAX_LOWER = 450
 """Layers below a writable one. The kernel takes 500, and their short names must fit into one page before Linux 6.8."""
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-_RESERVED = ("l", "empty")
+_RESERVED = ("l", "empty", "skeleton")
+
+
+SKELETON = "skeleton"
+SKELETON_FOLDERS = ("proc", "sys", "dev", "etc")
+SKELETON_FILES = ("etc/hosts", "etc/hostname", "etc/resolv.conf")
+"""What every container mounts something on, below all layers of its image: whatever the image has hides it, and no
+container's own layer gets (and loses again) a dozen entries only to be mounted on."""
 
 
 class OverlayDriver:
@@ -85,21 +92,30 @@ class OverlayDriver:
 
     def _prepare(self) -> None:
         os.makedirs(os.path.join(self._home, "l"), mode=0o710, exist_ok=True)
+        for folder in SKELETON_FOLDERS:
+            os.makedirs(os.path.join(self._home, SKELETON, folder), mode=0o755, exist_ok=True)
+        for name in SKELETON_FILES:
+            with open(os.path.join(self._home, SKELETON, name), "a"):
+                pass
+        # Last, for it says that all of this is there.
         os.makedirs(os.path.join(self._home, "empty"), mode=0o755, exist_ok=True)
 
     def create(self, id: str, parent: str | None, *, writable: bool = False) -> None:
         """Make the layer's directory and its short name."""
-        self._prepare()
+        if not os.path.isdir(os.path.join(self._home, "empty")):
+            self._prepare()
         lower = "" if parent is None else self._chain_through(parent)
         if lower.count(":") >= MAX_LOWER:
             raise InvalidParameter("max depth exceeded")
         os.mkdir(self._dir(id), 0o710)
         os.mkdir(self._dir(id, "diff"), 0o755)
-        if writable:
-            os.mkdir(self._dir(id, "work"), 0o700)
         if parent is not None:
             self._write(id, "parent", parent)
             self._like(self._dir(parent, "diff"), self._dir(id, "diff"))
+        if writable:
+            # Nothing is ever stacked on a container's layer: it needs no short name, and its chain is its parent's.
+            os.mkdir(self._dir(id, "work"), 0o700)
+            return
         self._write(id, "lower", lower)
         while True:
             # 40 bits: long enough to be unique (and tried again if not), short enough for hundreds in a page.
@@ -184,17 +200,23 @@ class OverlayDriver:
 
     def root(self, id: str) -> OverlayRoot:
         """A writable layer is the upper directory; any other is the topmost of a read-only view."""
-        lower = [f"{self._home}/l/{short}" for short in self._read(id, "lower").split(":") if short]
         if os.path.isdir(self._dir(id, "work")):
-            return OverlayRoot(tuple(lower or [f"{self._home}/empty"]), self._dir(id, "diff"), self._dir(id, "work"))
+            parent = self.parent(id)
+            chain = "" if parent is None else self._chain_through(parent)
+            below = [f"{self._home}/l/{short}" for short in chain.split(":") if short]
+            return OverlayRoot(
+                (*below, os.path.join(self._home, SKELETON)), self._dir(id, "diff"), self._dir(id, "work")
+            )
+        lower = [f"{self._home}/l/{short}" for short in self._read(id, "lower").split(":") if short]
         own = f"{self._home}/l/{self._read(id, 'link')}"
         return OverlayRoot((own, *(lower or [f"{self._home}/empty"])))
 
     def open_root(self, id: str, *, readonly: bool = True) -> int:
         """A detached overlay mount. readonly leaves a writable layer's upper directory out of use for others to use."""
         root = self.root(id)
-        if readonly and root.upper is not None:
-            root = OverlayRoot((root.upper, *root.lower))
+        if root.upper is not None:
+            lower = (*root.lower[:-1], os.path.join(self._home, "empty"))  # nothing is mounted there: no skeleton
+            root = OverlayRoot((root.upper, *lower)) if readonly else OverlayRoot(lower, root.upper, root.work)
         return open_overlay(root, readonly=readonly)
 
     def open_layer(self, id: str) -> int:
