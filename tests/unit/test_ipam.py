@@ -66,13 +66,18 @@ def test_ipv6_subnets_are_the_instances_own() -> None:
         (SubnetRequest("10.0.0.0/24", "10.0.1.0/25"), "parent subnet 10.0.0.0/24 doesn't contain ip-range"),
         (SubnetRequest("10.0.0.0/24", "10.0.0.9/25"), "invalid ip-range 10.0.0.9/25: it should be 10.0.0.0/25"),
         (SubnetRequest("10.0.0.0/24", aux={"r": "10.1.0.1"}), "invalid auxiliary address r: parent subnet"),
-        (SubnetRequest("fd00::/64"), "the network has no IPv6"),
     ],
 )
 def test_a_wrong_subnet_is_refused_and_says_why(request_: SubnetRequest, message: str) -> None:
     with pytest.raises(InvalidParameter) as caught:
         ipam.parse([request_], ipv6=False)
     assert message in str(caught.value)
+
+
+def test_an_ipv6_subnet_counts_only_with_ipv6() -> None:
+    asked = [SubnetRequest("10.0.0.0/24"), SubnetRequest("fd00::/64")]
+    assert [str(pool.subnet) for pool in ipam.parse(asked, ipv6=False)] == ["10.0.0.0/24"]
+    assert [str(pool.subnet) for pool in ipam.parse(asked, ipv6=True)] == ["10.0.0.0/24", "fd00::/64"]
 
 
 def test_all_that_is_wrong_is_said_at_once() -> None:

@@ -2,6 +2,7 @@
 
 import os
 import socket
+from ipaddress import IPv4Address
 
 import pytest
 
@@ -75,6 +76,30 @@ def test_a_reserved_port_cannot_be_taken_by_another_program() -> None:
     assert ports.is_free(binding(port, 80))
 
 
+def test_a_served_port_is_free_again_at_once(needs_ipv6: None) -> None:
+    """Connections that were accepted leave TIME_WAIT behind: it must not keep the next container from the port."""
+    port = free_port()
+    wanted = [binding(port, 80, ip="")]
+    reservation = ports.reserve(wanted, IPv4Address("172.17.0.2"), None)
+    [(listener, _)] = reservation.listeners
+    with socket.create_connection(("::1", port), 10) as client:
+        accepted, _ = listener.accept()
+        accepted.close()  # the server closes first, as most do: TIME_WAIT is on its side
+        assert client.recv(1) == b""
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with pytest.raises(OSError, match="in use"):
+            other.bind(("0.0.0.0", port))
+    reservation.close()
+    ports.reserve(wanted, IPv4Address("172.17.0.2"), None).close()
+
+
+@pytest.fixture
+def needs_ipv6() -> None:
+    if not ports.dual_stack():
+        pytest.skip("no IPv6 here")
+
+
 @pytest.mark.parametrize(("proto", "kind"), [("tcp", socket.SOCK_STREAM), ("udp", socket.SOCK_DGRAM)])
 def test_a_taken_port_names_the_process_that_holds_it(proto: str, kind: int) -> None:
     with socket.socket(socket.AF_INET, kind) as held:
@@ -116,11 +141,7 @@ def test_an_address_that_is_not_the_hosts_is_refused() -> None:
     assert "cannot assign requested address" in str(ports.refused(caught.value, None))
 
 
-def test_a_port_of_both_families_is_one_socket_that_also_serves_ipv6() -> None:
-    if not ports.dual_stack():
-        pytest.skip("no IPv6 here")
-    from ipaddress import IPv4Address
-
+def test_a_port_of_both_families_is_one_socket_that_also_serves_ipv6(needs_ipv6: None) -> None:
     port = free_port()
     reservation = ports.reserve([binding(port, 80, ip="")], IPv4Address("172.17.0.2"), None)
     try:

@@ -70,6 +70,10 @@ class Resolvers:
         loop.add_reader(udp.fileno(), self._datagrams, served)
         loop.add_reader(tcp.fileno(), self._connections, served)
 
+    def serves(self, container: str) -> bool:
+        """Whether the container has a resolver; it keeps it when it leaves its last network with names."""
+        return container in self._served
+
     def stop(self, container: str) -> None:
         """Serve a container no longer. Idempotent."""
         served = self._served.pop(container, None)

@@ -253,6 +253,15 @@ async def _reserve(engine: Engine, container: Container) -> ports.Reservation:
     target = next((endpoint for _, endpoint in endpoints.active(engine, container.id) if endpoint.gateway), None)
     if target is None or not target.ports:
         return ports.Reservation((), ())
+    count = sum(binding.host_high - binding.host_low + 1 for binding in target.ports)
+    if count > ports.SOCKETS:
+        log.warning(
+            "container %s publishes %d ports: above %d none is reserved against other programs, nor served on ::1 and "
+            "from IPv6 to IPv4",
+            container.name,
+            count,
+            ports.SOCKETS,
+        )
     ipv4 = target.ipv4.ip if target.ipv4 is not None else None
     ipv6 = target.ipv6.ip if target.ipv6 is not None else None
     for attempt in range(RESERVE_ATTEMPTS):
@@ -454,7 +463,7 @@ async def connect(engine: Engine, container: Container, row: Row) -> None:
         reservation = await _reserve(engine, container) if gateway else None
         network, endpoint = next(one for one in endpoints.active(engine, container.id) if one[1].id == id)
         setup = await plan_endpoint(engine, network, endpoint)
-        if is_user_bridge(network) and not any(is_user_bridge(other) for other, _ in before):
+        if is_user_bridge(network) and not engine.resolvers.serves(container.id):
             setup = merge([setup, resolver_setup(container.id)])
         if reservation is not None:
             running.monitor.hold_ports(reservation.ports, reservation.listeners)

@@ -154,11 +154,13 @@ class BridgeDriver:
                 if found is None:
                     raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), name)
             self._bridge_sysctls(network, name)
-            messages = []
-            for pool in network.pools:
-                if pool.gateway is not None:
-                    interface = ip_interface(f"{pool.gateway}/{pool.subnet.prefixlen}")
-                    messages.append(netlink.address_add(found.index, interface))
+            wanted = [ip_interface(f"{pool.gateway}/{pool.subnet.prefixlen}") for pool in network.pools if pool.gateway]
+            messages = [netlink.address_add(found.index, interface) for interface in wanted]
+            messages += [
+                netlink.address_delete(index, interface)  # of a default bridge that has moved out of the way
+                for index, interface in link.addresses()
+                if index == found.index and not interface.ip.is_link_local and interface not in wanted
+            ]
             link.send(*messages, netlink.link_set(index=found.index, up=True))
 
     def _bridge_sysctls(self, network: Network, name: str) -> None:

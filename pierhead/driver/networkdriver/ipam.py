@@ -128,8 +128,7 @@ def parse(requests: Iterable[SubnetRequest], *, ipv6: bool) -> list[Pool]:
             errors.append(f"invalid subnet {request.subnet}: invalid CIDR block notation")
             continue
         if subnet.version == 6 and not ipv6:
-            errors.append(f"invalid subnet {request.subnet}: the network has no IPv6 (--ipv6)")
-            continue
+            continue  # as Docker: an IPv6 subnet without --ipv6 is not used
         if str(subnet) != _canonical(request.subnet):
             errors.append(f"invalid subnet {request.subnet}: it should be {subnet}")
         ip_range = _ip_range(request.ip_range, subnet, errors)

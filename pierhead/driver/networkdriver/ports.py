@@ -182,12 +182,25 @@ def reserve(bindings: Sequence[PortBinding], ipv4: IPv4Address | None, ipv6: IPv
                     continue
                 if one.family == socket.AF_INET6 and (target := ipv4 or ipv6) is not None:
                     listeners.append((one, (str(target), inner)))
+                    _listen(one, binding, port)
                 else:
                     held.append(one)
     except BaseException:
         Reservation(tuple(held), tuple(listeners)).close()
         raise
     return Reservation(tuple(held), tuple(listeners))
+
+
+def _listen(one: socket.socket, binding: PortBinding, port: int) -> None:
+    """A listening socket shares its port with nobody, so SO_REUSEADDR may be set again, and must: listen(2) checks the
+    port once more, and connections that it has accepted inherit the option; without it they would keep the port in
+    TIME_WAIT for a minute after the container's end."""
+    if one.type == socket.SOCK_STREAM:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            one.listen(128)
+        except OSError as error:
+            raise PortRefused(binding, port, error.errno or errno.EINVAL) from error
 
 
 def is_free(binding: PortBinding) -> bool:
