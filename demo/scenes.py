@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.harness.engines import plain_environment
 from tests.harness.images import WEB, busybox_rootfs
 
 TOP = Path(__file__).resolve().parents[1]
@@ -31,7 +32,7 @@ class Stage:
     def __init__(self, image: str, ports: tuple[int, int, int, int]) -> None:
         self.image = image
         self.ports = ports
-        self.environment = {key: value for key, value in os.environ.items() if not key.startswith("DOCKER_")}
+        self.environment = plain_environment()
         self.environment["PATH"] = f"{BIN}:{self.environment.get('PATH', '')}:/usr/sbin:/sbin"
 
     def scene(self, title: str) -> None:

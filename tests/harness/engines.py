@@ -25,11 +25,19 @@ PIERD = TOP / ".venv/bin/pierd"
 PIER = TOP / ".venv/bin/pier"
 
 
+def plain_environment() -> dict[str, str]:
+    """The environment of a user who has set nothing: no host, no context, no settings of the interpreter's.
+
+    PYTHONDONTWRITEBYTECODE above all: with it every start of `pier` compiles all of it again.
+    """
+    return {key: value for key, value in os.environ.items() if not key.startswith(("DOCKER_", "PYTHON"))}
+
+
 def peers_environment() -> dict[str, str]:
     """The environment in which the unpacked peers find each other and their libraries."""
     libraries = PEERS / "usr/lib" / f"{os.uname().machine}-linux-gnu"
     return {
-        **{key: value for key, value in os.environ.items() if not key.startswith("DOCKER_")},
+        **plain_environment(),
         "PATH": f"{PEERS}/usr/sbin:{PEERS}/usr/bin:{os.environ.get('PATH', '')}:/usr/sbin:/sbin",
         "LD_LIBRARY_PATH": str(libraries),
         "XTABLES_LIBDIR": str(libraries / "xtables"),
@@ -65,7 +73,7 @@ class Engine:
         raise NotImplementedError
 
     def environment(self) -> dict[str, str]:
-        return {key: value for key, value in os.environ.items() if not key.startswith("DOCKER_")}
+        return plain_environment()
 
     def start(self, *extra: str) -> None:
         """Start the daemon and wait until it answers; ``extra`` flags stay for later starts."""
@@ -114,7 +122,7 @@ class Engine:
         return [str(PIER), "-H", f"unix://{self.socket}", *arguments]
 
     def client_environment(self) -> dict[str, str]:
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("DOCKER_")}
+        environment = plain_environment()
         # Nobody's own configuration or credentials take part.
         return {**environment, "HOME": str(self.root), "DOCKER_CONFIG": str(self.root / "client")}
 
