@@ -2,7 +2,7 @@
 
 A ruleset is loaded in one transaction (all of it or nothing).  Elements of sets and maps go as raw messages because
 that takes microseconds where the ``nft`` program takes tens of milliseconds.  Sources: linux/netfilter/nf_tables.h,
-linux/netfilter/nfnetlink.h, linux/netfilter/nfnetlink_conntrack.h, libnftables(3).
+linux/netfilter/nfnetlink.h, libnftables(3).
 """
 
 import ctypes
@@ -29,7 +29,7 @@ from pierhead.linux.netlink import (
 )
 
 NETLINK_NETFILTER = 12
-NFNL_SUBSYS_NFTABLES, NFNL_SUBSYS_CTNETLINK = 10, 1
+NFNL_SUBSYS_NFTABLES = 10
 NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END = 0x10, 0x11
 NFNLGRP_NFTABLES = 7
 NFPROTO_UNSPEC, NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6 = 0, 1, 2, 10
@@ -46,13 +46,6 @@ NFTA_SET_ELEM_KEY, NFTA_SET_ELEM_DATA, NFTA_SET_ELEM_KEY_END = 1, 2, 10
 NFTA_DATA_VALUE = 1
 NFTA_GEN_ID = 1
 
-IPCTNL_MSG_CT_DELETE = 2
-CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, CTA_FILTER = 1, 2, 25
-CTA_TUPLE_IP, CTA_TUPLE_PROTO = 1, 2
-CTA_IP_V4_SRC, CTA_IP_V6_SRC = 1, 3
-CTA_PROTO_NUM, CTA_PROTO_DST_PORT = 1, 3
-CTA_FILTER_ORIG_FLAGS, CTA_FILTER_REPLY_FLAGS = 1, 2
-FILTER_IP_SRC, FILTER_PROTO_NUM, FILTER_PROTO_DST_PORT = 0x1, 0x8, 0x20
 
 BATCH_BYTES = 100_000
 """Of one transaction: well below the default socket buffer (212 KB, which also counts the kernel's overhead)."""
@@ -61,7 +54,8 @@ _HEADER = struct.Struct("=IHHII")
 _NFGEN = struct.Struct(">BBH")
 
 
-def _message(kind: int, flags: int, family: int, resource: int, body: bytes) -> bytes:
+def nfnetlink(kind: int, flags: int, family: int, resource: int, body: bytes) -> bytes:
+    """A message of any subsystem of netfilter."""
     length = _HEADER.size + _NFGEN.size + len(body)
     return _HEADER.pack(length, kind, flags | NLM_F_REQUEST, 0, 0) + _NFGEN.pack(family, 0, resource) + body
 
@@ -120,7 +114,7 @@ def _elements(kind: int, flags: int, family: int, table: str, elements: Sequence
     for element in elements:
         by_container.setdefault(element.container, []).append(_element(element))
     return [
-        _message(
+        nfnetlink(
             NFNL_SUBSYS_NFTABLES << 8 | kind,
             flags,
             family,
@@ -151,8 +145,8 @@ def batch(messages: Iterable[bytes]) -> bytes:
     prepared = list(messages)
     last = bytearray(prepared[-1])
     struct.pack_into("=H", last, 6, struct.unpack_from("=H", last, 6)[0] | NLM_F_ACK)
-    begin = _message(NFNL_MSG_BATCH_BEGIN, 0, 0, NFNL_SUBSYS_NFTABLES, b"")
-    end = _message(NFNL_MSG_BATCH_END, 0, 0, NFNL_SUBSYS_NFTABLES, b"")
+    begin = nfnetlink(NFNL_MSG_BATCH_BEGIN, 0, 0, NFNL_SUBSYS_NFTABLES, b"")
+    end = nfnetlink(NFNL_MSG_BATCH_END, 0, 0, NFNL_SUBSYS_NFTABLES, b"")
     return begin + b"".join(prepared[:-1]) + bytes(last) + end
 
 
@@ -202,7 +196,7 @@ def local_redirect(table: str, address: IPv4Address, port: int, to_port: int) ->
     family = NFPROTO_IPV4
 
     def nftables(kind: int, body: bytes) -> bytes:
-        return _message(NFNL_SUBSYS_NFTABLES << 8 | kind, NLM_F_CREATE, family, 0, body)
+        return nfnetlink(NFNL_SUBSYS_NFTABLES << 8 | kind, NLM_F_CREATE, family, 0, body)
 
     messages = [
         nftables(NFT_MSG_NEWTABLE, _name(NFTA_TABLE_NAME, table)),
@@ -247,47 +241,6 @@ def local_redirect(table: str, address: IPv4Address, port: int, to_port: int) ->
             nftables(NFT_MSG_NEWRULE, _name(NFTA_RULE_TABLE, table) + _name(NFTA_RULE_CHAIN, "output") + expressions)
         )
     return batch(messages)
-
-
-# Connection tracking -------------------------------------------------------------------------------------------------
-
-
-def _tuple(kind: int, address: tuple[int, bytes] | None, protocol: int = 0, port: int = 0) -> bytes:
-    parts = []
-    if address is not None:
-        parts.append(nested(CTA_TUPLE_IP, attribute(*address)))
-    if protocol:
-        body = [attribute(CTA_PROTO_NUM, bytes([protocol]))]
-        if port:
-            body.append(attribute(CTA_PROTO_DST_PORT, struct.pack(">H", port)))
-        parts.append(nested(CTA_TUPLE_PROTO, *body))
-    return nested(kind, *parts)
-
-
-def _forget(family: int, original: int, reply: int, *tuples: bytes) -> bytes:
-    flags = nested(
-        CTA_FILTER,
-        attribute(CTA_FILTER_ORIG_FLAGS, struct.pack("=I", original)),
-        attribute(CTA_FILTER_REPLY_FLAGS, struct.pack("=I", reply)),
-    )
-    kind = NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_DELETE
-    return _message(kind, NLM_F_ACK, family, 0, b"".join(tuples) + flags)
-
-
-def forget_connections(address: IPv4Address | IPv6Address) -> list[bytes]:
-    """Messages that delete every tracked connection from or to an address, before and after address translation."""
-    family, source = (NFPROTO_IPV4, CTA_IP_V4_SRC) if address.version == 4 else (NFPROTO_IPV6, CTA_IP_V6_SRC)
-    packed = address.packed
-    return [
-        # What it opened; what was opened to it directly; what was translated to it (it is the source of replies).
-        _forget(family, FILTER_IP_SRC, 0, _tuple(CTA_TUPLE_ORIG, (source, packed))),
-        _forget(family, 0, FILTER_IP_SRC, _tuple(CTA_TUPLE_REPLY, (source, packed))),
-    ]
-
-
-def forget_port(family: int, protocol: int, port: int) -> bytes:
-    """A message that deletes the tracked flows to a port: without it a running UDP flow would pass by a new mapping."""
-    return _forget(family, FILTER_PROTO_NUM | FILTER_PROTO_DST_PORT, 0, _tuple(CTA_TUPLE_ORIG, None, protocol, port))
 
 
 # The socket ----------------------------------------------------------------------------------------------------------
@@ -362,7 +315,7 @@ class Netfilter:
         """Whether a table exists."""
         kind = NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETTABLE
         with self._lock:
-            self._socket.send(_message(kind, NLM_F_ACK, family, 0, _name(NFTA_TABLE_NAME, table)))
+            self._socket.send(nfnetlink(kind, NLM_F_ACK, family, 0, _name(NFTA_TABLE_NAME, table)))
             try:
                 self._answer("nf_tables table")
             except OSError as error:
@@ -374,7 +327,7 @@ class Netfilter:
     def generation(self) -> int:
         """The ruleset's generation: changes with every transaction of anybody."""
         with self._lock:
-            self._socket.send(_message(NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETGEN, 0, NFPROTO_UNSPEC, 0, b""))
+            self._socket.send(nfnetlink(NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETGEN, 0, NFPROTO_UNSPEC, 0, b""))
             for kind, body in split(self._socket.recv(65536)):
                 if kind == NLMSG_ERROR:
                     number = error_of(body)
@@ -385,7 +338,7 @@ class Netfilter:
             raise OSError(errno.EPROTO, "no generation in the kernel's answer", "nf_tables generation")
 
     def forget(self, messages: Sequence[bytes]) -> None:
-        """Execute messages of ``forget_connections`` and ``forget_port``. Nothing tracked is no error."""
+        """Execute messages of ``conntrack``. Nothing tracked is no error."""
         with self._lock:
             for message in messages:
                 self._socket.send(message)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from ipaddress import ip_network
 
 from pierhead.daemon.engine.engine import Engine, blocking, phase
-from pierhead.daemon.jobs import endpoints, netfiles, sandboxes
+from pierhead.daemon.jobs import endpoints, netfiles, rewiring, sandboxes
 from pierhead.daemon.jobs.describe import host_config_of, network_kind
 from pierhead.daemon.jobs.endpoints import (
     assign,
@@ -366,7 +366,7 @@ async def _connect(engine: Engine, row: Row, container_id: str, wanted: Endpoint
             return
         try:
             with phase("networkdriver: connect"):
-                await sandboxes.connect(engine, container, _endpoint(engine, container_id, row["id"]))
+                await rewiring.connect(engine, container, _endpoint(engine, container_id, row["id"]))
         except BaseException:
             engine.db.execute(
                 "DELETE FROM endpoint WHERE network_id = ? AND container_id = ?", (row["id"], container_id)
@@ -397,7 +397,7 @@ async def _disconnect(engine: Engine, row: Row, container_id: str) -> None:
         before = netfiles.own_lines(engine, container)
         if container.live:
             with phase("networkdriver: disconnect"):
-                await sandboxes.leave(engine, container, row["id"])
+                await rewiring.leave(engine, container, row["id"])
         with engine.db.transaction(durable=True):
             engine.db.execute(
                 "DELETE FROM endpoint WHERE network_id = ? AND container_id = ?", (row["id"], container_id)

@@ -61,7 +61,7 @@ async def prepare(engine: Engine, container_id: str) -> Joined:
     try:
         with phase("networkdriver: addresses and ports"), engine.db.transaction():
             _allocate(engine, container)
-        reservation = await _reserve(engine, container)
+        reservation = await reserve(engine, container)
         try:
             with phase("networkdriver: plan"):
                 return await _plan(engine, container, reservation)
@@ -94,14 +94,14 @@ def _allocate(engine: Engine, container: Container) -> None:
         # The network was made, or made again, after the container.
         endpoints.assign(engine, container.id, own["id"], None)
         rows = endpoints.endpoint_rows(engine, container.id)
-    gateway = _gateway(rows)
+    gateway = gateway_of(rows)
     for number, row in enumerate(rows):
         allocate_endpoint(engine, container, row, f"eth{number}", gateway=row["id"] == gateway)
     if gateway is not None:
-        _allocate_ports(engine, container, host)
+        allocate_ports(engine, container, host)
 
 
-def _gateway(rows: list[Row]) -> str | None:
+def gateway_of(rows: list[Row]) -> str | None:
     """The endpoint that gives the default route and carries published ports: highest priority, then by name."""
     able = [row for row in rows if row["driver"] == "bridge" and not row["internal"]]
     if not able:
@@ -172,7 +172,8 @@ def requests(config: ContainerConfig, host: HostConfig) -> list[ports.PortReques
     return ports.requests(bindings, config.exposed_ports or {}, host.publish_all_ports)
 
 
-def _allocate_ports(engine: Engine, container: Container, host: HostConfig) -> None:
+def allocate_ports(engine: Engine, container: Container, host: HostConfig) -> None:
+    """Write the ports that the configuration publishes. Within a transaction. Raises PierheadError."""
     wanted = requests(config_of(container), host)
     fixed = [
         PortBinding(one.proto, one.port, one.port, one.ip, one.low, one.low)
@@ -245,7 +246,7 @@ def _external(engine: Engine, container: Container, error: PierheadError) -> Pie
     )
 
 
-async def _reserve(engine: Engine, container: Container) -> ports.Reservation:
+async def reserve(engine: Engine, container: Container) -> ports.Reservation:
     """Bind what the rows say. Raises PierheadError that names who holds a port.
 
     A port that the rows say is free may be held for some more ms by the process of a container that has just ended.
@@ -443,79 +444,3 @@ def _trim_history(engine: Engine, network_id: str) -> None:
             "WHERE network_id = ? ORDER BY released DESC LIMIT 1 OFFSET ?)",
             (network_id, network_id, HISTORY),
         )
-
-
-# A running container's networks --------------------------------------------------------------------------------------
-
-
-async def connect(engine: Engine, container: Container, row: Row) -> None:
-    """Join a running container to one more network (its endpoint's row is there). The caller holds its lock."""
-    running = engine.running[container.id]
-    before = endpoints.active(engine, container.id)
-    taken = {endpoint.interface for _, endpoint in before}
-    interface = next(name for name in (f"eth{number}" for number in range(1000)) if name not in taken)
-    gateway = not row["internal"] and not any(endpoint.gateway for _, endpoint in before)
-    try:
-        with engine.db.transaction():
-            id = allocate_endpoint(engine, container, row, interface, gateway=gateway)
-            if gateway:
-                _allocate_ports(engine, container, host_config_of(container))
-        reservation = await _reserve(engine, container) if gateway else None
-        network, endpoint = next(one for one in endpoints.active(engine, container.id) if one[1].id == id)
-        setup = await plan_endpoint(engine, network, endpoint)
-        if is_user_bridge(network) and not engine.resolvers.serves(container.id):
-            setup = merge([setup, resolver_setup(container.id)])
-        if reservation is not None:
-            running.monitor.hold_ports(reservation.ports, reservation.listeners)
-        serial, answer = running.expect()
-        running.monitor.join_network(setup, serial)
-        sockets = await answer
-        if endpoint.ports:
-            engine.networks[network.driver].publish(network, endpoint)
-    except (PierheadError, OSError) as error:
-        await leave(engine, container, row["network_id"])
-        raise PierheadError(f"failed to set up container networking: {error}") from error
-    engine.resolvers.changed(network.id)
-    if sockets is not None:
-        serve(engine, container.id, sockets)
-    announce(engine, "connect", network, container.id)
-
-
-async def leave(engine: Engine, container: Container, network_id: str) -> None:
-    """Take a running container out of one network; another one becomes its way out. The caller holds its lock."""
-    found = [one for one in endpoints.active(engine, container.id) if one[0].id == network_id]
-    for network, endpoint in found:
-        try:
-            await blocking(engine.networks[network.driver].unplug, network, endpoint)
-        except (OSError, ExceptionGroup) as error:
-            log.error("container %s could not leave %s: %s", container.id[:12], network.name, error, exc_info=error)
-        with engine.db.transaction():
-            forget_addresses(engine, network, endpoint, container.name)
-        engine.resolvers.changed(network.id)
-        announce(engine, "disconnect", network, container.id)
-        if endpoint.gateway:
-            await _move_gateway(engine, container)
-
-
-async def _move_gateway(engine: Engine, container: Container) -> None:
-    """The default route and the published ports go to another of the container's networks, if there is one."""
-    rows = [row for row in endpoints.endpoint_rows(engine, container.id) if row["active"]]
-    chosen = _gateway(rows)
-    running = engine.running.get(container.id)
-    if running is None:
-        return
-    if chosen is None:
-        engine.db.execute("DELETE FROM port WHERE container_id = ?", (container.id,))
-        running.monitor.hold_ports((), ())
-        return
-    engine.db.execute("UPDATE endpoint SET gateway = 1 WHERE id = ?", (chosen,))
-    network, endpoint = next(one for one in endpoints.active(engine, container.id) if one[1].id == chosen)
-    driver = engine.networks[network.driver]
-    serial, answer = running.expect()
-    running.monitor.join_network(driver.gateway(network, endpoint), serial)
-    await answer
-    if endpoint.ports:
-        driver.publish(network, endpoint)
-        running.monitor.hold_ports((), ())
-        reservation = await _reserve(engine, container)
-        running.monitor.hold_ports(reservation.ports, reservation.listeners)

@@ -20,7 +20,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from pierhead.driver.networkdriver.api import Endpoint, Network, PortBinding
 from pierhead.driver.networkdriver.marks import table as table_of
-from pierhead.linux import nft
+from pierhead.linux import conntrack, nft
 from pierhead.linux.nft import NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6, Element, Netfilter, Rulesets, field, proto
 
 PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
@@ -271,7 +271,7 @@ class Firewall:
         # A client's UDP flow that went on meanwhile is tracked as untranslated and would pass the new element by.
         self._netfilter.forget(
             [
-                nft.forget_port(family, PROTOCOLS["udp"], port)
+                conntrack.forget_port(family, PROTOCOLS["udp"], port)
                 for binding in endpoint.ports
                 if binding.proto == "udp" and binding.host_high - binding.host_low < 64
                 for port in range(binding.host_low, binding.host_high + 1)
@@ -299,7 +299,7 @@ class Firewall:
         """Delete every tracked connection of an endpoint's addresses, so that the next owner inherits none."""
         for interface in (endpoint.ipv4, endpoint.ipv6):
             if interface is not None:
-                self._netfilter.forget(nft.forget_connections(interface.ip))
+                self._netfilter.forget(conntrack.forget_connections(interface.ip))
 
     def clear(self) -> None:
         """Remove the table. Idempotent."""

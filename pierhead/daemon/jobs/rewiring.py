@@ -1,0 +1,98 @@
+"""A running container's networks: joined to one more, taken out of one, its way out moved to another."""
+
+import logging
+
+from pierhead.daemon.engine.engine import Engine, blocking
+from pierhead.daemon.jobs import endpoints
+from pierhead.daemon.jobs.describe import host_config_of
+from pierhead.daemon.jobs.sandboxes import (
+    allocate_endpoint,
+    allocate_ports,
+    announce,
+    forget_addresses,
+    gateway_of,
+    is_user_bridge,
+    merge,
+    plan_endpoint,
+    reserve,
+    resolver_setup,
+    serve,
+)
+from pierhead.errors import PierheadError
+from pierhead.graph.containers import Container
+from pierhead.graph.graphdb import Row
+
+log = logging.getLogger("pierd")
+
+
+async def connect(engine: Engine, container: Container, row: Row) -> None:
+    """Join a running container to one more network (its endpoint's row is there). The caller holds its lock."""
+    running = engine.running[container.id]
+    before = endpoints.active(engine, container.id)
+    taken = {endpoint.interface for _, endpoint in before}
+    interface = next(name for name in (f"eth{number}" for number in range(1000)) if name not in taken)
+    gateway = not row["internal"] and not any(endpoint.gateway for _, endpoint in before)
+    try:
+        with engine.db.transaction():
+            id = allocate_endpoint(engine, container, row, interface, gateway=gateway)
+            if gateway:
+                allocate_ports(engine, container, host_config_of(container))
+        reservation = await reserve(engine, container) if gateway else None
+        network, endpoint = next(one for one in endpoints.active(engine, container.id) if one[1].id == id)
+        setup = await plan_endpoint(engine, network, endpoint)
+        if is_user_bridge(network) and not engine.resolvers.serves(container.id):
+            setup = merge([setup, resolver_setup(container.id)])
+        if reservation is not None:
+            running.monitor.hold_ports(reservation.ports, reservation.listeners)
+        serial, answer = running.expect()
+        running.monitor.join_network(setup, serial)
+        sockets = await answer
+        if endpoint.ports:
+            engine.networks[network.driver].publish(network, endpoint)
+    except (PierheadError, OSError) as error:
+        await leave(engine, container, row["network_id"])
+        raise PierheadError(f"failed to set up container networking: {error}") from error
+    engine.resolvers.changed(network.id)
+    if sockets is not None:
+        serve(engine, container.id, sockets)
+    announce(engine, "connect", network, container.id)
+
+
+async def leave(engine: Engine, container: Container, network_id: str) -> None:
+    """Take a running container out of one network; another one becomes its way out. The caller holds its lock."""
+    found = [one for one in endpoints.active(engine, container.id) if one[0].id == network_id]
+    for network, endpoint in found:
+        try:
+            await blocking(engine.networks[network.driver].unplug, network, endpoint)
+        except (OSError, ExceptionGroup) as error:
+            log.error("container %s could not leave %s: %s", container.id[:12], network.name, error, exc_info=error)
+        with engine.db.transaction():
+            forget_addresses(engine, network, endpoint, container.name)
+        engine.resolvers.changed(network.id)
+        announce(engine, "disconnect", network, container.id)
+        if endpoint.gateway:
+            await _movegateway_of(engine, container)
+
+
+async def _movegateway_of(engine: Engine, container: Container) -> None:
+    """The default route and the published ports go to another of the container's networks, if there is one."""
+    rows = [row for row in endpoints.endpoint_rows(engine, container.id) if row["active"]]
+    chosen = gateway_of(rows)
+    running = engine.running.get(container.id)
+    if running is None:
+        return
+    if chosen is None:
+        engine.db.execute("DELETE FROM port WHERE container_id = ?", (container.id,))
+        running.monitor.hold_ports((), ())
+        return
+    engine.db.execute("UPDATE endpoint SET gateway = 1 WHERE id = ?", (chosen,))
+    network, endpoint = next(one for one in endpoints.active(engine, container.id) if one[1].id == chosen)
+    driver = engine.networks[network.driver]
+    serial, answer = running.expect()
+    running.monitor.join_network(driver.gateway(network, endpoint), serial)
+    await answer
+    if endpoint.ports:
+        driver.publish(network, endpoint)
+        running.monitor.hold_ports((), ())
+        reservation = await reserve(engine, container)
+        running.monitor.hold_ports(reservation.ports, reservation.listeners)
