@@ -159,3 +159,20 @@ def test_a_prefix_of_an_id_finds_it_and_two_are_refused(tmp_path: Path) -> None:
         table.find("a")
     with pytest.raises(Exception, match="No such container: ad"):
         table.find("ad")
+
+
+def test_what_was_committed_is_found_after_a_crash(tmp_path: Path) -> None:
+    """The laid-out log holds zeros behind the last frame: a copy taken alive must open like after a kill -9."""
+    db = GraphDB(str(tmp_path / "db"))
+    for number in range(20):
+        with db.transaction(durable=True):
+            db.set_meta("counter", str(number))
+    for name in ("db", "db-wal"):
+        (tmp_path / f"copy{name[2:]}").write_bytes((tmp_path / name).read_bytes())
+    copy = GraphDB(str(tmp_path / "copy"))
+    assert copy.meta("counter") == "19" and copy.instance == db.instance
+    copy.close()
+    db.close()
+    again = GraphDB(str(tmp_path / "db"))
+    assert again.meta("counter") == "19"
+    again.close()
