@@ -8,7 +8,7 @@ import time
 from pierhead.daemon.engine.engine import Engine, phase
 from pierhead.daemon.engine.running import watch
 from pierhead.daemon.jobs import networks, specs
-from pierhead.daemon.jobs.describe import attributes, config_of, host_config_of, mounts_of
+from pierhead.daemon.jobs.describe import attributes, config_of, host_config_of, mounts_of, network_kind
 from pierhead.daemon.jobs.files import container_folder, log_config, write_files
 from pierhead.driver.execdriver.api import Exited, StartRequest
 from pierhead.errors import Conflict, InvalidParameter, NoSuchContainer, PierheadError, StartFailed
@@ -65,9 +65,9 @@ async def _execute(engine: Engine, container: Container, joined: networks.Joined
     try:
         with phase("graphdriver: root"):
             folder = container_folder(engine, id)
-            hosts, resolv = await networks.files(engine, id)
-            hostname = specs.hostname_of(engine, container, config, host)
-            write_files(folder, hostname, hosts, resolv)
+            if network_kind(host.network_mode) != "container":  # that one sees the other container's files
+                hosts, resolv = await networks.files(engine, id)
+                write_files(folder, specs.hostname_of(engine, container, config, host), hosts, resolv)
             root = engine.layers.root(container.layer_id)
         with phase("libcontainer: spec"):
             spec = specs.build(engine, container, config, host, root, joined.setup)

@@ -10,6 +10,9 @@ from pierhead.driver.graphdriver.remove import remove_tree
 from pierhead.errors import Conflict, InvalidParameter, NoSuchContainer
 from pierhead.graph.state import State
 
+WITH_VOLUMES = "remove with volumes"
+"""The intent of a removal that takes the anonymous volumes along: after a crash it is finished as it was meant."""
+
 
 async def remove(
     engine: Engine, name: str, force: bool = False, with_volumes: bool = False, link: bool = False
@@ -64,7 +67,7 @@ async def erase(engine: Engine, id: str, with_volumes: bool) -> int:
     except NoSuchContainer:
         return 0
     with engine.db.transaction():
-        engine.containers.update(id, state=State.REMOVING, intent="remove")
+        engine.containers.update(id, state=State.REMOVING, intent=WITH_VOLUMES if with_volumes else "remove")
     for stream in engine.waiting.pop(id, []):
         stream.connection.close()
     await networks.release(engine, id)
@@ -76,8 +79,8 @@ async def erase(engine: Engine, id: str, with_volumes: bool) -> int:
         del engine.execs[exec_id]
     with engine.db.transaction(durable=True):
         engine.containers.remove(id)
-    if with_volumes:
-        freed += await volumes.remove_anonymous(engine, names)
+        condemned = volumes.condemn(engine, names) if with_volumes else []
+    freed += await volumes.remove_condemned(engine, condemned)
     engine.events.publish("container", "destroy", id, attributes(container))
     engine.waiters.wake(id, container.exit_code, *Condition)
     return freed

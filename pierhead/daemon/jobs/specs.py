@@ -8,10 +8,10 @@ from functools import lru_cache
 
 from pierhead.daemon.config import Config
 from pierhead.daemon.engine.engine import Engine
-from pierhead.daemon.jobs.describe import args_of, host_config_of, mounts_of, network_kind
+from pierhead.daemon.jobs.describe import args_of, config_of, host_config_of, mounts_of, network_kind
 from pierhead.daemon.jobs.files import container_folder
 from pierhead.daemon.jobs.mounts import PROPAGATIONS
-from pierhead.errors import InvalidParameter
+from pierhead.errors import InvalidParameter, NoSuchContainer
 from pierhead.graph.containers import Container
 from pierhead.libcontainer import capabilities, cgroups, devicefilter, seccomp
 from pierhead.libcontainer.spec import (
@@ -179,7 +179,7 @@ def _default_mounts(host: HostConfig, unified: bool) -> dict[str, Mount]:
 
 
 def _mounts(engine: Engine, container: Container, host: HostConfig, unified: bool) -> list[Mount]:
-    folder = container_folder(engine, container.id)
+    folder = container_folder(engine, _names_of(engine, container, host).id)
     mounts = _default_mounts(host, unified)
     for name in ("resolv.conf", "hostname", "hosts"):
         mounts[f"/etc/{name}"] = Mount(f"/etc/{name}", "bind", os.path.join(folder, name), ("rw",))
@@ -425,10 +425,24 @@ def build(
     )
 
 
+def _names_of(engine: Engine, container: Container, host: HostConfig) -> Container:
+    """Whose hosts, hostname and resolv.conf a container sees: in another's network it is that one's."""
+    if network_kind(host.network_mode) != "container":
+        return container
+    try:
+        other = engine.containers.find(host.network_mode.removeprefix("container:"))
+    except NoSuchContainer:
+        return container
+    return _names_of(engine, other, host_config_of(other)) if other.id != container.id else container
+
+
 def hostname_of(engine: Engine, container: Container, config: ContainerConfig, host: HostConfig) -> str:
     """The given one; the host's in its network; the other container's when joining it; else the short id."""
     if config.hostname:
         return config.hostname
     if network_kind(host.network_mode) == "host" or host.uts_mode == "host":
         return os.uname().nodename
+    other = _names_of(engine, container, host)
+    if other.id != container.id:
+        return hostname_of(engine, other, config_of(other), host_config_of(other))
     return container.id[:12]

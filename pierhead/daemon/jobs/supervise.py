@@ -140,7 +140,11 @@ async def resume(engine: Engine) -> None:
         if container.live:
             await _meet(engine, container)
         elif container.state is State.REMOVING or container.intent == "create":
-            await removal.discard(engine, container.id, with_volumes=container.intent == "create")
+            with_volumes = container.intent in ("create", removal.WITH_VOLUMES)
+            await removal.discard(engine, container.id, with_volumes=with_volumes)
+        elif host_config_of(container).auto_remove and (container.state is State.EXITED or container.error):
+            # Its run has ended (or its start failed), and the daemon was killed before it could remove it.
+            await removal.discard(engine, container.id, with_volumes=True)
         elif container.intent:
             await networks.release(engine, container.id)
             engine.containers.update(container.id, intent="")

@@ -120,7 +120,14 @@ async def create(engine: Engine, request: VolumeCreateOptions) -> Volume:
     return _volume(engine, _get(engine, name))
 
 
-async def _ensure(engine: Engine, name: str | None, labels: dict[str, str], options: dict[str, str]) -> str:
+async def _ensure(
+    engine: Engine,
+    name: str | None,
+    labels: dict[str, str],
+    options: dict[str, str],
+    use: tuple[str, str] | None = None,
+) -> str:
+    """Its name. use: the container and target that have a new one from its first moment on (see ``attach``)."""
     anonymous = name is None
     name = name or secrets.token_hex(32)
     if not _NAME.fullmatch(name) or len(name) > 255:
@@ -154,6 +161,9 @@ async def _ensure(engine: Engine, name: str | None, labels: dict[str, str], opti
             raise
         with engine.db.transaction(durable=True):
             engine.db.execute("UPDATE volume SET state = 'ready' WHERE name = ?", (name,))
+            if use is not None:
+                # In the same transaction: a crash in between would leave a volume that is nobody's.
+                engine.db.execute("INSERT OR IGNORE INTO volume_use VALUES (?, ?, ?)", (name, *use))
     engine.events.publish("volume", "create", name, {"driver": "local"})
     return name
 
@@ -175,13 +185,16 @@ async def remove(engine: Engine, name: str, force: bool = False) -> None:
     await engine.finish(_remove(engine, name))
 
 
-async def _remove(engine: Engine, name: str) -> int:
+async def _remove(engine: Engine, name: str, states: tuple[str, str] = ("ready", "removing")) -> int:
+    """states: from which it may go."""
     async with engine.locks.hold(f"volume {name}"):
         with engine.db.transaction():
             users = _users(engine, name)
             if users:
                 raise Conflict(f"remove {name}: volume is in use - [{', '.join(users)}]")
-            if not engine.db.execute("UPDATE volume SET state = 'removing' WHERE name = ?", (name,)):
+            if not engine.db.execute(
+                "UPDATE volume SET state = 'removing' WHERE name = ? AND state IN (?, ?)", (name, *states)
+            ):
                 return 0
         freed = await blocking(remove_tree, _folder(engine, name))
         with engine.db.transaction(durable=True):
@@ -246,7 +259,7 @@ async def attach(
     Idempotent. Raises InvalidParameter.
     """
     while True:
-        name = await _ensure(engine, name, dict(labels or {}), dict(options or {}))
+        name = await _ensure(engine, name, dict(labels or {}), dict(options or {}), (container_id, target))
         try:
             with engine.db.transaction():
                 if engine.db.first("SELECT 1 FROM volume WHERE name = ? AND state = 'ready'", (name,)) is None:
@@ -272,14 +285,30 @@ def of_container(engine: Engine, container_id: str) -> builtins.list[str]:
     return [row["volume"] for row in rows]
 
 
-async def remove_anonymous(engine: Engine, names: Iterable[str]) -> int:
-    """Delete those of the volumes that are anonymous and nobody else's; the bytes given back."""
+def condemn(engine: Engine, names: Iterable[str]) -> builtins.list[str]:
+    """Mark those of the volumes that are anonymous and nobody's any more as to be removed: their names.
+
+    Within the transaction that takes their user away: after a crash ``reconcile`` finishes what ``remove_condemned``
+    has not done.
+    """
+    return [
+        name
+        for name in names
+        if engine.db.execute(
+            "UPDATE volume SET state = 'removing' WHERE name = ? AND state = 'ready' AND anonymous "
+            "AND name NOT IN (SELECT volume FROM volume_use)",
+            (name,),
+        )
+    ]
+
+
+async def remove_condemned(engine: Engine, names: Iterable[str]) -> int:
+    """Delete volumes marked by ``condemn``; the bytes given back. One made anew under its name meanwhile stays."""
     freed = 0
     for name in names:
         try:
-            if _get(engine, name).anonymous:
-                freed += await engine.finish(_remove(engine, name))
-        except (NoSuchVolume, Conflict):
+            freed += await engine.finish(_remove(engine, name, ("removing", "removing")))
+        except Conflict:
             continue
     return freed
 
