@@ -1,7 +1,8 @@
 """Calls of the Engine API: version negotiation, queries, JSON, errors, hijacked connections."""
 
 import json
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from pierhead.client.connection import Connection, Response
@@ -51,6 +52,8 @@ class Api:
         self.host = host
         self._kept: Connection | None = None
         self._version: tuple[int, int] | None = None
+        self.told: Callable[[str, int], None] | None = None
+        """Called with "METHOD /path" and the moment of sending (ns since the epoch) when an answer's head is there."""
 
     @property
     def version(self) -> tuple[int, int]:
@@ -101,11 +104,14 @@ class Api:
             said["Content-Type"] = "application/json"
             body = json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
         assert body is None or isinstance(body, (bytes, Iterator))
+        begun = time.time_ns()
         try:
             connection.send(method, target, said, body)
             answer = connection.answer(method)
         except ConnectionError as error:
             raise ClientError(f"error during connect: {method} {path}: {error}") from None
+        if self.told is not None:
+            self.told(f"{method} {path}", begun)
         if answer.status >= 400:
             raise DaemonError(answer.status, _reason(answer.read(), answer.status))
         if not own and answer.headers.get("transfer-encoding") is None:

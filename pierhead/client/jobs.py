@@ -1,6 +1,7 @@
 """``pier jobs``, and the waterfall of ``pier run --trace``: what the daemon's parts did, and for how long."""
 
 import sys
+import time
 from collections.abc import Iterator
 from typing import Any, TextIO
 
@@ -67,11 +68,23 @@ class Recorder:
     def __init__(self, session: Session) -> None:
         self.session = session
         self.last = max((int(job["id"]) for job in _flat(_reports(session))), default=0)
+        self.requests: list[Any] = []
+        session.api.told = self._request
+
+    def _request(self, what: str, begun: int) -> None:
+        short = "/".join(part[:12] if len(part) == 64 else part for part in what.split("/"))
+        span = {"id": 0, "name": f"client: {short}", "at": begun, "duration": time.time_ns() - begun}
+        self.requests.append(span)
 
     def show(self, out: TextIO, container: str) -> None:
-        """The waterfall of what has happened since."""
-        found = [job for job in _reports(self.session) if int(job["id"]) > self.last]
-        waterfall(out, found)
+        """The waterfall of what has happened since: the client's requests, and what the daemon made of them."""
+        self.session.api.told = None
+        found = [
+            job
+            for job in _reports(self.session)
+            if int(job["id"]) > self.last and not job["name"].endswith("/pierhead/jobs")
+        ]
+        waterfall(out, [*self.requests, *found])
 
 
 def waterfall(out: TextIO, found: list[Any]) -> None:

@@ -4,6 +4,7 @@ import base64
 import inspect
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,10 @@ class RecordingEngine:
     def __init__(self) -> None:
         self.results: dict[str, Any] = {}
         self.calls: list[tuple[str, dict[str, Any]]] = []
+
+    def request(self, name: str) -> AbstractContextManager[None]:
+        """Like Engine.request."""
+        return nullcontext()
 
     async def run(self, job: Callable[..., Awaitable[Any]], /, *args: object, **kwargs: object) -> object:
         """Like Engine.run; the arguments must fit the real job."""

@@ -134,6 +134,20 @@ class Engine:
     """Ids of containers whose end is neither answered by a restart policy nor by auto-remove (see supervise)."""
     on_ended: Callable[[Running, Exited], None] = lambda running, exit: None
 
+    @contextmanager
+    def request(self, name: str) -> Iterator[None]:
+        """A request of the API: the root of the jobs that it becomes, in ``pier jobs`` and traces."""
+        span = Span(next(_ids), name, None, time.monotonic_ns())
+        token = current.set(span)
+        try:
+            yield
+        finally:
+            span.ended = time.monotonic_ns()
+            current.reset(token)
+            if span.children:
+                span.outcome = span.children[-1].outcome
+                self.past.append(span)
+
     async def run(
         self, job: Callable[Concatenate["Engine", P], Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
     ) -> T:

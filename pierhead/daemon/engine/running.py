@@ -38,6 +38,8 @@ class ExecInstance:
     started: bool = False
     exit_code: int | None = None
     answer: "asyncio.Future[int] | None" = None
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when its exit code is known."""
 
     @property
     def running(self) -> bool:
@@ -115,6 +117,7 @@ def watch(
                     finished = running.execs.get(event.exec_id or "")
                     if finished is not None:
                         finished.exit_code = event.code
+                        finished.ended.set()
                 case ExecStarted(exec_id, pid):
                     instance = running.execs.get(exec_id)
                     if instance is not None:

@@ -1,8 +1,10 @@
 """Jobs on exec instances: create, start, inspect, resize."""
 
 import asyncio
+import os
 import secrets
 import time
+from contextlib import suppress
 from dataclasses import replace
 
 from pierhead.daemon.engine.engine import Engine
@@ -17,6 +19,9 @@ from pierhead.graph.state import State
 from pierhead.libcontainer import capabilities
 from pierhead.libcontainer.spec import Process, SetupFailed
 from pierhead.wire.execs import ExecConfig, ExecCreateResponse, ExecInspectResponse, ExecStartConfig, ProcessConfig
+
+REPORT_PATIENCE = 5.0
+"""Seconds that the shim's report of an exec's end may be behind the end of its output."""
 
 KEPT = 512
 """Ended exec instances that can still be inspected; the oldest go first."""
@@ -152,6 +157,10 @@ async def start(engine: Engine, id: str, request: ExecStartConfig) -> Attached |
 async def inspect(engine: Engine, id: str) -> ExecInspectResponse:
     """Everything about an exec instance."""
     instance = find(engine, id)
+    if instance.running and not os.path.exists(f"/proc/{instance.pid}"):
+        # Its output has ended, so that the client asks for its code, a moment before its report is read here.
+        with suppress(TimeoutError):
+            await asyncio.wait_for(instance.ended.wait(), REPORT_PATIENCE)
     args = instance.process.args
     return ExecInspectResponse(
         id=id,

@@ -93,7 +93,8 @@ async def _execute(engine: Engine, container: Container, joined: networks.Joined
             )
             engine.running[id] = running
             try:
-                started = await running.started
+                with phase("libcontainer: namespaces, mounts, limits, execve"):
+                    started = await running.started
             except SetupFailed as error:
                 engine.running.pop(id, None)
                 raise explain(error) from error

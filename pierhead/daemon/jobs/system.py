@@ -251,10 +251,15 @@ def _report(span: Span, origin: int) -> JobReport:
     )
 
 
+def _root(span: Span) -> Span:
+    return span if span.parent is None else _root(span.parent)
+
+
 async def jobs(engine: Engine) -> list[JobReport]:
     """What is under way, and the last that has ended, oldest first; each with its phases."""
     offset = time.time_ns() - time.monotonic_ns()
-    spans = [*engine.past, *(span for span in engine.jobs.values() if span.parent is None)]
+    under_way = {_root(span).id: _root(span) for span in engine.jobs.values()}
+    spans = [*(span for span in engine.past if span.id not in under_way), *under_way.values()]
     result = []
     for span in spans:
         report = _report(span, span.started)

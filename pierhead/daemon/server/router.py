@@ -76,7 +76,8 @@ class Router:
         route, parts = self._find(request.method, path)
         request.cancellable = route.cancellable
         call = Call(self._engine, request, body, parts, parse_query(query), version)
-        return await route.handler(call)
+        with self._engine.request(f"server: {request.method} {route.path}"):
+            return await route.handler(call)
 
     def _find(self, method: str, path: str) -> tuple[Route, dict[str, str]]:
         route = self._fixed.get((method, path))
