@@ -248,7 +248,7 @@ def test_7_the_seven_steps_are_visible_as_they_happen(engine: Engine) -> None:
     trace = (said.stdout + said.stderr).lower()
     for step in ("client", "server", "job", "graph", "network", "exec", "libcontainer"):
         assert step in trace, f"{step} is not in the trace:\n{trace}"
-    jobs = engine.pier("jobs").check().stdout
+    jobs = engine.pier("jobs", "--all").check().stdout
     assert "containers.create" in jobs or "create" in jobs
 
 
