@@ -226,6 +226,11 @@ class GraphDB:
         """This data root's id: 8 hex digits, part of the name of every kernel object of ours."""
         return str(self.one("SELECT value FROM meta WHERE key = 'instance'")["value"])
 
+    @property
+    def changes(self) -> int:
+        """How many rows have been written since the file was opened: the same number means the same content."""
+        return self._connection.total_changes
+
     def meta(self, key: str) -> str | None:
         """A value of the meta table."""
         row = self.first("SELECT value FROM meta WHERE key = ?", (key,))

@@ -130,6 +130,8 @@ class Engine:
     started_jobs: int = 0
     tasks: "dict[int, asyncio.Task[object]]" = field(default_factory=dict)
     chores: "set[asyncio.Task[Any]]" = field(default_factory=set)
+    summaries: tuple[int, dict[str, Any]] = (-1, {})
+    """Of the last list: what it was made of (``GraphDB.changes``) and the summaries by container."""
     held: set[str] = field(default_factory=set)
     """Ids of containers whose end is neither answered by a restart policy nor by auto-remove (see supervise)."""
     on_ended: Callable[[Running, Exited], None] = lambda running, exit: None

@@ -1,6 +1,7 @@
 """Jobs on containers as objects: create, list, inspect, rename, update, remove, prune, top, changes."""
 
 import builtins
+import copy
 import os
 import time
 from typing import Any
@@ -160,28 +161,37 @@ async def list(
 ) -> builtins.list[ContainerSummary]:
     """Containers, newest first. Raises InvalidParameter for an unknown filter."""
     result = []
+    if engine.summaries[0] != engine.db.changes:
+        engine.summaries = (engine.db.changes, {})
+    known = engine.summaries[1]
     for container in await _selected(engine, all, limit, filters or Filters()):
-        host = host_config_of(container)
-        summary = ContainerSummary(
-            id=container.id,
-            names=[f"/{container.name}"],
-            image=images.display_name(engine, container.image_id, container.image_name),
-            image_id=container.image_id,
-            command=_command(container),
-            created=container.created // 10**9,
-            ports=networks.ports(engine, container),
-            labels=config_of(container).labels or {},
-            state=container.state,
-            status=status(container),
-            host_config=SummaryHostConfig(network_mode=host.network_mode),
-            network_settings=SummaryNetworkSettings(networks=networks.endpoint_settings(engine, container)),
-            mounts=mounts_of(container),
-        )
+        summary = known.get(container.id)
+        if summary is None:
+            summary = known[container.id] = _summary(engine, container)
+        summary.status = status(container)
         if size:
-            rw, root = await _sizes(engine, container)
-            summary.size_rw, summary.size_root_fs = rw, root
+            summary = copy.copy(summary)
+            summary.size_rw, summary.size_root_fs = await _sizes(engine, container)
         result.append(summary)
     return result
+
+
+def _summary(engine: Engine, container: Container) -> ContainerSummary:
+    """All of a list's entry that changes only with GraphDB's content."""
+    return ContainerSummary(
+        id=container.id,
+        names=[f"/{container.name}"],
+        image=images.display_name(engine, container.image_id, container.image_name),
+        image_id=container.image_id,
+        command=_command(container),
+        created=container.created // 10**9,
+        ports=networks.ports(engine, container),
+        labels=config_of(container).labels or {},
+        state=container.state,
+        host_config=SummaryHostConfig(network_mode=host_config_of(container).network_mode),
+        network_settings=SummaryNetworkSettings(networks=networks.endpoint_settings(engine, container)),
+        mounts=mounts_of(container),
+    )
 
 
 async def _sizes(engine: Engine, container: Container) -> tuple[int, int]:
