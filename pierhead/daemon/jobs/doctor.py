@@ -101,7 +101,10 @@ CHECKS = (
 
 
 def missing(config: Config) -> list[str]:
-    """What pierd cannot do without, in words; the first reason is the deepest, the rest may follow from it."""
+    """What pierd cannot do without, in words. Of someone who is not root nothing else is asked: it would follow."""
+    not_root = _root(config)
+    if not_root is not None:
+        return [not_root]
     return [said for check in CHECKS if check.needed and (said := check.look(config)) is not None]
 
 
