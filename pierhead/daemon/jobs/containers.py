@@ -28,6 +28,7 @@ from pierhead.wire.containers import (
     SummaryHostConfig,
     SummaryNetworkSettings,
 )
+from pierhead.wire.durations import human_duration
 from pierhead.wire.filters import Filters
 from pierhead.wire.time import parse_moment, rfc3339
 
@@ -44,38 +45,11 @@ async def create(
     return await creation.create(engine, name, request, platform)
 
 
-def ago(seconds: float) -> str:
-    """go-units' HumanDuration: "5 seconds", "About a minute", "3 weeks"."""
-    if seconds < 1:
-        return "Less than a second"
-    if seconds < 2:
-        return "1 second"
-    if seconds < 60:
-        return f"{int(seconds)} seconds"
-    minutes = int(seconds / 60)
-    if minutes == 1:
-        return "About a minute"
-    if minutes < 60:
-        return f"{minutes} minutes"
-    hours = int(seconds / 3600 + 0.5)
-    if hours == 1:
-        return "About an hour"
-    if hours < 48:
-        return f"{hours} hours"
-    if hours < 24 * 7 * 2:
-        return f"{hours // 24} days"
-    if hours < 24 * 30 * 2:
-        return f"{hours // 24 // 7} weeks"
-    if hours < 24 * 365 * 2:
-        return f"{hours // 24 // 30} months"
-    return f"{hours // 24 // 365} years"
-
-
 def status(container: Container) -> str:
     """What ``docker ps`` prints under STATUS."""
     now = time.time_ns()
-    up = ago((now - container.started) / 1e9)
-    ended = ago((now - container.finished) / 1e9) if container.finished else ""
+    up = human_duration((now - container.started) / 1e9)
+    ended = human_duration((now - container.finished) / 1e9) if container.finished else ""
     match container.state:
         case State.RUNNING:
             return f"Up {up}"
