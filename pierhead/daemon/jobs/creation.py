@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from pierhead.daemon.engine.engine import Engine, blocking, phase
 from pierhead.daemon.jobs import images, mounts, names, networks, removal, specs, volumes
-from pierhead.daemon.jobs.describe import attributes, mounts_of, network_kind
+from pierhead.daemon.jobs.describe import attributes, host_config_of, mounts_of, network_kind
 from pierhead.daemon.jobs.files import container_folder, log_config
 from pierhead.daemon.jobs.lifecycle import signal_number
 from pierhead.errors import Conflict, InvalidParameter, NoSuchNetwork, PierheadError
@@ -293,25 +293,38 @@ async def _create(engine: Engine, name: str, request: ContainerCreateRequest, pl
         intent="create",
     )
     log_config(engine, container, host)
-    container = _reserve_name(engine, container)
-    try:
-        with phase("graphdriver: layer"):
-            engine.layers.create(container.layer_id, image.layer, writable=True)
-            container_folder(engine, id)
-        points = await _make_mounts(engine, container, wanted)
-        with engine.db.transaction(durable=True):
-            for network, settings in endpoints.items():
-                try:
-                    networks.assign(engine, id, network, settings)
-                except NoSuchNetwork:
-                    if network != host.network_mode:
-                        raise
-            engine.containers.update(id, intent="", mounts=codec.encode(points))
-    except BaseException:
-        await removal.discard(engine, id, with_volumes=True)
-        raise
+    # Whoever finds the container by its name from here on (rm -f, start, prune) waits until it is whole.
+    async with engine.locks.hold(id):
+        container = _reserve_name(engine, container)
+        try:
+            await _make(engine, container, image.layer, wanted, endpoints)
+        except BaseException:
+            await removal.erase(engine, id, with_volumes=True)
+            raise
     engine.events.publish("container", "create", id, attributes(container))
     return ContainerCreateResponse(id=id, warnings=warnings)
+
+
+async def _make(
+    engine: Engine,
+    container: Container,
+    parent: str | None,
+    wanted: list[mounts.Wanted],
+    endpoints: dict[str, EndpointSettings],
+) -> None:
+    """What belongs to a container whose row is there: layer, folder, volumes, endpoints. The caller holds its lock."""
+    with phase("graphdriver: layer"):
+        engine.layers.create(container.layer_id, parent, writable=True)
+        container_folder(engine, container.id)
+    points = await _make_mounts(engine, container, wanted)
+    with engine.db.transaction(durable=True):
+        for network, settings in endpoints.items():
+            try:
+                networks.assign(engine, container.id, network, settings)
+            except NoSuchNetwork:
+                if network != host_config_of(container).network_mode:
+                    raise
+        engine.containers.update(container.id, intent="", mounts=codec.encode(points))
 
 
 def _endpoints(engine: Engine, request: ContainerCreateRequest, host: HostConfig) -> dict[str, EndpointSettings]:
