@@ -3,8 +3,10 @@
 import asyncio
 import signal as signals
 from collections.abc import Awaitable
+from contextlib import suppress
 
 from pierhead.daemon.engine.engine import Engine, blocking
+from pierhead.daemon.engine.running import Running
 from pierhead.daemon.engine.waiters import Condition
 from pierhead.daemon.jobs import launch, removal, restarts
 from pierhead.daemon.jobs.describe import attributes, config_of, host_config_of
@@ -13,7 +15,7 @@ from pierhead.graph.containers import Container
 from pierhead.graph.state import State
 from pierhead.wire.containers import ContainerWaitResponse
 
-KILL_PATIENCE = 10.0
+KILL_PATIENCE = 10
 """Seconds that Docker waits for a killed container before it says so."""
 
 DEFAULT_STOP_TIMEOUT = 10
@@ -76,15 +78,19 @@ async def stop(engine: Engine, name: str, signal: str | None = None, timeout: in
     """Stop signal, then SIGKILL after ``timeout`` seconds (-1: never; None: the container's own, else 10)."""
     container = engine.containers.find(name)
     if container.state is State.RESTARTING:
-        await _end_restarting(engine, container)
-        return
+        # Not in the middle of the start that is due: it would run on, recorded as stopped.
+        async with engine.locks.hold(container.id):
+            container = engine.containers.get(container.id)
+            if container.state is State.RESTARTING:
+                _end_restarting(engine, container)
+                return
     if not container.live:
         raise NotModified("container already stopped")
     await end(engine, container, signal, timeout)
     engine.events.publish("container", "stop", container.id, attributes(container))
 
 
-async def _end_restarting(engine: Engine, container: Container) -> None:
+def _end_restarting(engine: Engine, container: Container) -> None:
     restarts.forget_restart(engine, container.id)
     with engine.db.transaction(durable=True):
         engine.containers.update(container.id, state=State.EXITED, stopped=1)
@@ -103,31 +109,39 @@ async def end(engine: Engine, container: Container, signal: str | None, timeout:
     if running is None:
         return
     if container.state is State.PAUSED:
-        await blocking(engine.exec.thaw, container.id)
-    _send(engine, container, number)
+        await _thaw(engine, container)
+    _send(engine, container, running, number)
     try:
         await asyncio.wait_for(running.settled.wait(), None if patience < 0 else patience)
         return
     except TimeoutError:
-        _send(engine, container, signals.SIGKILL)
-    await _await_death(engine, container)
+        _send(engine, container, running, signals.SIGKILL)
+    await _await_death(engine, container, running)
 
 
-async def _await_death(engine: Engine, container: Container) -> None:
-    running = engine.running.get(container.id)
-    if running is None:
-        return
-    try:
-        await asyncio.wait_for(running.settled.wait(), KILL_PATIENCE)
-    except TimeoutError:
-        raise PierheadError(
-            f"tried to kill container {container.id}, but did not receive an exit event within {KILL_PATIENCE:.0f} s"
-        ) from None
+async def _thaw(engine: Engine, container: Container) -> None:
+    """Let a paused container go on, so that it can end."""
+    with suppress(OSError):  # it has just ended
+        await blocking(engine.exec.thaw, container.id)
 
 
-def _send(engine: Engine, container: Container, number: int) -> None:
-    running = engine.running.get(container.id)
-    if running is None:
+async def _await_death(engine: Engine, container: Container, running: Running) -> None:
+    for _ in range(KILL_PATIENCE):
+        try:
+            await asyncio.wait_for(running.settled.wait(), 1.0)
+            return
+        except TimeoutError:
+            # Paused in the same moment: for the frozen of cgroup v1 even SIGKILL has to wait.
+            if engine.containers.get(container.id).state is State.PAUSED:
+                await _thaw(engine, container)
+    raise PierheadError(
+        f"tried to kill container {container.id}, but did not receive an exit event within {KILL_PATIENCE} s"
+    )
+
+
+def _send(engine: Engine, container: Container, running: Running, number: int) -> None:
+    """Signal this run of it: never the one that a restart has begun meanwhile."""
+    if running.exited.done():
         return
     try:
         running.monitor.signal(number)
@@ -145,11 +159,14 @@ async def kill(engine: Engine, name: str, signal: str = "SIGKILL") -> None:
     stop_signal = config_of(container).stop_signal
     if number == signals.SIGKILL or not stop_signal or signal_number(stop_signal) == number:
         engine.containers.update(container.id, stopped=1)
+    running = engine.running.get(container.id)
+    if running is None:
+        return  # its end is being recorded
     if container.state is State.PAUSED and number == signals.SIGKILL:
-        await blocking(engine.exec.thaw, container.id)
-    _send(engine, container, number)
+        await _thaw(engine, container)
+    _send(engine, container, running, number)
     if number == signals.SIGKILL:
-        await _await_death(engine, container)
+        await _await_death(engine, container, running)
 
 
 async def restart(engine: Engine, name: str, signal: str | None = None, timeout: int | None = None) -> None:
@@ -186,10 +203,26 @@ async def pause(engine: Engine, name: str) -> None:
             raise Conflict(f"Container {container.id} is restarting, wait until the container is running")
         if container.state is not State.RUNNING:
             raise Conflict(f"Container {container.id} is not running")
-        await blocking(engine.exec.freeze, id)
-        with engine.db.transaction(durable=True):
-            engine.containers.update(id, state=State.PAUSED)
+        try:
+            await blocking(engine.exec.freeze, id)
+        except OSError:
+            _must_be(engine, container)
+            raise
+        _record(engine, container, State.PAUSED)
     engine.events.publish("container", "pause", id, attributes(container))
+
+
+def _record(engine: Engine, before: Container, state: State) -> None:
+    """Write a state, unless the container has ended since ``before`` was read (nothing holds off a kill)."""
+    with engine.db.transaction(durable=True):
+        _must_be(engine, before)
+        engine.containers.update(before.id, state=state)
+
+
+def _must_be(engine: Engine, before: Container) -> None:
+    """Raise Conflict if the container has ended since ``before`` was read."""
+    if engine.containers.get(before.id).state is not before.state:
+        raise Conflict(f"Container {before.id} is not running")
 
 
 async def unpause(engine: Engine, name: str) -> None:
@@ -200,8 +233,7 @@ async def unpause(engine: Engine, name: str) -> None:
         if container.state is not State.PAUSED:
             raise Conflict(f"Container {container.id} is not paused")
         await blocking(engine.exec.thaw, id)
-        with engine.db.transaction(durable=True):
-            engine.containers.update(id, state=State.RUNNING)
+        _record(engine, container, State.RUNNING)
     engine.events.publish("container", "unpause", id, attributes(container))
 
 
