@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from contextlib import suppress
 
 from pierhead.daemon.engine.engine import Backoff, Engine, blocking, log, phase
 from pierhead.daemon.engine.running import Running, watch
@@ -20,6 +21,9 @@ STEADY = 10.0
 
 LOST_EXIT_CODE = 255
 """What Docker records for a container that ended while nobody could see how."""
+
+PATIENCE = 10.0
+"""Seconds that the daemon's start waits for one shim; one that somebody has stopped must not keep it from serving."""
 
 
 def ended(engine: Engine, running: Running, exit: Exited) -> None:
@@ -117,7 +121,7 @@ async def _restart_later(engine: Engine, id: str, delay: float) -> None:
             engine.backoff[id].task = None  # from here on it is a start like any other, not to be cancelled
         try:
             await launch.launch(engine, container)
-        except PierheadError as error:
+        except (PierheadError, OSError) as error:
             # A start that fails (an address or mount that is not there yet) is tried again, as an exit is.
             log.warning("container %s: restart failed, trying again: %s", id, error)
             failed = engine.containers.get(id)
@@ -164,12 +168,23 @@ async def _meet(engine: Engine, container: Container) -> None:
     )
     running.recorded.set()
     engine.running[container.id] = running
+    # A daemon that was killed between the freezer and the record: the record decides.
+    with suppress(OSError):
+        await blocking(engine.exec.freeze if container.state is State.PAUSED else engine.exec.thaw, container.id)
+    met = engine.background(_greet(engine, running), f"meet {container.id[:12]}")
+    await asyncio.wait({met}, timeout=PATIENCE)
+    if not met.done():
+        log.warning("container %s: its shim does not answer, going on without it", container.id[:12])
+
+
+async def _greet(engine: Engine, running: Running) -> None:
+    """Hear of a shim that it is there, and serve its container's names again."""
     try:
         started = await running.started
-    except (OSError, ProcessLookupError) as error:
-        log.warning("container %s ended while it was met again: %s", container.id[:12], error)
+    except OSError as error:
+        log.warning("container %s ended while it was met again: %s", running.id[:12], error)
         return
-    await networks.reattach(engine, container.id, started)
+    await networks.reattach(engine, running.id, started)
 
 
 async def restart_policies(engine: Engine) -> None:
