@@ -60,6 +60,7 @@ class Running:
     settled: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the end has been recorded and everything of this run is released."""
     execs: dict[str, ExecInstance] = field(default_factory=dict)
+    """Those that are being started or run."""
     answers: "dict[int, asyncio.Future[ResolverSockets | None]]" = field(default_factory=dict)
     serial: int = 0
 
@@ -114,7 +115,7 @@ def watch(
                 case Exited(exec_id=None):
                     end(event)
                 case Exited():
-                    finished = running.execs.get(event.exec_id or "")
+                    finished = running.execs.pop(event.exec_id or "", None)
                     if finished is not None:
                         finished.exit_code = event.code
                         finished.ended.set()
@@ -125,7 +126,7 @@ def watch(
                         if instance.answer is not None and not instance.answer.done():
                             instance.answer.set_result(pid)
                 case ExecError(exec_id, error):
-                    instance = running.execs.get(exec_id)
+                    instance = running.execs.pop(exec_id, None)
                     if instance is not None and instance.answer is not None and not instance.answer.done():
                         instance.answer.set_exception(error)
                 case NetworkJoined(serial, failure, sockets):

@@ -19,10 +19,19 @@ class Waiters:
         self._futures: dict[str, list[tuple[Condition, asyncio.Future[int]]]] = {}
 
     def add(self, id: str, condition: Condition) -> "asyncio.Future[int]":
-        """Wait from now on. A future that is cancelled is forgotten."""
+        """Wait from now on. A future that is cancelled (its client has gone) is forgotten."""
         future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._futures.setdefault(id, []).append((condition, future))
+        entry = (condition, future)
+        self._futures.setdefault(id, []).append(entry)
+        future.add_done_callback(lambda done: self._forget(id, entry) if done.cancelled() else None)
         return future
+
+    def _forget(self, id: str, entry: "tuple[Condition, asyncio.Future[int]]") -> None:
+        waiting = self._futures.get(id, [])
+        if entry in waiting:
+            waiting.remove(entry)
+        if not waiting:
+            self._futures.pop(id, None)
 
     def wake(self, id: str, code: int, *conditions: Condition) -> None:
         """The conditions hold now."""

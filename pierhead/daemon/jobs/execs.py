@@ -26,6 +26,9 @@ REPORT_PATIENCE = 5.0
 KEPT = 512
 """Ended exec instances that can still be inspected; the oldest go first."""
 
+MOST_KEPT = 8 * KEPT
+"""Exec instances of any kind, except running ones."""
+
 
 def _live(engine: Engine, container: Container) -> Running:
     if container.state is State.PAUSED:
@@ -92,6 +95,8 @@ def _forget_old(engine: Engine) -> None:
     if len(engine.execs) < KEPT:
         return
     ended = [key for key, instance in engine.execs.items() if instance.exit_code is not None]
+    if not ended and len(engine.execs) >= MOST_KEPT:  # created again and again, never started
+        ended = [key for key, instance in engine.execs.items() if instance.answer is None]
     for key in ended[: len(ended) // 2 + 1]:
         del engine.execs[key]
 
@@ -131,18 +136,21 @@ async def start(engine: Engine, id: str, request: ExecStartConfig) -> Attached |
             id, instance.process, stream, instance.open_stdin and ours is not None, instance.privileged
         )
         await instance.answer
-    except SetupFailed as error:
-        failure = launch.explain_exec(error)
-        instance.exit_code = failure.exit_code
-        instance.started = True
+    except BaseException as error:
         if ours is not None:
             ours.close()
-        raise failure from error
-    except OSError as error:
-        instance.exit_code = 128
-        if ours is not None:
-            ours.close()
-        raise Conflict(f"container {container.id} is not running") from error
+        if isinstance(error, SetupFailed):
+            failure = launch.explain_exec(error)
+            instance.exit_code = failure.exit_code
+            instance.started = True
+            raise failure from error
+        if isinstance(error, OSError):
+            instance.exit_code = 128
+            raise Conflict(f"container {container.id} is not running") from error
+        if isinstance(error, ValueError):  # a Process that cannot be: said before anything is made
+            instance.exit_code = 126
+            raise InvalidParameter(str(error)) from error
+        raise
     command = " ".join(instance.process.args)
     engine.events.publish("container", f"exec_start: {command}", container.id, {**attributes(container), "execID": id})
     if ours is None:

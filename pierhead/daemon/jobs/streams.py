@@ -1,8 +1,12 @@
 """Jobs that move bytes: attach, logs, resize, stats."""
 
 import asyncio
+import fcntl
 import os
+import select
 import socket
+import sys
+import termios
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -22,6 +26,9 @@ from pierhead.wire.time import parse_rfc3339, rfc3339_fixed
 
 FOLLOW_PAUSE = 0.05
 """Seconds between two looks at a log that is followed."""
+
+MOST_WAITING = 200
+"""Clients that may be attached before a container starts: they are handed over with it, in one message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,17 +113,41 @@ async def attach(engine: Engine, name: str, options: AttachOptions) -> Attached:
         if container.live and running is not None and not running.exited.done():
             running.monitor.attach(stream)
         else:
-            engine.waiting.setdefault(container.id, []).append(stream)
+            _wait_for_start(engine, container.id, stream)
     except OSError:
         ours.close()
         theirs.close()
         raise Conflict(f"container {container.id} is not running") from None
+    except Conflict:
+        ours.close()
+        raise
     engine.events.publish("container", "attach", container.id, attributes(container))
 
     def detached() -> None:
         engine.events.publish("container", "detach", container.id, attributes(container))
 
     return Attached(ours, config.tty, history, detached)
+
+
+def _wait_for_start(engine: Engine, id: str, stream: Stream) -> None:
+    """Keep a stream for the container's start. Those of clients that have left meanwhile are let go of."""
+    waiting = engine.waiting.setdefault(id, [])
+    for other in [other for other in waiting if _is_left(other.connection)]:
+        other.connection.close()
+        waiting.remove(other)
+    if len(waiting) >= MOST_WAITING:
+        stream.connection.close()
+        raise Conflict(f"container {id}: {MOST_WAITING} clients are waiting for its start already")
+    waiting.append(stream)
+
+
+def _is_left(connection: socket.socket) -> bool:
+    """Whether the other end is closed, and has left no input for the process."""
+    poll = select.poll()
+    poll.register(connection.fileno(), 0)
+    if not any(event & select.POLLHUP for _, event in poll.poll(0)):
+        return False
+    return not int.from_bytes(fcntl.ioctl(connection.fileno(), termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 async def _frames(records: AsyncIterator[logfile.Record], options: LogOptions, terminal: bool) -> AsyncIterator[bytes]:
