@@ -200,11 +200,11 @@ class GraphDB:
         if version > SCHEMA_VERSION:
             raise OSError(f"GraphDB {path}: made by a newer Pierhead (schema {version} > {SCHEMA_VERSION})")
         if version == 0:
-            self._connection.executescript("BEGIN;" + SCHEMA + f"PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
-            with self.transaction(durable=True):
-                for before, after in sorted(TRANSITIONS):
-                    self.execute("INSERT INTO transition VALUES (?, ?)", (before, after))
-                self.execute("INSERT INTO meta VALUES ('instance', ?)", (secrets.token_hex(4),))
+            # In one transaction: a daemon killed in its very first moment must not leave tables without content.
+            rows = "".join(f"INSERT INTO transition VALUES ('{a}', '{b}');" for a, b in sorted(TRANSITIONS))
+            rows += f"INSERT INTO meta VALUES ('instance', '{secrets.token_hex(4)}');"
+            script = f"BEGIN; {SCHEMA} {rows} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;"
+            self._connection.executescript("PRAGMA synchronous=FULL;" + script + "PRAGMA synchronous=NORMAL;")
         self._lay_out_wal(path)
 
     def _lay_out_wal(self, path: str) -> None:
@@ -279,11 +279,12 @@ class GraphDB:
             self._depth = 1
             try:
                 yield
-            except BaseException:
-                self._connection.execute("ROLLBACK")
-                raise
-            else:
                 self._connection.execute("COMMIT")
+            except BaseException:
+                # A COMMIT that failed (a full disk) may have left the transaction open, or have ended it.
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
             finally:
                 self._depth = 0
                 if durable:
