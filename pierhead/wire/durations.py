@@ -1,4 +1,4 @@
-"""Durations in words, as both the client and the daemon print them. Imports nothing: it is on the client's fast path."""
+"""Durations in words, as client and daemon print them. Imports nothing: it is on the client's fast path."""
 
 
 def human_duration(seconds: float) -> str:
