@@ -38,17 +38,19 @@ async def launch(engine: Engine, container: Container) -> None:
         try:
             await _execute(engine, container, joined)
         except BaseException:
+            for held in (*joined.ports, *(listener for listener, _ in joined.listeners)):
+                held.close()  # where the exec driver has not come to take them over
             with phase("networkdriver: leave"):
                 await networks.release(engine, id)
             raise
-    except StartFailed as error:
-        _record_failure(engine, container, str(error), error.exit_code)
-        raise
-    except PierheadError as error:
-        _record_failure(engine, container, str(error), 128)
-        raise
-    except BaseException:
-        engine.containers.update(id, intent="")
+    except BaseException as error:
+        for stream in engine.waiting.pop(id, []):
+            stream.connection.close()  # as Docker: who has attached beforehand sees the end
+        if isinstance(error, PierheadError):
+            code = error.exit_code if isinstance(error, StartFailed) else 128
+            _record_failure(engine, container, str(error), code)
+        else:
+            engine.containers.update(id, intent="")
         raise
 
 
