@@ -1,6 +1,7 @@
 """``pier load``, ``pier save`` and ``pier import``."""
 
 import os
+import stat
 import sys
 from collections.abc import Iterator
 from typing import BinaryIO
@@ -68,6 +69,8 @@ def save(session: Session, options: Options) -> int:
             if not os.path.exists(folder)
             else f'failed to save image: invalid output path: "{folder}" is not a directory'
         )
+    if path and stat.S_ISCHR(_mode(path)):
+        raise ClientError("failed to save image: cannot write to a character device file")
     query = {"names": options.operands, "platform": _platform(options.text("platform"))}
     answer = session.api.call("GET", "/images/get", query, own=True)
     if not path:
@@ -89,6 +92,13 @@ def save(session: Session, options: Options) -> int:
         if os.path.exists(partial):
             os.unlink(partial)
     return 0
+
+
+def _mode(path: str) -> int:
+    try:
+        return os.stat(path).st_mode
+    except FileNotFoundError:
+        return 0
 
 
 def import_(session: Session, options: Options) -> int:

@@ -20,11 +20,11 @@ def attach(session: Session, options: Options) -> int:
     found = api.get(f"/containers/{quote(container)}/json")
     state, config = found["State"], found["Config"]
     if not state.get("Running"):
-        raise ClientError("cannot attach to a stopped container, start it first")
+        raise ClientError("You cannot attach to a stopped container, start it first")
     if state.get("Paused"):
-        raise ClientError("cannot attach to a paused container, unpause it first")
+        raise ClientError("You cannot attach to a paused container, unpause it first")
     if state.get("Restarting"):
-        raise ClientError("cannot attach to a restarting container, wait until it is running")
+        raise ClientError("You cannot attach to a restarting container, wait until it is running")
     tty = bool(config.get("Tty"))
     stdin = bool(config.get("OpenStdin")) and not options.on("no-stdin")
     check_terminal(tty, stdin)

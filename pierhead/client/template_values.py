@@ -43,7 +43,10 @@ def _inner(value: Any) -> str:
         for names in _STRUCTS:
             if value and value.keys() <= set(names) and names[0] in value:
                 return "{" + " ".join(_inner(value.get(name, "")) for name in names) + "}"
-        return "map[" + " ".join(f"{key}:{_inner(value[key])}" for key in sorted(value)) + "]"
+        # Of ports, those that are not published have null: an empty slice where the others have theirs.
+        slices = any(isinstance(item, list) for item in value.values())
+        items = ((key, [] if item is None and slices else item) for key, item in sorted(value.items()))
+        return "map[" + " ".join(f"{key}:{_inner(item)}" for key, item in items) + "]"
     if hasattr(value, "go_json"):
         return _inner(value.go_json())
     return str(value)
@@ -59,8 +62,30 @@ class Escaped(dict[str, Any]):
     """A row of a list: Docker's JSON of these, and only of these, escapes what means something in HTML."""
 
 
+class NullList(list[Any]):
+    """What JSON has as null and Docker's client as a slice: prints as ``[]``, in JSON as null again."""
+
+
+class NullMap(dict[str, Any]):
+    """What JSON has as null and Docker's client as a map: prints as ``map[]``, in JSON as null again."""
+
+
+_SLICES = frozenset(
+    "Aliases Args Binds BlkioDeviceReadBps BlkioDeviceReadIOps BlkioDeviceWriteBps BlkioDeviceWriteIOps "
+    "BlkioWeightDevice CapAdd CapDrop Cmd Config DNSNames DeviceCgroupRules DeviceRequests Devices Dns DnsOptions "
+    "DnsSearch Entrypoint Env ExecIDs ExtraHosts GroupAdd Links MaskedPaths Mounts OnBuild ReadonlyPaths RepoDigests "
+    "RepoTags SecurityOpt Shell Ulimits VolumesFrom".split()
+)
+_MAPS = frozenset(
+    "Annotations Containers DriverOpts ExposedPorts Labels Networks Options PortBindings Ports StorageOpt Sysctls "
+    "Tmpfs Volumes".split()
+)
+
+
 def go_json(value: Any) -> str:
     """JSON as Go's encoder writes it."""
+    if isinstance(value, (NullList, NullMap)):
+        return "null"
     if hasattr(value, "go_json"):
         value = value.go_json()
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
@@ -93,7 +118,7 @@ def field_of(value: Any, name: str) -> Any:
         return value.go_field(name)
     if isinstance(value, dict):
         if name in value:
-            return value[name]
+            return _null(name) if value[name] is None else value[name]
         for key in value:
             if key.lower() == name.lower():
                 return value[key]
@@ -102,6 +127,12 @@ def field_of(value: Any, name: str) -> Any:
         raise TemplateError(f"nil pointer evaluating interface {{}}.{name}", executing=True)
     kind = {str: "string", bool: "bool", int: "int", float: "float64", list: "[]interface {}"}.get(type(value), "value")
     raise TemplateError(f"can't evaluate field {name} in type {kind}", executing=True)
+
+
+def _null(name: str) -> Any:
+    if name in _SLICES:
+        return NullList()
+    return NullMap() if name in _MAPS else None
 
 
 def _index(value: Any, *keys: Any) -> Any:

@@ -99,7 +99,7 @@ def meaning(value: Any) -> Any:
             del found["Name"]
         if found.get("MemorySwappiness") == -1:
             del found["MemorySwappiness"]
-        for key in ("Binds", "Ulimits"):  # in the order of a Go map, which is none
+        for key in ("Binds", "Env", "Ulimits"):  # in the order of a Go map, which is none
             if isinstance(found.get(key), list):
                 found[key].sort(key=str)
         keep = ("PortBindings", "ExposedPorts", "Volumes", "EndpointsConfig")
