@@ -61,7 +61,7 @@ class Store:
             str(path.relative_to(self.root))
             for place in ("overlay2", "vfs", "split", "tmp")
             for path in (self.root / place).glob("*")
-        } - {"overlay2/l", "overlay2/empty"} | {f"l/{name}" for name in os.listdir(self.root / "overlay2/l")}
+        } - {"overlay2/l", "overlay2/empty", "overlay2/skeleton"} | {f"l/{name}" for name in os.listdir(self.root / "overlay2/l")}
 
     def again(self) -> "Store":
         """As after a restart of the daemon."""
@@ -468,7 +468,7 @@ def test_an_older_kernel_assembles_the_same_root(store: Store) -> None:
     fd = detached._by_mount(root, readonly=False)
     try:
         listed = os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=fd)
-        assert len(os.listdir(listed)) == 140
+        assert len(set(os.listdir(listed)) - {"proc", "sys", "dev", "etc"}) == 140
         os.close(listed)
         os.close(os.open("made", os.O_CREAT | os.O_WRONLY, dir_fd=fd))
     finally:

@@ -93,7 +93,7 @@ def test_a_working_directory_that_is_none(box: Box) -> None:
 
 
 def test_a_missing_working_directory_is_made(box: Box) -> None:
-    assert run(box.spec("pwd", cwd="/no/such")).stdout == "/no/such\n"
+    assert run(box.spec("pwd", cwd="/no/such")).out == "/no/such\n"
 
 
 def test_a_bind_source_that_is_missing_is_named(box: Box) -> None:

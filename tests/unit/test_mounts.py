@@ -53,7 +53,9 @@ def test_a_bad_specification_is_refused_in_dockers_words(text: str, message: str
 def test_a_mount_of_a_missing_path_is_refused_not_made(tmp_path: object) -> None:
     with pytest.raises(InvalidParameter) as caught:
         parse_mount(Mount(type="bind", source=f"{tmp_path}/nope", target="/x"))
-    assert str(caught.value) == f'invalid mount config for type "bind": bind source path does not exist: {tmp_path}/nope'
+    assert (
+        str(caught.value) == f'invalid mount config for type "bind": bind source path does not exist: {tmp_path}/nope'
+    )
 
 
 def test_an_unknown_mount_type_is_refused() -> None:
