@@ -324,7 +324,7 @@ def test_sysctls_apply_inside_alone(box: Box) -> None:
 
 def test_a_session_keyring_of_its_own_shared_with_exec(box: Box) -> None:
     spec = box.spec("sleep", "100", masked_paths=())
-    show = "grep _ses.h1 /proc/keys"
+    show = f"grep _ses.{spec.id}: /proc/keys"
     with running(spec) as child:
         lines = enter(child, spec, "sh", "-c", show).out.splitlines()
         again = enter(child, spec, "sh", "-c", show).out.splitlines()
