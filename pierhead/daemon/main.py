@@ -16,6 +16,7 @@ from pierhead.daemon.config import Config
 from pierhead.daemon.engine.engine import Engine
 from pierhead.daemon.jobs import doctor, networks, supervise, volumes
 from pierhead.daemon.server.app import serve
+from pierhead.daemon.server.serving import Server
 from pierhead.driver.execdriver.native import NativeDriver
 from pierhead.driver.graphdriver.api import GraphDriver
 from pierhead.driver.graphdriver.overlay import OverlayDriver
@@ -96,20 +97,25 @@ def configure(argv: Sequence[str] | None = None) -> tuple[Config, argparse.Names
     return config, options
 
 
-def _folders(config: Config) -> int:
-    """Make the roots; returns the descriptor that holds the data root's lock for as long as the daemon lives."""
+def _folders(config: Config) -> tuple[int, ...]:
+    """Make the roots; returns the descriptors that hold their locks for as long as the daemon lives."""
     os.makedirs(config.data_root, mode=0o710, exist_ok=True)
     os.makedirs(config.exec_root, mode=0o711, exist_ok=True)
     os.makedirs(os.path.join(config.data_root, "containers"), mode=0o710, exist_ok=True)
     os.makedirs(os.path.dirname(config.pidfile), mode=0o755, exist_ok=True)
-    lock = os.open(os.path.join(config.data_root, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    data = os.open(os.path.join(config.data_root, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    _lock(data, f"the data root {config.data_root}")
+    # What a daemon finds in its exec root and does not know, it ends: another's containers would be such.
+    run = os.open(config.exec_root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    _lock(run, f"the exec root {config.exec_root}")
+    return data, run
+
+
+def _lock(descriptor: int, what: str) -> None:
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise OSError(
-            f"the data root {config.data_root} is in use by another pierd: stop that, or give this one its own"
-        ) from None
-    return lock
+        raise OSError(f"{what} is in use by another pierd: stop that, or give this one its own") from None
 
 
 def _graph_driver(config: Config) -> GraphDriver:
@@ -155,6 +161,7 @@ async def _run(config: Config) -> None:
         loop.add_signal_handler(number, stop.set)
     engine = assemble(config)
     engine.on_ended = lambda running, exit: supervise.ended(engine, running, exit)
+    server: Server | None = None
     try:
         await asyncio.to_thread(engine.exec.open)
         await asyncio.to_thread(engine.graph.reconcile)
@@ -170,15 +177,19 @@ async def _run(config: Config) -> None:
             engine.background(_leave_when_idle(engine, stop), "embedded")
         await stop.wait()
         log.info("stopping; running containers go on")
-        engine.closing = True
-        await server.close()
-        await _settle_down(engine)
     finally:
-        for running in list(engine.running.values()):
-            loop.remove_reader(running.monitor.fileno())
-            running.monitor.close()
-        engine.exec.close()
-        engine.db.close()
+        # The same after a start that failed half way (a socket in use): it leaves nothing behind either.
+        engine.closing = True
+        try:
+            if server is not None:
+                await server.close()
+            await _settle_down(engine)
+        finally:
+            for running in list(engine.running.values()):
+                loop.remove_reader(running.monitor.fileno())
+                running.monitor.close()
+            engine.exec.close()
+            engine.db.close()
 
 
 async def _settle_down(engine: Engine) -> None:
@@ -229,14 +240,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     os.umask(0o022)
     try:
-        lock = _folders(config)
+        locks = _folders(config)
         with open(config.pidfile, "w", encoding="ascii") as file:
             file.write(f"{os.getpid()}\n")
         try:
             asyncio.run(_run(config))
         finally:
             _remove_if_ours(config.pidfile)
-            os.close(lock)
+            for lock in locks:
+                os.close(lock)
     except (OSError, PierheadError) as error:
         log.debug("not started", exc_info=True)
         print(f"pierd: {error}", file=sys.stderr)
