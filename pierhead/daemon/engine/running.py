@@ -55,6 +55,8 @@ class Running:
     monitor: Monitor
     started: "asyncio.Future[Started]"
     exited: "asyncio.Future[Exited]"
+    owner: str = ""
+    """The container whose network namespace it is in; set by whoever began to watch it."""
     recorded: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the start is in GraphDB: an end that comes sooner is worked off only then."""
     settled: asyncio.Event = field(default_factory=asyncio.Event)

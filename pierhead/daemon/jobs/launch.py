@@ -93,6 +93,7 @@ async def _execute(engine: Engine, container: Container, joined: networks.Joined
                 lambda running, exit: engine.on_ended(running, exit),
                 lambda id: engine.exec.collect(id) or Exited(137, 9, time.time_ns()),
             )
+            running.owner = specs.network_owner(engine, container, host_config_of(container)).id
             engine.running[id] = running
             try:
                 with phase("libcontainer: namespaces, mounts, limits, execve"):

@@ -407,17 +407,7 @@ async def release(engine: Engine, container_id: str) -> None:
 
 def _shares_namespace(engine: Engine, container_id: str) -> bool:
     """Whether another container that runs has joined this one's network namespace, which therefore goes on."""
-    for other in engine.running:
-        if other == container_id or engine.db.first("SELECT 1 FROM container WHERE id = ?", (other,)) is None:
-            continue
-        mode = host_config_of(engine.containers.get(other)).network_mode
-        if mode.startswith("container:"):
-            try:
-                if engine.containers.find(mode.removeprefix("container:")).id == container_id:
-                    return True
-            except PierheadError:
-                continue
-    return False
+    return any(running.owner == container_id != running.id for running in engine.running.values())
 
 
 def forget_addresses(engine: Engine, network: Network, endpoint: Endpoint, name: str) -> None:

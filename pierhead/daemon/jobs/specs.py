@@ -179,7 +179,7 @@ def _default_mounts(host: HostConfig, unified: bool) -> dict[str, Mount]:
 
 
 def _mounts(engine: Engine, container: Container, host: HostConfig, unified: bool) -> list[Mount]:
-    folder = container_folder(engine, _names_of(engine, container, host).id)
+    folder = container_folder(engine, network_owner(engine, container, host).id)
     mounts = _default_mounts(host, unified)
     for name in ("resolv.conf", "hostname", "hosts"):
         mounts[f"/etc/{name}"] = Mount(f"/etc/{name}", "bind", os.path.join(folder, name), ("rw",))
@@ -425,15 +425,15 @@ def build(
     )
 
 
-def _names_of(engine: Engine, container: Container, host: HostConfig) -> Container:
-    """Whose hosts, hostname and resolv.conf a container sees: in another's network it is that one's."""
+def network_owner(engine: Engine, container: Container, host: HostConfig) -> Container:
+    """Whose network a container is in, and whose hosts, hostname and resolv.conf it sees: its own or another's."""
     if network_kind(host.network_mode) != "container":
         return container
     try:
         other = engine.containers.find(host.network_mode.removeprefix("container:"))
     except NoSuchContainer:
         return container
-    return _names_of(engine, other, host_config_of(other)) if other.id != container.id else container
+    return network_owner(engine, other, host_config_of(other)) if other.id != container.id else container
 
 
 def hostname_of(engine: Engine, container: Container, config: ContainerConfig, host: HostConfig) -> str:
@@ -442,7 +442,7 @@ def hostname_of(engine: Engine, container: Container, config: ContainerConfig, h
         return config.hostname
     if network_kind(host.network_mode) == "host" or host.uts_mode == "host":
         return os.uname().nodename
-    other = _names_of(engine, container, host)
+    other = network_owner(engine, container, host)
     if other.id != container.id:
         return hostname_of(engine, other, config_of(other), host_config_of(other))
     return container.id[:12]

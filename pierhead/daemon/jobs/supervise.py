@@ -7,7 +7,7 @@ from contextlib import suppress
 from pierhead.daemon.engine.engine import Backoff, Engine, blocking, log, phase
 from pierhead.daemon.engine.running import Running, watch
 from pierhead.daemon.engine.waiters import Condition
-from pierhead.daemon.jobs import launch, networks, removal
+from pierhead.daemon.jobs import launch, networks, removal, specs
 from pierhead.daemon.jobs.describe import attributes, host_config_of
 from pierhead.driver.execdriver.api import Exited
 from pierhead.errors import PierheadError
@@ -167,6 +167,7 @@ async def _meet(engine: Engine, container: Container) -> None:
         lambda id: engine.exec.collect(id) or Exited(LOST_EXIT_CODE, 0, time.time_ns()),
     )
     running.recorded.set()
+    running.owner = specs.network_owner(engine, container, host_config_of(container)).id
     engine.running[container.id] = running
     # A daemon that was killed between the freezer and the record: the record decides.
     with suppress(OSError):
