@@ -8,6 +8,7 @@ from pierhead.daemon.jobs import launch, lifecycle, networks, restarts, volumes
 from pierhead.daemon.jobs.describe import attributes
 from pierhead.driver.graphdriver.remove import remove_tree
 from pierhead.errors import Conflict, InvalidParameter, NoSuchContainer
+from pierhead.graph.containers import Container
 from pierhead.graph.state import State
 
 WITH_VOLUMES = "remove with volumes"
@@ -60,6 +61,11 @@ async def discard(engine: Engine, id: str, with_volumes: bool) -> None:
         await erase(engine, id, with_volumes)
 
 
+def _remove_files(engine: Engine, container: Container) -> int:
+    freed = engine.graph.remove_writable(container.layer_id)
+    return freed + remove_tree(os.path.join(engine.config.data_root, "containers", container.id))
+
+
 async def erase(engine: Engine, id: str, with_volumes: bool) -> int:
     """Take it off the disk and out of GraphDB; the caller holds its lock. Returns the bytes that were given back."""
     try:
@@ -72,8 +78,7 @@ async def erase(engine: Engine, id: str, with_volumes: bool) -> int:
         stream.connection.close()
     await networks.release(engine, id)
     with phase("graphdriver: remove"):
-        freed = await blocking(engine.graph.remove_writable, container.layer_id)
-        freed += await blocking(remove_tree, os.path.join(engine.config.data_root, "containers", id))
+        freed = await blocking(_remove_files, engine, container)
     names = volumes.of_container(engine, id)
     for exec_id in [key for key, instance in engine.execs.items() if instance.container_id == id]:
         del engine.execs[exec_id]

@@ -45,11 +45,7 @@ async def settle(engine: Engine, id: str, exit: Exited) -> None:
             await networks.release(engine, id)
         except Exception as error:
             errors.append(error)
-    with phase("execdriver: delete"):
-        try:
-            await blocking(engine.exec.delete, id)
-        except OSError as error:
-            errors.append(error)
+    # The report on disk goes with "delete": only when it is in GraphDB.
     with engine.db.transaction(durable=True):
         engine.containers.update(
             id,
@@ -60,8 +56,6 @@ async def settle(engine: Engine, id: str, exit: Exited) -> None:
             oom=int(exit.oom),
             restarts=container.restarts + (1 if again else 0),
         )
-    if engine.running.get(id) is running:
-        engine.running.pop(id, None)
     for exec_id in [key for key, instance in engine.execs.items() if instance.container_id == id]:
         instance = engine.execs[exec_id]
         if instance.running:
@@ -76,15 +70,21 @@ async def settle(engine: Engine, id: str, exit: Exited) -> None:
         {**attributes(container), "execDuration": str(duration), "exitCode": str(exit.code)},
     )
     launch.announce_volumes(engine, container, "unmount")
+    # Who waits need not wait for the shim's own end as well; another start or a removal does (``launch.settled``).
+    engine.waiters.wake(id, exit.code, Condition.NEXT_EXIT, *(() if again else (Condition.NOT_RUNNING,)))
+    with phase("execdriver: delete"):
+        try:
+            await blocking(engine.exec.delete, id)
+        except OSError as error:
+            errors.append(error)
+    if engine.running.get(id) is running:
+        engine.running.pop(id, None)
     if running is not None:
         running.settled.set()
     if again:
-        engine.waiters.wake(id, exit.code, Condition.NEXT_EXIT)
         _schedule(engine, container, exit)
-    else:
-        engine.waiters.wake(id, exit.code, Condition.NEXT_EXIT, Condition.NOT_RUNNING)
-        if host_config_of(container).auto_remove and id not in engine.held:
-            await removal.discard(engine, id, with_volumes=True)
+    elif host_config_of(container).auto_remove and id not in engine.held:
+        await removal.discard(engine, id, with_volumes=True)
     if errors:
         raise ExceptionGroup(f"container {id}: not everything of its run could be given back", errors)
 
