@@ -77,6 +77,12 @@ class Api:
                 self._kept = connection
         return self._version
 
+    def close(self) -> None:
+        """Let go of the connection that is kept for the next request: a daemon that ends waits for its clients."""
+        if self._kept is not None:
+            self._kept.close()
+            self._kept = None
+
     def path(self, path: str, query: Query) -> str:
         """With version and query."""
         major, minor = self.version

@@ -103,6 +103,7 @@ def stop(session: Session, options: Options) -> int:
     if running and options.on("force"):
         _stop_all(session, running)
         running = []
+    session.api.close()
     process = os.pidfd_open(pid)
     try:
         signal.pidfd_send_signal(process, signal.SIGTERM)
@@ -119,8 +120,19 @@ def stop(session: Session, options: Options) -> int:
 
 
 def _stop_all(session: Session, running: list[Any]) -> None:
+    """All at once: each may take its whole stop timeout."""
+    path = session.api.path
+    asked = []
     for entry in running:
-        session.api.post(f"/containers/{entry['Id']}/stop")
+        connection = Connection(session.api.host)
+        connection.send("POST", path(f"/containers/{entry['Id']}/stop", {}), {}, b"")
+        asked.append(connection)
+    for connection in asked:
+        answer = connection.answer("POST")
+        said = answer.read().decode("utf-8", "replace").strip()
+        connection.close()
+        if answer.status >= 400 and answer.status != 404:
+            session.warn(f"Error response from daemon: {said}")
 
 
 def _is_embedded(pid: int) -> bool:
