@@ -58,14 +58,13 @@ class Display:
             self.out.write(f"\x1b[{up}A")
         else:
             self.lines.clear()
-        if not message.get("stream"):
-            self.out.write("\x1b[2K\r")
-            if progress or up:
-                self._text(message, id, progress, "\r")
-            else:
-                self._text(message, id, "", "\n")
-        else:
+        if message.get("stream"):
             self._text(message, id, "", "")
+        elif progress or message.get("progressDetail") is not None:
+            self.out.write("\x1b[2K\r")
+            self._text(message, id, progress, "\r")
+        else:
+            self._text(message, id, "", "\n")
         if up:
             self.out.write(f"\x1b[{up}B")
 
@@ -77,10 +76,10 @@ class Display:
             text += f"{id}: "
         if message.get("from"):
             text += f"(from {message['from']}) "
-        if progress:
+        if progress or end == "\r":
             text += f"{message.get('status', '')} {progress}{end}"
         elif message.get("stream"):
-            text += str(message["stream"]) + ("" if end != "\r" else end)
+            text += str(message["stream"])
         else:
             text += f"{message.get('status', '')}{end}"
         self.out.write(text)
