@@ -206,7 +206,11 @@ async def _leave_when_idle(engine: Engine, stop: asyncio.Event) -> None:
     idle = 0.0
     seen = -1
     while idle < EMBEDDED_PATIENCE:
-        await asyncio.sleep(1.0)
+        try:
+            await asyncio.wait_for(stop.wait(), 1.0)
+            return
+        except TimeoutError:
+            pass
         count = engine.started_jobs
         idle = 0.0 if engine.running or engine.jobs or count != seen else idle + 1.0
         seen = count
