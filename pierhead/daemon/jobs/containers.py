@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from pierhead.daemon.engine.engine import Engine, blocking
-from pierhead.daemon.jobs import creation, images, launch, names, networks, processes, removal, specs
+from pierhead.daemon.jobs import checks, creation, images, launch, names, networks, processes, removal, specs
 from pierhead.daemon.jobs.describe import args_of, attributes, config_of, host_config_of, mounts_of
 from pierhead.daemon.jobs.files import log_path
 from pierhead.errors import Conflict, InvalidParameter, NoSuchContainer
@@ -255,7 +255,7 @@ async def update(engine: Engine, name: str, request: ContainerUpdateRequest) -> 
             raise InvalidParameter("Restart policy cannot be updated because AutoRemove is enabled for the container")
         host.restart_policy = request.restart_policy
     warnings: builtins.list[str] = []
-    creation.check_limits(host, warnings)
+    checks.check_limits(host, warnings)
     async with engine.locks.hold(container.id):
         container = engine.containers.get(container.id)
         if container.live and given:
