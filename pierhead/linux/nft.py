@@ -20,6 +20,7 @@ from pierhead.linux.netlink import (
     NLM_F_ACK,
     NLM_F_CREATE,
     NLM_F_REQUEST,
+    NLMSG_DONE,
     NLMSG_ERROR,
     attribute,
     attributes,
@@ -337,16 +338,25 @@ class Netfilter:
                         return int(struct.unpack(">I", value)[0])
             raise OSError(errno.EPROTO, "no generation in the kernel's answer", "nf_tables generation")
 
-    def forget(self, messages: Sequence[bytes]) -> None:
-        """Execute messages of ``conntrack``. Nothing tracked is no error."""
+    def request(self, message: bytes, call: str) -> None:
+        """Execute one message that asks for an acknowledgement. Raises OSError with the call's name."""
         with self._lock:
-            for message in messages:
-                self._socket.send(message)
-                try:
-                    self._answer("conntrack delete")
-                except OSError as error:
-                    if error.errno != errno.ENOENT:
-                        raise
+            self._socket.send(message)
+            self._answer(call)
+
+    def dump(self, message: bytes, call: str) -> list[bytes]:
+        """The attributes of everything that a dump request of any subsystem of netfilter gives. Raises OSError."""
+        found: list[bytes] = []
+        with self._lock:
+            self._socket.send(message)
+            while True:
+                for kind, body in split(self._socket.recv(65536)):
+                    if kind in (NLMSG_ERROR, NLMSG_DONE):
+                        number = error_of(body)
+                        if number:
+                            raise OSError(number, os.strerror(number), call)
+                        return found
+                    found.append(bytes(body[_NFGEN.size :]))
 
 
 def watch() -> socket.socket:

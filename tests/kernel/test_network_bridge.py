@@ -371,7 +371,12 @@ def test_an_ipv4_network_has_no_ipv6_at_all(lab: Lab) -> None:
     assert lab.host.run("cat", "/proc/sys/net/ipv6/conf/docker0/accept_ra").stdout.strip() == "0"
 
 
-def test_a_next_owner_of_an_address_inherits_no_connection(lab: Lab) -> None:
+@pytest.mark.parametrize("by_filter", [True, False], ids=["by a filter", "one by one, as Linux 6.1 needs it"])
+def test_a_next_owner_of_an_address_inherits_no_connection(
+    lab: Lab, by_filter: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not by_filter:
+        monkeypatch.setattr(lab.driver._firewall._conntrack, "_by_filter", False)
     network = lab.network(0)
     old, endpoint = lab.container(network, 2, tcp(9053, 53, proto="udp"))
     web, _ = lab.container(network, 3)

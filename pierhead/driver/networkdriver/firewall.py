@@ -21,6 +21,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from pierhead.driver.networkdriver.api import Endpoint, Network, PortBinding
 from pierhead.driver.networkdriver.marks import table as table_of
 from pierhead.linux import conntrack, nft
+from pierhead.linux.conntrack import Conntrack
 from pierhead.linux.nft import NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6, Element, Netfilter, Rulesets, field, proto
 
 PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
@@ -231,6 +232,7 @@ class Firewall:
         self.table = table_of(instance)
         self._rulesets = Rulesets()
         self._netfilter = Netfilter()
+        self._conntrack = Conntrack(self._netfilter)
 
     def exists(self) -> bool:
         """Whether the table is there."""
@@ -269,9 +271,9 @@ class Firewall:
             self._withdraw(elements)
             self._netfilter.commit(nft.add_elements(NFPROTO_INET, self.table, elements))
         # A client's UDP flow that went on meanwhile is tracked as untranslated and would pass the new element by.
-        self._netfilter.forget(
+        self._conntrack.forget(
             [
-                conntrack.forget_port(family, PROTOCOLS["udp"], port)
+                conntrack.flows_to_port(family, PROTOCOLS["udp"], port)
                 for binding in endpoint.ports
                 if binding.proto == "udp" and binding.host_high - binding.host_low < 64
                 for port in range(binding.host_low, binding.host_high + 1)
@@ -299,7 +301,7 @@ class Firewall:
         """Delete every tracked connection of an endpoint's addresses, so that the next owner inherits none."""
         for interface in (endpoint.ipv4, endpoint.ipv6):
             if interface is not None:
-                self._netfilter.forget(conntrack.forget_connections(interface.ip))
+                self._conntrack.forget(conntrack.connections_of(interface.ip))
 
     def clear(self) -> None:
         """Remove the table. Idempotent."""
