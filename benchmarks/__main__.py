@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import time
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from tests.harness.engines import Engine, engine, orderly_end
 from tests.harness.processes import run
 
 MB = 1_000_000
+PAUSE = 0.2
+"""Seconds before each sample: an engine's clearing up after its own turn must not be counted to the next one."""
 
 TIMES: tuple[tuple[str, Measure, int, Goal], ...] = (
     ("create+start+wait+remove, none", measures.life("none"), 30, Goal(ratio=10)),
@@ -31,6 +34,7 @@ def interleaved(engines: list[Engine], measure: Measure, rounds: int, warm: int 
     samples: dict[str, list[float]] = {each.kind: [] for each in engines}
     for number in range(rounds + warm):
         for each in engines:
+            time.sleep(PAUSE)
             seconds = measure(each)
             if number >= warm:
                 samples[each.kind].append(seconds)
