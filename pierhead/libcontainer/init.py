@@ -258,7 +258,7 @@ def _identity(child: Child, capabilities: int, no_new_privileges: bool) -> None:
     calls.capset(own, own | _SYS_ADMIN & permitted)
     if no_new_privileges:
         calls.prctl(const.PR_SET_NO_NEW_PRIVS, 1)
-    # Without its shim a container has neither a log nor anyone to report its end. (Set here: a change of uid clears it.)
+    # Without its shim a container has neither a log nor anyone to report its end. (Here: a change of uid clears it.)
     calls.prctl(const.PR_SET_PDEATHSIG, 9)
     calls.default_signals()
 

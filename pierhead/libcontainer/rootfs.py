@@ -103,7 +103,7 @@ def _layer(path: str) -> int:
 
 
 _COMPLETE = (("redirect_dir", "nofollow"), ("metacopy", "off"), ("index", "off"))
-# Whatever the module's defaults are: the upper directory alone must hold all of a container's changes, for diffs read it.
+# Whatever the module's defaults are: the upper directory alone holds all of a container's changes, and diffs read it.
 
 
 def _overlay(layers: list[int], writable: list[int]) -> int:

@@ -221,10 +221,14 @@ def get_rlimit(resource: int) -> tuple[int, int]:
     return soft, hard
 
 
+_DEFAULT_ACTION = bytes(32)  # struct sigaction of the kernel: SIG_DFL, no flags, no restorer, empty mask
+
+
 def default_signals() -> None:
     """Default dispositions for all signals and none blocked: ignored signals and the mask would survive an execve."""
     for number in range(1, 65):
-        libc.signal(number, None)  # SIG_DFL; refused for SIGKILL, SIGSTOP and glibc's own two, which is no matter
+        # Not signal(3): glibc hides its own two, 32 and 33, which whoever started us may have had ignored.
+        libc.syscall(const.SYS_RT_SIGACTION, number, _DEFAULT_ACTION, None, 8)  # refused for SIGKILL and SIGSTOP
     libc.sigprocmask(2, bytes(128), None)
 
 
