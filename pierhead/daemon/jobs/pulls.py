@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from typing import IO, BinaryIO, cast
+from typing import IO, TYPE_CHECKING, BinaryIO, cast
 
 from pierhead import manifest
 from pierhead.daemon.engine.engine import Engine
@@ -21,8 +21,10 @@ from pierhead.graph.importing import host_architecture
 from pierhead.manifest import Descriptor, Platform
 from pierhead.reference import Reference, parse
 from pierhead.registry.auth import Credentials
-from pierhead.registry.client import Registry, Resolved
 from pierhead.wire.images import AuthConfig, JSONMessage, ProgressDetail
+
+if TYPE_CHECKING:
+    from pierhead.registry.client import Registry, Resolved
 
 DOWNLOADS = 3
 STEP = 512 << 10
@@ -35,6 +37,8 @@ async def pull(engine: Engine, reference: str, platform: str, auth: AuthConfig |
         wanted = replace(wanted, tag=None)
     default = Platform("linux", host_architecture())
     target = manifest.parse_platform(platform, default)
+    from pierhead.registry.client import Registry  # and urllib3 with it: 10 MB that a daemon without pulls saves
+
     registry = Registry(wanted, _credentials(auth), engine.config.insecure_registries)
 
     async def told(name: Reference) -> None:
@@ -61,7 +65,7 @@ def _credentials(auth: AuthConfig | None) -> Credentials | None:
 class _Pull:
     """One image."""
 
-    def __init__(self, graph: Graph, registry: Registry, reference: Reference, out: Outflow[JSONMessage]) -> None:
+    def __init__(self, graph: Graph, registry: "Registry", reference: Reference, out: Outflow[JSONMessage]) -> None:
         self._graph = graph
         self._registry = registry
         self._reference = reference
@@ -85,7 +89,7 @@ class _Pull:
         outcome = "Downloaded newer image" if changed else "Image is up to date"
         self._put(JSONMessage(status=f"Status: {outcome} for {name.familiar}"))
 
-    def _store(self, found: Resolved, config: ConfigFile) -> bool:
+    def _store(self, found: "Resolved", config: ConfigFile) -> bool:
         """Layers, image, names; whether the name means something new."""
         graph, name = self._graph, self._reference
         with graph.lease() as lease:
