@@ -206,10 +206,6 @@ async def pause(engine: Engine, name: str) -> None:
         try:
             await blocking(engine.exec.freeze, id)
         except OSError:
-            # It may just have ended, with its end not recorded yet.
-            if (running := engine.running.get(id)) is not None:
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(running.settled.wait(), 1.0)
             _must_be(engine, container)
             raise
         _record(engine, container, State.PAUSED)
