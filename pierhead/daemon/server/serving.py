@@ -8,6 +8,10 @@ from pierhead.daemon.server.listen import Listener, listen
 GRACE = 5.0
 """Seconds that running handlers have at the end before they are cancelled."""
 
+BACKLOG = 4096
+"""Connections that wait to be accepted. asyncio's own 100 are too few: where a unix socket's queue is full, a client's
+connect does not wait but fails (EAGAIN), the docker client's among them."""
+
 RECEIVED_AT_ONCE = 256 * 1024
 
 
@@ -30,9 +34,9 @@ class Server:
             return Connection(self._application, self._connections, self._scratch, head_timeout=self._head_timeout)
 
         if listener.path:
-            server = await loop.create_unix_server(connection, sock=listener.socket)
+            server = await loop.create_unix_server(connection, sock=listener.socket, backlog=BACKLOG)
         else:
-            server = await loop.create_server(connection, sock=listener.socket)
+            server = await loop.create_server(connection, sock=listener.socket, backlog=BACKLOG)
         self._listeners.append((listener, server))
 
     @property
