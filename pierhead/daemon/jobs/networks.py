@@ -11,7 +11,7 @@ from dataclasses import replace
 from ipaddress import ip_network
 
 from pierhead.daemon.engine.engine import Engine, blocking, phase
-from pierhead.daemon.jobs import endpoints, netfiles, rewiring, sandboxes
+from pierhead.daemon.jobs import endpoints, netfiles, port_allocation, rewiring
 from pierhead.daemon.jobs.describe import host_config_of, network_kind
 from pierhead.daemon.jobs.endpoints import (
     assign,
@@ -78,7 +78,7 @@ List = list
 
 def check(config: ContainerConfig, host: HostConfig) -> None:
     """Raise InvalidParameter for a container's ports, extra hosts and name servers that make no sense. Pure."""
-    sandboxes.requests(config, host)
+    port_allocation.requests(config, host)
     netfiles.check(host)
 
 

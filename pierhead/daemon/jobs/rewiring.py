@@ -5,16 +5,15 @@ import logging
 from pierhead.daemon.engine.engine import Engine, blocking
 from pierhead.daemon.jobs import endpoints
 from pierhead.daemon.jobs.describe import host_config_of
+from pierhead.daemon.jobs.port_allocation import allocate_ports, reserve
 from pierhead.daemon.jobs.sandboxes import (
     allocate_endpoint,
-    allocate_ports,
     announce,
     forget_addresses,
     gateway_of,
     is_user_bridge,
     merge,
     plan_endpoint,
-    reserve,
     resolver_setup,
     serve,
 )
