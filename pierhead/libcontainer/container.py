@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from typing import Any
 
 PLAN_VERSION = 1
+MOST_SOCKETS = 8
+"""That a child hands over in one message."""
+
 NETNS_FD = 100  # spec.NETNS_FD, which cannot be imported here
 
 _EXEC_NAMESPACES = (
@@ -33,15 +36,19 @@ _EXEC_NAMESPACES = (
 
 
 class Child:
-    """A started process: pid (as we see it), pidfd, the terminal's master or -1, the resolver's (udp, tcp) or None."""
+    """A started process: pid (as we see it), pidfd, the terminal's master or -1, the resolver's (udp, tcp) or None.
 
-    __slots__ = ("master", "pid", "pidfd", "resolver")
+    sockets: what ``sockets_inside`` asked for.
+    """
+
+    __slots__ = ("master", "pid", "pidfd", "resolver", "sockets")
 
     def __init__(self, pid: int, pidfd: int) -> None:
         self.pid = pid
         self.pidfd = pidfd
         self.master = -1
         self.resolver: tuple[int, int] | None = None
+        self.sockets: tuple[int, ...] = ()
 
 
 def spawn(plan: bytes, fds: Mapping[str, int], stdio: tuple[int, int, int]) -> Child:
@@ -270,7 +277,7 @@ def _listen(status: socket.socket, child: Child) -> None:
     """Take the child's reports until the execve closes its end. Raises SetupError for what it reports."""
     executing = False
     while True:
-        data, controls, _, _ = status.recvmsg(65536, socket.CMSG_SPACE(8), socket.MSG_CMSG_CLOEXEC)
+        data, controls, _, _ = status.recvmsg(65536, socket.CMSG_SPACE(4 * MOST_SOCKETS), socket.MSG_CMSG_CLOEXEC)
         if not data:
             break
         report = marshal.loads(data)
@@ -284,6 +291,8 @@ def _listen(status: socket.socket, child: Child) -> None:
             child.master = descriptors[0]
         elif report[0] == "resolver":
             child.resolver = (descriptors[0], descriptors[1])
+        elif report[0] == "sockets":
+            child.sockets = tuple(descriptors)
         elif report[0] == "exec":
             executing = True
         elif report[0] == "error":
@@ -302,7 +311,7 @@ def _undo_child(child: Child) -> None:
     except ProcessLookupError:
         pass
     os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED)
-    for descriptor in (child.pidfd, child.master, *(child.resolver or ())):
+    for descriptor in (child.pidfd, child.master, *(child.resolver or ()), *child.sockets):
         if descriptor >= 0:
             os.close(descriptor)
 
@@ -339,20 +348,33 @@ def net_inside(
         operations.append(("nft", nft))
     if resolver:
         operations.append(("resolver", resolver))
-    operations.append(("finish",))
-
-    def become(child: init.Child) -> None:
-        calls.setns(namespace, const.CLONE_NEWNET)
-
     if host:
         try:
             _host_network(namespace, host)
         except OSError as error:
             raise _setup_error(error, "network") from None
-    child = _start({"operations": operations, "host": ()}, (0, 1, 2), become, 0, -1, -1, -1)
+    return _inside(namespace, operations).resolver
+
+
+def sockets_inside(namespace: int, kinds: tuple[tuple[int, int, int], ...]) -> tuple[int, ...]:
+    """Open sockets in a network namespace, of which ``namespace`` is a descriptor: a socket stays where it was made.
+
+    kinds: (family, type, protocol) of each, at most MOST_SOCKETS.  Returns their descriptors.  Raises SetupError.
+    """
+    return _inside(namespace, [("sockets", kinds)]).sockets
+
+
+def _inside(namespace: int, operations: list[tuple[object, ...]]) -> Child:
+    """Have a child join a network namespace and do operations there; returns what it has left. Raises SetupError."""
+
+    def become(child: init.Child) -> None:
+        calls.setns(namespace, const.CLONE_NEWNET)
+
+    loaded = {"operations": [*operations, ("finish",)], "host": ()}
+    child = _start(loaded, (0, 1, 2), become, 0, -1, -1, -1)
     os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED)
     os.close(child.pidfd)
-    return child.resolver
+    return child
 
 
 def _setup_error(error: OSError, stage: str) -> SetupError:

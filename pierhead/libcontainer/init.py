@@ -133,8 +133,15 @@ def _nft(child: Child, batch: bytes) -> None:
 
 
 def _resolver(child: Child, port: int) -> None:
-    descriptors = network.resolver_sockets(port)
-    _send(child.status, "resolver", descriptors)
+    _lend(child, "resolver", network.resolver_sockets(port))
+
+
+def _sockets(child: Child, kinds: tuple[tuple[int, int, int], ...]) -> None:
+    _lend(child, "sockets", network.open_sockets(kinds))
+
+
+def _lend(child: Child, name: str, descriptors: tuple[int, ...]) -> None:
+    _send(child.status, name, descriptors)
     for descriptor in descriptors:
         os.close(descriptor)
 
@@ -372,6 +379,7 @@ OPERATIONS: dict[object, tuple[str, Callable[..., None]]] = {
     "route": ("network", _route),
     "nft": ("network", _nft),
     "resolver": ("network", _resolver),
+    "sockets": ("network", _sockets),
     "stdio": ("process", _stdio),
     "hostname": ("process", _hostname),
     "domainname": ("process", _domainname),

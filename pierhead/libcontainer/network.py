@@ -145,3 +145,16 @@ def resolver_sockets(port: int) -> tuple[int, int]:
         tcp.close()
         raise failure("bind", f"127.0.0.11:{port}", error.errno or 5) from None
     return udp.detach(), tcp.detach()
+
+
+def open_sockets(kinds: tuple[tuple[int, int, int], ...]) -> tuple[int, ...]:
+    """A socket of the current namespace for each (family, type, protocol), as descriptors."""
+    sockets: list[socket.socket] = []
+    for family, kind, protocol in kinds:
+        try:
+            sockets.append(socket.socket(family, kind | socket.SOCK_CLOEXEC, protocol))
+        except OSError as error:
+            for opened in sockets:
+                opened.close()
+            raise failure("socket", f"{family}/{kind}/{protocol}", error.errno or 5) from None
+    return tuple(one.detach() for one in sockets)

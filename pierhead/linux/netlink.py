@@ -294,9 +294,9 @@ def split(datagram: bytes) -> Iterator[tuple[int, memoryview]]:
 class Netlink:
     """A NETLINK_ROUTE socket of the calling process's network namespace. Cheap: open one, use it, close it."""
 
-    def __init__(self) -> None:
-        """Open. Raises OSError."""
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_ROUTE)
+    def __init__(self, opened: socket.socket | None = None) -> None:
+        """Open, or take over a socket that was opened in another network namespace. Raises OSError."""
+        self._socket = opened or socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_ROUTE)
         self._socket.bind((0, 0))
 
     def __enter__(self) -> "Netlink":

@@ -1,5 +1,6 @@
 """What the daemon may rely on in every exec driver: real containers of busybox, in namespaces of their own."""
 
+import fcntl
 import json
 import os
 import signal
@@ -18,11 +19,13 @@ from pierhead.driver.execdriver.api import (
     ExecStarted,
     Exited,
     NetworkJoined,
+    SocketsOpened,
     Started,
     StartError,
 )
 from pierhead.driver.execdriver.native import NativeDriver
 from pierhead.libcontainer.spec import NamespaceKind, NetworkSetup, Resources
+from pierhead.linux.netlink import Netlink
 from tests.drivers.containers import PATIENCE, Box, Running, busybox_root, process
 
 DRIVERS: dict[str, Callable[[str, str], ExecDriver]] = {"native": NativeDriver}
@@ -48,6 +51,10 @@ def box(request: pytest.FixtureRequest, root: Path, tmp_path: Path) -> Iterator[
             driver.close()
     assert not [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(tmp_path) in line]
     assert not [path for path in Path("/sys/fs/cgroup").glob(f"*/pierhead/{instance}*") if path.exists()]
+
+
+SIOCGSKNS = 0x894C
+"""ioctl: a descriptor of a socket's network namespace."""
 
 
 def run(box: Box, *args: str, **settings: object) -> Running:
@@ -448,6 +455,23 @@ def test_the_resolver_sockets_come_with_the_start(box: Box) -> None:
     running.monitor.leave_network((link_up(12345),), 8)
     refused = running.expect(NetworkJoined)
     assert refused.serial == 8 and refused.error is not None
+
+
+def test_sockets_of_the_containers_network_namespace_are_handed_out(box: Box) -> None:
+    running = run(box, "sleep", "1000")
+    pid = running.expect(Started).pid
+    running.monitor.open_sockets([(socket.AF_NETLINK, socket.SOCK_RAW, 0), (socket.AF_INET, socket.SOCK_STREAM, 0)], 3)
+    opened = running.expect(SocketsOpened)
+    assert (opened.serial, opened.error) == (3, None)
+    route, stream = opened.sockets
+    with Netlink(route) as link, stream:
+        assert [one.name for one in link.links()] == ["lo"] and not link.links()[0].up, "of the container, not ours"
+        namespace = fcntl.ioctl(stream, SIOCGSKNS)
+        assert os.path.samestat(os.stat(f"/proc/{pid}/ns/net"), os.fstat(namespace))
+        os.close(namespace)
+    running.monitor.open_sockets([(socket.AF_INET, socket.SOCK_STREAM, 250)], 4)
+    refused = running.expect(SocketsOpened)
+    assert refused.serial == 4 and refused.error is not None and refused.error.call == "socket"
 
 
 def test_a_reserved_port_is_free_again_when_the_end_is_reported(box: Box) -> None:

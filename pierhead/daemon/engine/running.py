@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from pierhead.driver.execdriver.api import (
@@ -12,12 +12,16 @@ from pierhead.driver.execdriver.api import (
     Lost,
     Monitor,
     NetworkJoined,
+    SocketsOpened,
     Started,
     StartError,
 )
 from pierhead.libcontainer.spec import Process
 
 ResolverSockets = tuple[socket.socket, socket.socket]
+
+PATIENCE = 5.0
+"""Seconds that a shim has to open sockets."""
 
 
 @dataclass(slots=True)
@@ -64,6 +68,7 @@ class Running:
     execs: dict[str, ExecInstance] = field(default_factory=dict)
     """Those that are being started or run."""
     answers: "dict[int, asyncio.Future[ResolverSockets | None]]" = field(default_factory=dict)
+    opening: "dict[int, asyncio.Future[tuple[socket.socket, ...]]]" = field(default_factory=dict)
     serial: int = 0
 
     def expect(self) -> "tuple[int, asyncio.Future[ResolverSockets | None]]":
@@ -72,6 +77,22 @@ class Running:
         future = asyncio.get_running_loop().create_future()
         self.answers[self.serial] = future
         return self.serial, future
+
+    async def open_sockets(self, kinds: Sequence[tuple[int, int, int]]) -> tuple[socket.socket, ...]:
+        """Sockets (family, type, protocol) of the container's network namespace. Raises OSError, SetupFailed.
+
+        TimeoutError: its shim does not answer (an older one, which cannot).
+        """
+        self.serial += 1
+        serial = self.serial
+        future: asyncio.Future[tuple[socket.socket, ...]] = asyncio.get_running_loop().create_future()
+        self.opening[serial] = future
+        try:
+            self.monitor.open_sockets(kinds, serial)
+            async with asyncio.timeout(PATIENCE):
+                return await future
+        finally:
+            del self.opening[serial]
 
 
 def watch(
@@ -93,9 +114,10 @@ def watch(
                 instance.exit_code = 137
             if instance.answer is not None and not instance.answer.done():
                 instance.answer.set_exception(ProcessLookupError(f"container {id} is not running"))
-        for answer in running.answers.values():
-            if not answer.done():
-                answer.set_exception(ProcessLookupError(f"container {id} is not running"))
+        for waiting in (running.answers, running.opening):
+            for answer in waiting.values():
+                if not answer.done():
+                    answer.set_exception(ProcessLookupError(f"container {id} is not running"))
         if not running.started.done():
             running.started.set_exception(ProcessLookupError(f"container {id} ended while it was started"))
             running.started.exception()  # marked as seen: a re-attachment may have no one who awaits it
@@ -138,6 +160,15 @@ def watch(
                             answer.set_result(sockets)
                         else:
                             answer.set_exception(failure)
+                case SocketsOpened(serial, failure, opened):
+                    opening = running.opening.get(serial)
+                    if opening is None or opening.done():
+                        for one in opened:
+                            one.close()  # whoever asked has given up
+                    elif failure is None:
+                        opening.set_result(opened)
+                    else:
+                        opening.set_exception(failure)
                 case Lost():
                     end(lost(id))
 

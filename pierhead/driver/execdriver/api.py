@@ -5,7 +5,7 @@ arrives as Events on the Monitor, whose ``fileno()`` the daemon's loop watches.
 """
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -129,11 +129,20 @@ class NetworkJoined:
 
 
 @dataclass(frozen=True, slots=True)
+class SocketsOpened:
+    """The answer to ``Monitor.open_sockets``; sockets, in the order asked for, when error is None."""
+
+    serial: int
+    error: SetupFailed | None
+    sockets: tuple[socket.socket, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Lost:
     """The driver's process for this container is gone without an exit report; the cgroup has been killed."""
 
 
-Event = Started | StartError | Exited | ExecStarted | ExecError | NetworkJoined | Lost
+Event = Started | StartError | Exited | ExecStarted | ExecError | NetworkJoined | SocketsOpened | Lost
 
 
 class Monitor(Protocol):
@@ -164,6 +173,10 @@ class Monitor(Protocol):
 
     def leave_network(self, inside: tuple[bytes, ...], serial: int) -> None:
         """Send rtnetlink messages inside the container's namespace (take an interface down). Answer: NetworkJoined."""
+
+    def open_sockets(self, kinds: Sequence[tuple[int, int, int]], serial: int) -> None:
+        """Open sockets (family, type, protocol) in the container's network namespace, where they stay: what is asked
+        through them is answered from there, and nobody else has to enter it. Answer: SocketsOpened."""
 
     def hold_ports(
         self, ports: tuple[socket.socket, ...], listeners: tuple[tuple[socket.socket, tuple[str, int]], ...]

@@ -7,7 +7,7 @@ import logging
 import os
 import select
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from pierhead.driver.execdriver import protocol
@@ -18,6 +18,7 @@ from pierhead.driver.execdriver.api import (
     Exited,
     Lost,
     NetworkJoined,
+    SocketsOpened,
     Started,
     StartError,
     Stream,
@@ -132,6 +133,9 @@ class ShimMonitor:
     def leave_network(self, inside: tuple[bytes, ...], serial: int) -> None:
         self._send(protocol.LEAVE, (serial, tuple(inside)))
 
+    def open_sockets(self, kinds: Sequence[tuple[int, int, int]], serial: int) -> None:
+        self._send(protocol.OPEN, (serial, tuple((int(a), int(b), int(c)) for a, b, c in kinds)))
+
     def hold_ports(
         self, ports: tuple[socket.socket, ...], listeners: tuple[tuple[socket.socket, tuple[str, int]], ...]
     ) -> None:
@@ -212,4 +216,6 @@ def _event(message: bytes, descriptors: list[int]) -> Event:
             return ExecError(exec_id, _failed(error))
         case protocol.JOINED, (int(serial), error):
             return NetworkJoined(serial, None if error is None else _failed(error), resolver)
+        case protocol.OPENED, (int(serial), error):
+            return SocketsOpened(serial, None if error is None else _failed(error), sockets)
     raise ValueError(f"message of unknown kind {kind}")

@@ -49,6 +49,7 @@ SIGNAL = 5  # (signal, exec id or None)
 JOIN = 6  # (serial, host, inside, nft, sysctls, resolver)
 LEAVE = 7  # (serial, inside)
 HOLD = 8  # (more, (address of a listener or None, …)); the sockets
+OPEN = 9  # (serial, ((family, type, protocol), …))
 
 # Shim to daemon.
 STARTED = 17  # (pid, time); resolver's two sockets, or none
@@ -57,6 +58,7 @@ EXITED = 19  # (code, signal, time, oom, exec id or None)
 EXEC_STARTED = 20  # (exec id, pid)
 EXEC_ERROR = 21  # (exec id, error as in START_ERROR)
 JOINED = 22  # (serial, error as in START_ERROR or None); resolver's two sockets, or none
+OPENED = 23  # (serial, error as in START_ERROR or None); the sockets
 
 # Flags of a stream.
 STDIN = 1

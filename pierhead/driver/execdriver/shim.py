@@ -195,6 +195,7 @@ class Shim:
                 protocol.JOIN: self._join,
                 protocol.LEAVE: self._leave,
                 protocol.HOLD: self.forwards.hold,
+                protocol.OPEN: self._open,
             }.get(kind)
             if handler is None or count != len(descriptors):
                 raise ValueError(f"message of kind {kind} with {len(descriptors)} descriptors")
@@ -292,9 +293,7 @@ class Shim:
 
     def _change_network(self, serial: int, host: Any, inside: Any, nft: Any, sysctls: Any, resolver: Any) -> None:
         try:
-            if self.main is None or self.main.pidfd < 0:
-                raise ProcessLookupError(3, "the container is not running")
-            namespace = os.open(f"/proc/{self.main.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+            namespace = self._network_namespace()
             try:
                 sockets = container.net_inside(namespace, inside, nft, sysctls, resolver, host)
             finally:
@@ -307,6 +306,29 @@ class Shim:
                 os.close(descriptor)
             self.resolver = tuple(sockets)
         self.send(protocol.JOINED, (serial, None), tuple(sockets or ()))
+
+    def _network_namespace(self) -> int:
+        """A descriptor of it."""
+        if self.main is None or self.main.pidfd < 0:
+            raise ProcessLookupError(3, "the container is not running")
+        return os.open(f"/proc/{self.main.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
+    def _open(self, payload: tuple[Any, ...], descriptors: list[int]) -> None:
+        serial, kinds = payload
+        try:
+            namespace = self._network_namespace()
+            try:
+                sockets = container.sockets_inside(namespace, kinds)
+            finally:
+                os.close(namespace)
+        except Exception as error:  # as in start
+            self.send(protocol.OPENED, (serial, failure(error)))
+            return
+        self.send(protocol.OPENED, (serial, None), sockets)
+        if self.backlog:  # the daemon does not read: descriptors are not kept for it
+            again = protocol.encode(protocol.OPENED, (serial, failure(BlockingIOError(11, "the daemon is busy"))))
+            self.backlog[-1] = again, ()
+        close_all(sockets)
 
     # The end
 
