@@ -1,7 +1,7 @@
 """What every network driver promises: pure plans, idempotent effects, nothing left behind."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 import pytest
@@ -108,6 +108,16 @@ def test_a_plan_touches_nothing(case: Case) -> None:
         case.do(lambda: plans.append(case.driver.plan(case.network, case.endpoint)))
     assert plans[0] == plans[1]
     assert case.seen() == before
+
+
+def test_what_leads_outside_says_where_and_an_internal_network_leads_nowhere(case: Case) -> None:
+    driver, network, endpoint = case.driver, case.network, case.endpoint
+    gateways = tuple(pool.gateway for pool in network.pools)
+    assert driver.outward(network) == driver.addressed
+    assert driver.next_hops(network, endpoint) == gateways
+    inside = replace(network, internal=True)
+    assert not driver.outward(inside)
+    assert driver.next_hops(inside, endpoint) == ()
 
 
 def test_reconciling_with_nothing_leaves_no_network(case: Case) -> None:

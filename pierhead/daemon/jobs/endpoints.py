@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from ipaddress import IPv4Interface, IPv6Interface, ip_address
 
 from pierhead.daemon.engine.engine import Engine
-from pierhead.daemon.jobs.describe import config_of, host_config_of, network_kind
-from pierhead.daemon.jobs.network_rows import PREDEFINED, find_row, network_of, pools_of
+from pierhead.daemon.jobs.describe import config_of, host_config_of
+from pierhead.daemon.jobs.network_rows import PREDEFINED, find_row, pools_of
 from pierhead.driver.networkdriver import ports as port_rules
 from pierhead.driver.networkdriver.api import Endpoint, Network, Pool, PortBinding
 from pierhead.driver.networkdriver.dns import Address, Zone, pointer_name
@@ -30,9 +30,9 @@ _MAC = re.compile(r"([0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}")
 
 
 def endpoint_rows(engine: Engine, container_id: str) -> list[Row]:
-    """A container's endpoints with ``network_name`` and ``driver``: first the network mode's own, then by name."""
+    """A container's endpoints with what ``network_at`` reads: first the network mode's own, then by name."""
     rows = engine.db.all(
-        "SELECT e.*, n.name AS network_name, n.driver, n.internal FROM endpoint e "
+        "SELECT e.*, n.name AS network_name, n.driver, n.internal, n.ipv6 AS network_ipv6, n.options FROM endpoint e "
         "JOIN network n ON n.id = e.network_id WHERE e.container_id = ? ORDER BY n.name",
         (container_id,),
     )
@@ -40,6 +40,29 @@ def endpoint_rows(engine: Engine, container_id: str) -> list[Row]:
         return rows
     mode = host_config_of(engine.containers.get(container_id)).network_mode or "bridge"
     return sorted(rows, key=lambda row: mode not in (row["network_name"], row["network_id"]))
+
+
+def network_at(engine: Engine, row: Row) -> Network:
+    """The network of one of ``endpoint_rows``."""
+    return Network(
+        id=row["network_id"],
+        name=row["network_name"],
+        driver=row["driver"],
+        pools=pools_of(engine, row["network_id"]),
+        internal=bool(row["internal"]),
+        ipv6=bool(row["network_ipv6"]),
+        options=json.loads(row["options"]),
+    )
+
+
+def outward(engine: Engine, row: Row) -> bool:
+    """Whether one of ``endpoint_rows`` can be its container's way out."""
+    return engine.networks[row["driver"]].outward(network_at(engine, row))
+
+
+def named(engine: Engine, driver: str, network_name: str) -> bool:
+    """Whether containers find each other by name in a network."""
+    return engine.networks[driver].named and network_name not in PREDEFINED
 
 
 def asked(row: Row) -> EndpointSettings:
@@ -81,13 +104,7 @@ def active(engine: Engine, container_id: str) -> list[tuple[Network, Endpoint]]:
     """Where a container is joined now."""
     rows = [row for row in endpoint_rows(engine, container_id) if row["active"]]
     ports = bindings_of(engine, container_id) if rows else ()
-    return [
-        (
-            network_of(engine, engine.db.one("SELECT * FROM network WHERE id = ?", (row["network_id"],))),
-            endpoint_of(row, ports),
-        )
-        for row in rows
-    ]
+    return [(network_at(engine, row), endpoint_of(row, ports)) for row in rows]
 
 
 # Membership ----------------------------------------------------------------------------------------------------------
@@ -209,10 +226,8 @@ def endpoint_settings(engine: Engine, container: Container) -> dict[str, Endpoin
 
 
 def _addresses(engine: Engine, row: Row, settings: EndpointSettings) -> None:
-    gateways: dict[int, str] = {}
-    for pool in pools_of(engine, row["network_id"]):
-        if pool.gateway is not None and not row["internal"]:
-            gateways.setdefault(pool.subnet.version, str(pool.gateway))
+    hops = engine.networks[row["driver"]].next_hops(network_at(engine, row), endpoint_of(row, ()))
+    gateways = {hop.version: str(hop) for hop in hops}
     if row["ipv4"]:
         address, _, length = row["ipv4"].partition("/")
         settings.ip_address, settings.ip_prefix_len, settings.gateway = address, int(length), gateways.get(4, "")
@@ -238,13 +253,20 @@ def _exposed(container: Container) -> set[tuple[str, int]]:
     return found
 
 
-def _shows_ports(container: Container) -> bool:
-    return container.live and network_kind(host_config_of(container).network_mode) in ("default", "user")
+def _shows_ports(engine: Engine, container: Container) -> bool:
+    """Whether it is in a network where ports can be published; elsewhere Docker does not show exposed ones either."""
+    if not container.live:
+        return False
+    drivers = engine.db.all(
+        "SELECT n.driver FROM endpoint e JOIN network n ON n.id = e.network_id WHERE e.container_id = ? AND e.active",
+        (container.id,),
+    )
+    return any(engine.networks[row["driver"]].publishes for row in drivers)
 
 
 def port_map(engine: Engine, container: Container) -> PortMap:
     """NetworkSettings.Ports: what is published now; null for what is only exposed."""
-    if not _shows_ports(container):
+    if not _shows_ports(engine, container):
         return {}
     shown: PortMap = {f"{port}/{proto}": None for proto, port in sorted(_exposed(container))}
     for binding in bindings_of(engine, container.id):
@@ -260,7 +282,7 @@ def port_map(engine: Engine, container: Container) -> PortMap:
 
 def ports(engine: Engine, container: Container) -> list[Port]:
     """The Ports of a listed container."""
-    if not _shows_ports(container):
+    if not _shows_ports(engine, container):
         return []
     published: set[tuple[str, int]] = set()
     shown: list[Port] = []

@@ -123,7 +123,7 @@ def _hosts(engine: Engine, container: Container, host: HostConfig, kind: str) ->
 
 def _resolv(engine: Engine, container: Container, host: HostConfig, kind: str) -> bytes:
     embedded = any(
-        network.driver == "bridge" and network.name != "bridge" for network, _ in endpoints.active(engine, container.id)
+        endpoints.named(engine, network.driver, network.name) for network, _ in endpoints.active(engine, container.id)
     )
     host_file = engine.resolvers.host()
     given = tuple(host.dns or engine.config.dns)

@@ -33,8 +33,11 @@ def requests(config: ContainerConfig, host: HostConfig) -> list[ports.PortReques
 
 
 def allocate_ports(engine: Engine, container: Container, host: HostConfig) -> None:
-    """Write the ports that the configuration publishes. Within a transaction. Raises PierheadError."""
+    """Write the ports that the configuration publishes, if the container's way out is a network that publishes any.
+    Within a transaction, after the gateway's endpoint is written. Raises PierheadError."""
     wanted = requests(config_of(container), host)
+    if not wanted or not _publishes(engine, container):
+        return
     fixed = [
         PortBinding(one.proto, one.port, one.port, one.ip, one.low, one.low)
         for one in wanted
@@ -45,6 +48,20 @@ def allocate_ports(engine: Engine, container: Container, host: HostConfig) -> No
     for one in wanted:
         if not one.low or one.low != one.high:
             _write_dynamic(engine, container, one)
+
+
+def _publishes(engine: Engine, container: Container) -> bool:
+    gateway = engine.db.first(
+        "SELECT n.driver FROM endpoint e JOIN network n ON n.id = e.network_id "
+        "WHERE e.container_id = ? AND e.gateway = 1",
+        (container.id,),
+    )
+    if gateway is None:
+        return False
+    driver = engine.networks[gateway["driver"]]
+    if not driver.publishes:
+        log.warning("container %s: %s driver does not support port mappings", container.name, driver.name)
+    return driver.publishes
 
 
 def _write_port(engine: Engine, container: Container, binding: PortBinding) -> None:

@@ -11,7 +11,6 @@ from pierhead.daemon.jobs.sandboxes import (
     announce,
     forget_addresses,
     gateway_of,
-    is_user_bridge,
     merge,
     plan_endpoint,
     resolver_setup,
@@ -30,7 +29,7 @@ async def connect(engine: Engine, container: Container, row: Row) -> None:
     before = endpoints.active(engine, container.id)
     taken = {endpoint.interface for _, endpoint in before}
     interface = next(name for name in (f"eth{number}" for number in range(1000)) if name not in taken)
-    gateway = not row["internal"] and not any(endpoint.gateway for _, endpoint in before)
+    gateway = endpoints.outward(engine, row) and not any(endpoint.gateway for _, endpoint in before)
     try:
         with engine.db.transaction():
             id = allocate_endpoint(engine, container, row, interface, gateway=gateway)
@@ -39,7 +38,7 @@ async def connect(engine: Engine, container: Container, row: Row) -> None:
         reservation = await reserve(engine, container) if gateway else None
         network, endpoint = next(one for one in endpoints.active(engine, container.id) if one[1].id == id)
         setup = await plan_endpoint(engine, network, endpoint)
-        if is_user_bridge(network) and not engine.resolvers.serves(container.id):
+        if endpoints.named(engine, network.driver, network.name) and not engine.resolvers.serves(container.id):
             setup = merge([setup, resolver_setup(container.id)])
         if reservation is not None:
             running.monitor.hold_ports(reservation.ports, reservation.listeners)
@@ -76,17 +75,24 @@ async def leave(engine: Engine, container: Container, network_id: str) -> None:
 async def _movegateway_of(engine: Engine, container: Container) -> None:
     """The default route and the published ports go to another of the container's networks, if there is one."""
     rows = [row for row in endpoints.endpoint_rows(engine, container.id) if row["active"]]
-    chosen = gateway_of(rows)
+    chosen = gateway_of(engine, rows)
     running = engine.running.get(container.id)
     if running is None:
         return
-    if chosen is None:
+    driver = next((engine.networks[row["driver"]] for row in rows if row["id"] == chosen), None)
+    if driver is None or not driver.publishes:
         engine.db.execute("DELETE FROM port WHERE container_id = ?", (container.id,))
         running.monitor.hold_ports((), ())
+    if driver is None:
         return
     engine.db.execute("UPDATE endpoint SET gateway = 1 WHERE id = ?", (chosen,))
+    if not endpoints.bindings_of(engine, container.id):
+        try:
+            with engine.db.transaction():
+                allocate_ports(engine, container, host_config_of(container))
+        except PierheadError as error:
+            log.error("container %s: its ports are not published: %s", container.id[:12], error)
     network, endpoint = next(one for one in endpoints.active(engine, container.id) if one[1].id == chosen)
-    driver = engine.networks[network.driver]
     serial, answer = running.expect()
     running.monitor.join_network(driver.gateway(network, endpoint), serial)
     await answer

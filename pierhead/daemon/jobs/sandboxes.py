@@ -90,16 +90,16 @@ def _allocate(engine: Engine, container: Container) -> None:
         # The network was made, or made again, after the container.
         endpoints.assign(engine, container.id, own["id"], None)
         rows = endpoints.endpoint_rows(engine, container.id)
-    gateway = gateway_of(rows)
+    gateway = gateway_of(engine, rows)
     for number, row in enumerate(rows):
         allocate_endpoint(engine, container, row, f"eth{number}", gateway=row["id"] == gateway)
     if gateway is not None:
         allocate_ports(engine, container, host)
 
 
-def gateway_of(rows: list[Row]) -> str | None:
+def gateway_of(engine: Engine, rows: list[Row]) -> str | None:
     """The endpoint that gives the default route and carries published ports: highest priority, then by name."""
-    able = [row for row in rows if row["driver"] == "bridge" and not row["internal"]]
+    able = [row for row in rows if endpoints.outward(engine, row)]
     if not able:
         return None
     best = min(able, key=lambda row: (-endpoints.asked(row).gw_priority, row["network_name"]))
@@ -110,14 +110,17 @@ def allocate_endpoint(engine: Engine, container: Container, row: Row, interface:
     """Write an endpoint as active, under a new id; returns that. Within a transaction. Raises PierheadError."""
     id = secrets.token_hex(32)
     mac, ipv4, ipv6 = "", None, None
-    if row["driver"] == "bridge":
+    driver = engine.networks[row["driver"]]
+    if driver.addressed:
         settings = endpoints.asked(row)
         config = settings.ipam_config
         ipv4 = _address(engine, container, row, 4, config.ipv4_address if config else "")
         ipv6 = _address(engine, container, row, 6, config.ipv6_address if config else "")
-        mac = settings.mac_address or (
-            ipam.mac(IPv4Address(ipv4.partition("/")[0])) if ipv4 else f"02:42:{secrets.token_bytes(4).hex(':')}"
-        )
+        mac = settings.mac_address
+        if mac and not driver.own_mac:
+            raise PierheadError(f"{driver.name} interfaces do not support custom mac address assignment")
+        if not mac and driver.own_mac:
+            mac = ipam.mac(IPv4Address(ipv4.partition("/")[0])) if ipv4 else f"02:42:{secrets.token_bytes(4).hex(':')}"
     engine.db.execute(
         "UPDATE endpoint SET id = ?, active = 1, interface = ?, mac = ?, ipv4 = ?, ipv6 = ?, gateway = ? WHERE id = ?",
         (id, interface, mac, ipv4, ipv6, int(gateway), row["id"]),
@@ -162,7 +165,7 @@ def _address(engine: Engine, container: Container, row: Row, version: int, wante
 async def _plan(engine: Engine, container: Container, reservation: ports.Reservation) -> Joined:
     joined = endpoints.active(engine, container.id)
     setups = [await plan_endpoint(engine, network, endpoint) for network, endpoint in joined]
-    if any(is_user_bridge(network) for network, _ in joined):
+    if any(endpoints.named(engine, network.driver, network.name) for network, _ in joined):
         setups.append(resolver_setup(container.id))
     for network, endpoint in joined:
         if endpoint.ports:
@@ -180,11 +183,6 @@ async def plan_endpoint(engine: Engine, network: Network, endpoint: Endpoint) ->
         log.warning("network %s is gone (%s): making it again", network.name, error)
         await blocking(driver.create, network)
         return driver.plan(network, endpoint)
-
-
-def is_user_bridge(network: Network) -> bool:
-    """Whether names are resolved in it."""
-    return network.driver == "bridge" and network.name != "bridge"
 
 
 def resolver_setup(container_id: str) -> NetworkSetup:
@@ -240,13 +238,13 @@ def serve(engine: Engine, container_id: str, sockets: tuple[socket.socket, socke
                 lambda row=row: endpoints.zone_of(engine, row["network_id"], row["network_name"]),  # type: ignore[misc]
             )
             for row in rows
-            if row["driver"] == "bridge" and row["network_name"] != "bridge"
+            if endpoints.named(engine, row["driver"], row["network_name"])
         ]
         return dns.union(zones)
 
     def upstreams() -> tuple[str, ...] | None:
         rows = [row for row in endpoints.endpoint_rows(engine, container_id) if row["active"]]
-        if not any(row["driver"] == "bridge" and not row["internal"] for row in rows):
+        if not any(endpoints.outward(engine, row) for row in rows):
             return None
         host = host_config_of(engine.containers.get(container_id))
         return tuple(host.dns or engine.config.dns)
@@ -268,9 +266,9 @@ async def release(engine: Engine, container_id: str) -> None:
         return
     shared = _shares_namespace(engine, container_id)
     for network, endpoint in left:
-        if not endpoint.mac:
-            continue  # host and none: nothing was made
         driver = engine.networks[network.driver]
+        if not driver.addressed:
+            continue  # nothing was made
         try:
             await blocking(driver.unplug if shared else driver.leave, network, endpoint)
         except (OSError, ExceptionGroup) as error:
@@ -292,7 +290,7 @@ def _shares_namespace(engine: Engine, container_id: str) -> bool:
 
 def forget_addresses(engine: Engine, network: Network, endpoint: Endpoint, name: str) -> None:
     """Write an endpoint as inactive; on a user's network its addresses rest. Within a transaction."""
-    if is_user_bridge(network):
+    if endpoints.named(engine, network.driver, network.name):
         for interface in (endpoint.ipv4, endpoint.ipv6):
             if interface is not None:
                 engine.db.execute(

@@ -66,10 +66,43 @@ class Endpoint:
     ports: tuple[PortBinding, ...] = ()
 
 
+def gateways(network: Network, endpoint: Endpoint) -> tuple[IPv4Address | IPv6Address, ...]:
+    """The gateways of the subnets that an endpoint's addresses are in: IPv4's, IPv6's."""
+    found: list[IPv4Address | IPv6Address] = []
+    for interface in (endpoint.ipv4, endpoint.ipv6):
+        if interface is not None:
+            pool = next((pool for pool in network.pools if interface.ip in pool.subnet), None)
+            if pool is not None and pool.gateway is not None:
+                found.append(pool.gateway)
+    return tuple(found)
+
+
 class NetworkDriver(Protocol):
     """One kind of network. All effects carry the instance's mark, so that reconciliation finds them."""
 
     name: str
+
+    addressed: bool
+    """Endpoints have addresses of the network's pools and a link of their own in the container. Without it (host, null)
+    nothing is made for an endpoint, so nothing has to leave."""
+
+    own_mac: bool
+    """Each endpoint has a MAC address of its own, and one may be asked for; else it has its parent's."""
+
+    publishes: bool
+    """Published ports are made reachable at the host's addresses; else they are ignored, with a warning in the log,
+    and not shown."""
+
+    named: bool
+    """On a user's network of this kind containers find each other by name, at a resolver on 127.0.0.11."""
+
+    def outward(self, network: Network) -> bool:
+        """Whether an endpoint of this network can be its container's way out: give the default route, carry published
+        ports, let names be asked for outside. Pure; called for every start and every name that is asked for outside."""
+
+    def next_hops(self, network: Network, endpoint: Endpoint) -> tuple[IPv4Address | IPv6Address, ...]:
+        """Where the endpoint's default routes lead to, at most one address of each family: what the API shows as
+        Gateway. Pure. Empty where the network does not lead outside, or leads there without a next hop."""
 
     def validate(self, network: Network) -> None:
         """Raise InvalidParameter with Docker's words for options or pools that this driver cannot serve. Pure."""

@@ -5,11 +5,11 @@ import hashlib
 import os
 import socket
 from collections.abc import Callable, Sequence
-from ipaddress import IPv4Interface, IPv6Interface, ip_interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_interface
 from typing import Protocol
 
 from pierhead.driver.networkdriver import marks
-from pierhead.driver.networkdriver.api import Endpoint, Network
+from pierhead.driver.networkdriver.api import Endpoint, Network, gateways
 from pierhead.driver.networkdriver.firewall import Firewall, Segment
 from pierhead.errors import Forbidden, InvalidParameter
 from pierhead.libcontainer.spec import NETNS_FD, NetworkSetup
@@ -94,12 +94,21 @@ class BridgeDriver:
     """Networks of driver "bridge". Every link carries the instance's group, every rule is in its table."""
 
     name = "bridge"
+    addressed = own_mac = publishes = named = True
 
     def __init__(self, instance: str, memory: Memory) -> None:
         """instance: 8 hex digits."""
         self._group = marks.group(instance)
         self._firewall = Firewall(instance)
         self._memory = memory
+
+    def outward(self, network: Network) -> bool:
+        """Every bridge leads outside but an internal one."""
+        return not network.internal
+
+    def next_hops(self, network: Network, endpoint: Endpoint) -> tuple[IPv4Address | IPv6Address, ...]:
+        """The bridge's own addresses."""
+        return () if network.internal else gateways(network, endpoint)
 
     # Networks --------------------------------------------------------------------------------------------------------
 
@@ -238,14 +247,7 @@ class BridgeDriver:
         return NetworkSetup(tuple(host), tuple(inside), sysctls=self._inside_sysctls(endpoint))
 
     def _routes(self, network: Network, endpoint: Endpoint) -> list[bytes]:
-        if network.internal:
-            return []
-        versions = {address.version for address in (endpoint.ipv4, endpoint.ipv6) if address is not None}
-        return [
-            netlink.route_add(_index(endpoint), pool.gateway)
-            for pool in network.pools
-            if pool.gateway is not None and pool.subnet.version in versions
-        ]
+        return [netlink.route_add(_index(endpoint), hop) for hop in self.next_hops(network, endpoint)]
 
     def gateway(self, network: Network, endpoint: Endpoint) -> NetworkSetup:
         """The default route through this endpoint's network."""

@@ -1,6 +1,7 @@
 """The host network: a container that shares the host's interfaces. There is nothing to make."""
 
 from collections.abc import Sequence
+from ipaddress import IPv4Address, IPv6Address
 
 from pierhead.driver.networkdriver.api import Endpoint, Network
 from pierhead.errors import Forbidden
@@ -11,6 +12,15 @@ class HostDriver:
     """Networks of driver "host": exactly one, predefined."""
 
     name = "host"
+    addressed = own_mac = publishes = named = False
+
+    def outward(self, network: Network) -> bool:
+        """A container in the host's namespace uses the host's routes."""
+        return False
+
+    def next_hops(self, network: Network, endpoint: Endpoint) -> tuple[IPv4Address | IPv6Address, ...]:
+        """There is none."""
+        return ()
 
     def validate(self, network: Network) -> None:
         """Only the predefined network may be of this driver."""

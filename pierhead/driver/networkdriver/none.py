@@ -1,6 +1,7 @@
 """No network: a namespace of its own with nothing but ``lo``. Docker calls the driver "null"."""
 
 from collections.abc import Sequence
+from ipaddress import IPv4Address, IPv6Address
 
 from pierhead.driver.networkdriver.api import Endpoint, Network
 from pierhead.errors import Forbidden
@@ -12,6 +13,15 @@ class NoneDriver:
     """Networks of driver "null": exactly one, predefined."""
 
     name = "null"
+    addressed = own_mac = publishes = named = False
+
+    def outward(self, network: Network) -> bool:
+        """Nothing leads out of it."""
+        return False
+
+    def next_hops(self, network: Network, endpoint: Endpoint) -> tuple[IPv4Address | IPv6Address, ...]:
+        """There is none."""
+        return ()
 
     def validate(self, network: Network) -> None:
         """Only the predefined network may be of this driver."""
