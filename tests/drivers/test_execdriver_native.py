@@ -3,6 +3,7 @@
 import errno
 import os
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from pierhead.driver.execdriver import protocol
-from pierhead.driver.execdriver.api import ExecStarted, Exited, Lost, Started
+from pierhead.driver.execdriver.api import ExecStarted, Exited, Lost, NotBegun, Started, StartError
 from pierhead.driver.execdriver.native import NativeDriver
 from tests.drivers.containers import PATIENCE, Box, Running, busybox_root, process
+from tests.harness.processes import end
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +84,7 @@ def test_a_killed_zygote_is_replaced_and_takes_no_container_with_it(box: Box) ->
     running, _ = sleeping(box)
     pids = box.driver.pids()
     for pid in pids:
-        os.kill(pid, signal.SIGKILL)
+        end(pid)  # the spare ends by itself when the zygote has gone
     assert all(gone(pid) for pid in pids)
     again, _ = sleeping(box)
     again.monitor.exec("e1", process("true"), None, False, False)
@@ -100,6 +102,40 @@ def test_a_killed_spare_costs_no_start(box: Box) -> None:
     os.kill(spare, signal.SIGKILL)
     assert gone(spare)
     sleeping(box)
+
+
+def test_a_zygote_that_dies_with_a_start_in_its_hands_gives_it_back_whole(box: Box) -> None:
+    stream, client = box.client()
+    port = socket.create_server(("127.0.0.1", 0))
+    address = port.getsockname()
+    zygote = box.driver.pids()[0]
+    os.kill(zygote, signal.SIGSTOP)
+    running = box.start(box.request("echo", "hi", streams=(stream,), ports=(port,)))
+    os.kill(zygote, signal.SIGKILL)
+    error = running.expect(StartError).error
+    assert isinstance(error, NotBegun)
+    assert box.driver.existing() == ()
+    with pytest.raises(OSError, match="in use"):
+        socket.create_server(address)
+    again = box.start(error.request)
+    again.expect(Started)
+    assert client.frames()[0] == b"hi\n"
+    assert again.expect(Exited).code == 0
+    socket.create_server(address).close()
+
+
+def test_a_start_that_is_given_up_holds_nothing(box: Box) -> None:
+    stream, client = box.client()
+    port = socket.create_server(("127.0.0.1", 0))
+    address = port.getsockname()
+    zygote = box.driver.pids()[0]
+    os.kill(zygote, signal.SIGSTOP)
+    running = box.start(box.request("true", streams=(stream,), ports=(port,)))
+    running.monitor.close()
+    os.kill(zygote, signal.SIGKILL)
+    assert gone(zygote)
+    assert client.frames() == (b"", b"")
+    socket.create_server(address).close()
 
 
 def test_the_drivers_processes_end_with_the_driver(box: Box) -> None:

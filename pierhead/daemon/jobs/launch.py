@@ -5,17 +5,20 @@ import os
 import signal
 import time
 
-from pierhead.daemon.engine.engine import Engine, phase
-from pierhead.daemon.engine.running import watch
+from pierhead.daemon.engine.engine import Engine, log, phase
+from pierhead.daemon.engine.running import Running, watch
 from pierhead.daemon.jobs import networks, specs
 from pierhead.daemon.jobs.describe import attributes, config_of, host_config_of, mounts_of, network_kind
 from pierhead.daemon.jobs.files import container_folder, log_config, write_files
-from pierhead.driver.execdriver.api import Exited, StartRequest
+from pierhead.driver.execdriver.api import Exited, NotBegun, Started, StartRequest
 from pierhead.errors import Conflict, InvalidParameter, NoSuchContainer, PierheadError, StartFailed
 from pierhead.graph.containers import Container
 from pierhead.graph.state import State
 from pierhead.libcontainer.spec import NamespaceKind, SetupFailed
 from pierhead.wire.containers import HostConfig
+
+TRIES = 3
+"""Of one start, where the driver's processes are killed before they have begun with it."""
 
 
 async def settled(engine: Engine, id: str) -> None:
@@ -83,27 +86,7 @@ async def _execute(engine: Engine, container: Container, joined: networks.Joined
                 open_stdin=bool(config.open_stdin),
             )
         with phase("execdriver: start"):
-            try:
-                monitor = engine.exec.start(request)
-            except ValueError as error:  # a Spec that cannot be: said before anything is made
-                raise InvalidParameter(str(error)) from error
-            running = watch(
-                id,
-                monitor,
-                lambda running, exit: engine.on_ended(running, exit),
-                lambda id: engine.exec.collect(id) or Exited(137, 9, time.time_ns()),
-            )
-            running.owner = specs.network_owner(engine, container, host_config_of(container)).id
-            engine.running[id] = running
-            try:
-                with phase("libcontainer: namespaces, mounts, limits, execve"):
-                    started = await running.started
-            except SetupFailed as error:
-                engine.running.pop(id, None)
-                raise explain(error) from error
-            except OSError as error:
-                engine.running.pop(id, None)
-                raise StartFailed(f"failed to start container {id}: {error}") from error
+            running, started = await _begin(engine, container, request)
     finally:
         for descriptor in descriptors.values():
             os.close(descriptor)
@@ -127,6 +110,42 @@ async def _execute(engine: Engine, container: Container, joined: networks.Joined
         running.recorded.set()
     announce_volumes(engine, container, "mount")
     engine.events.publish("container", "start", id, attributes(container))
+
+
+async def _begin(engine: Engine, container: Container, request: StartRequest) -> tuple[Running, Started]:
+    """Hand it to the exec driver until its command runs. Raises StartFailed, InvalidParameter."""
+    id = container.id
+    for left in reversed(range(TRIES)):
+        try:
+            monitor = engine.exec.start(request)
+        except ValueError as error:  # a Spec that cannot be: said before anything is made
+            raise InvalidParameter(str(error)) from error
+        running = watch(
+            id,
+            monitor,
+            lambda running, exit: engine.on_ended(running, exit),
+            lambda id: engine.exec.collect(id) or Exited(137, 9, time.time_ns()),
+        )
+        running.owner = specs.network_owner(engine, container, host_config_of(container)).id
+        engine.running[id] = running
+        try:
+            with phase("libcontainer: namespaces, mounts, limits, execve"):
+                return running, await running.started
+        except NotBegun as error:
+            engine.running.pop(id, None)
+            if left:
+                log.warning("container %s: %s, trying again", id[:12], error.strerror)
+                request = error.request
+                continue
+            error.request.close()
+            raise explain(error) from error
+        except SetupFailed as error:
+            engine.running.pop(id, None)
+            raise explain(error) from error
+        except OSError as error:
+            engine.running.pop(id, None)
+            raise StartFailed(f"failed to start container {id}: {error}") from error
+    raise AssertionError("the last try returns or raises")
 
 
 def announce_volumes(engine: Engine, container: Container, action: str) -> None:

@@ -4,6 +4,7 @@ The daemon never waits inside a driver: ``start`` and every method of a Monitor 
 arrives as Events on the Monitor, whose ``fileno()`` the daemon's loop watches.
 """
 
+import errno
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -66,6 +67,26 @@ class StartRequest:
     listeners: tuple[tuple[socket.socket, tuple[str, int]], ...] = ()
     open_stdin: bool = False
 
+    def close(self) -> None:
+        """Close its sockets. Idempotent."""
+        for stream in self.streams:
+            stream.connection.close()
+        for port in self.ports:
+            port.close()
+        for listener, _ in self.listeners:
+            listener.close()
+
+
+class NotBegun(SetupFailed):
+    """The driver's process for a start was gone before it had done anything of it.
+
+    The sockets of ``request`` are still open: it is to be given to ``start`` again, or closed.
+    """
+
+    def __init__(self, request: StartRequest) -> None:
+        super().__init__(errno.ECHILD, "its shim ended before it began", "", "shim", "clone")
+        self.request = request
+
 
 @dataclass(frozen=True, slots=True)
 class Started:
@@ -81,7 +102,7 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class StartError:
-    """The start failed; everything that was made for it is gone again."""
+    """The start failed; everything that was made for it is gone again. NotBegun: it may be tried again."""
 
     error: SetupFailed
 

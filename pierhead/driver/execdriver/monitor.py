@@ -18,9 +18,11 @@ from pierhead.driver.execdriver.api import (
     Exited,
     Lost,
     NetworkJoined,
+    NotBegun,
     SocketsOpened,
     Started,
     StartError,
+    StartRequest,
     Stream,
 )
 from pierhead.libcontainer import plan
@@ -39,6 +41,9 @@ class Remains(Protocol):
     def crash(self, id: str) -> str:
         """What the shim had to say when it died."""
 
+    def begun(self, id: str) -> bool:
+        """Whether a shim has taken the container on."""
+
     def kill(self, id: str) -> None:
         """Kill every process of the container, without waiting."""
 
@@ -49,11 +54,12 @@ class Remains(Protocol):
 class ShimMonitor:
     """A Monitor over a shim's control connection."""
 
-    def __init__(self, rest: Remains, id: str, connection: socket.socket, starting: bool) -> None:
+    def __init__(self, rest: Remains, id: str, connection: socket.socket, request: StartRequest | None = None) -> None:
+        """request: what is being started, until its first event; its sockets are kept for another try."""
         self.id = id
         self._rest = rest
         self._connection = connection
-        self._starting = starting
+        self._request = request
         self._ended = False
 
     def fileno(self) -> int:
@@ -81,9 +87,8 @@ class ShimMonitor:
                     os.close(descriptor)
                 continue
             found.append(event)
-            if isinstance(event, Started):
-                self._starting = False
-            elif isinstance(event, StartError):
+            self._close_request()
+            if isinstance(event, StartError):
                 self._rest.clear_folder(self.id)
             self._ended = isinstance(event, StartError) or (isinstance(event, Exited) and event.exec_id is None)
         return tuple(found)
@@ -92,14 +97,26 @@ class ShimMonitor:
         """The connection has ended without one: the shim has died, or the report is in the folder alone."""
         report = self._rest.collect(self.id)
         if report is not None:
+            self._close_request()
             return report
         why = self._rest.crash(self.id)
+        if self._request is not None and not why and not self._rest.begun(self.id):
+            request, self._request = self._request, None
+            self._rest.clear_folder(self.id)
+            return StartError(NotBegun(request))
         self._rest.kill(self.id)
-        if self._starting:
+        if self._request is not None:
+            self._close_request()
             self._rest.clear_folder(self.id)
             return StartError(SetupFailed(errno.ECHILD, why or "its shim has ended", "", "shim", "clone"))
         log.error("container %s: its shim has died%s", self.id[:12], f": {why}" if why else "")
         return Lost()
+
+    def _close_request(self) -> None:
+        """The shim has taken its sockets over, or nobody will."""
+        if self._request is not None:
+            self._request.close()
+            self._request = None
 
     def attach(self, stream: Stream) -> None:
         with stream.connection as connection:
@@ -147,6 +164,7 @@ class ShimMonitor:
             close_all(held for held, _ in listeners)
 
     def close(self) -> None:
+        self._close_request()
         self._connection.close()
 
     def _send(self, kind: int, payload: tuple[object, ...], descriptors: Iterable[int] = ()) -> None:

@@ -19,7 +19,7 @@ from contextlib import suppress
 
 from pierhead.driver.execdriver import protocol
 from pierhead.driver.execdriver.api import Exited, StartRequest
-from pierhead.driver.execdriver.monitor import ShimMonitor, close_all, flags, holds
+from pierhead.driver.execdriver.monitor import ShimMonitor, flags, holds
 from pierhead.driver.execdriver.spawn import Zygote
 from pierhead.libcontainer import cgroupfs, cgroups, plan, stats
 from pierhead.libcontainer.spec import NamespaceKind, NamespaceMode, Resources
@@ -88,6 +88,7 @@ class NativeDriver:
             self._zygote.fork(theirs)
         except BaseException:
             ours.close()
+            request.close()
             if len(descriptors) > 1:
                 self.clear_folder(spec.id)
             raise
@@ -95,11 +96,8 @@ class NativeDriver:
             theirs.close()
             for descriptor in descriptors[:2]:
                 os.close(descriptor)
-            close_all(stream.connection for stream in request.streams)
-            close_all(request.ports)
-            close_all(held for held, _ in request.listeners)
         ours.setblocking(False)
-        return ShimMonitor(self, spec.id, ours, starting=True)
+        return ShimMonitor(self, spec.id, ours, request)
 
     def _settings(self, request: StartRequest, held: int, descriptors: int) -> bytes:
         """The START message. Descriptors: plan, folder, namespaces, streams."""
@@ -127,13 +125,17 @@ class NativeDriver:
     def _make_folder(self, id: str) -> int:
         """The container's run-time folder, open and locked: the lock passes to the shim with the descriptor."""
         path = self._folder(id)
-        with suppress(FileExistsError):
+        left: tuple[str, ...] = ()
+        try:
             os.mkdir(path, 0o700)
+        except FileExistsError:
+            left = protocol.EXIT, protocol.SOCKET, protocol.CRASH
         folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            with suppress(FileNotFoundError):
-                os.unlink(protocol.EXIT, dir_fd=folder)
+            for name in left:
+                with suppress(FileNotFoundError):
+                    os.unlink(name, dir_fd=folder)
         except BlockingIOError:
             os.close(folder)
             raise OSError(errno.EBUSY, "the container is running already", path) from None
@@ -146,7 +148,7 @@ class NativeDriver:
 
     def reattach(self, id: str) -> ShimMonitor | None:
         connection = self._connect(id)
-        return None if connection is None else ShimMonitor(self, id, connection, starting=False)
+        return None if connection is None else ShimMonitor(self, id, connection)
 
     def _connect(self, id: str) -> socket.socket | None:
         """A connection to the container's shim; None if there is none alive."""
@@ -189,6 +191,10 @@ class NativeDriver:
             return ""
         log.debug("container %s: its shim has died:\n%s", id[:12], "\n".join(lines))
         return lines[-1] if lines else ""
+
+    def begun(self, id: str) -> bool:
+        """Whether a shim has taken the container on: its socket comes before everything else that it makes."""
+        return os.path.lexists(os.path.join(self._folder(id), protocol.SOCKET))
 
     def kill(self, id: str) -> None:
         """Kill every process of the container; ``delete`` waits for their end."""
