@@ -5,6 +5,7 @@ from functools import lru_cache
 from pierhead.graph.containers import Container
 from pierhead.wire import codec
 from pierhead.wire.containers import ContainerConfig, HostConfig, MountPoint
+from pierhead.wire.networks import EndpointSettings
 
 
 @lru_cache(maxsize=512)
@@ -49,3 +50,12 @@ def network_kind(mode: str) -> str:
     if mode in ("host", "none"):
         return mode
     return "container" if mode.startswith("container:") else "user"
+
+
+def dns_names(container: Container, settings: EndpointSettings) -> list[str]:
+    """What a container is called on a user-defined network: name, aliases, short id, hostname; in Docker's order."""
+    names = [container.name, *(settings.aliases or ()), container.id[:12]]
+    hostname = config_of(container).hostname
+    if hostname:
+        names.append(hostname)
+    return list(dict.fromkeys(names))

@@ -8,11 +8,10 @@ from collections.abc import Iterable
 from ipaddress import IPv4Interface, IPv6Interface, ip_address
 
 from pierhead.daemon.engine.engine import Engine
-from pierhead.daemon.jobs.describe import config_of, host_config_of
+from pierhead.daemon.jobs.describe import config_of, dns_names, host_config_of
 from pierhead.daemon.jobs.network_rows import PREDEFINED, find_row, pools_of
 from pierhead.driver.networkdriver import ports as port_rules
 from pierhead.driver.networkdriver.api import Endpoint, Network, Pool, PortBinding
-from pierhead.driver.networkdriver.dns import Address, Zone, pointer_name
 from pierhead.errors import InvalidParameter
 from pierhead.graph.containers import Container
 from pierhead.graph.graphdb import Row
@@ -176,34 +175,6 @@ def assign(engine: Engine, container_id: str, name: str, settings: EndpointSetti
         (secrets.token_hex(32), row["id"], container_id, codec.encode(kept)),
     )
     return row
-
-
-# Names ---------------------------------------------------------------------------------------------------------------
-
-
-def dns_names(container: Container, settings: EndpointSettings) -> list[str]:
-    """What a container is called on a user-defined network: name, aliases, short id, hostname; in Docker's order."""
-    names = [container.name, *(settings.aliases or ()), container.id[:12]]
-    hostname = config_of(container).hostname
-    if hostname:
-        names.append(hostname)
-    return list(dict.fromkeys(names))
-
-
-def zone_of(engine: Engine, network_id: str, network_name: str) -> Zone:
-    """The names of everything that is joined to a network now."""
-    names: dict[str, list[Address]] = {}
-    pointers: dict[str, str] = {}
-    rows = engine.db.all("SELECT * FROM endpoint WHERE network_id = ? AND active = 1", (network_id,))
-    for row in rows:
-        container = engine.containers.get(row["container_id"])
-        addresses = [ip_address(text.partition("/")[0]) for text in (row["ipv4"], row["ipv6"]) if text]
-        for name in dns_names(container, asked(row)):
-            for form in (name.lower(), f"{name}.{network_name}".lower()):
-                names.setdefault(form, []).extend(addresses)
-        for address in addresses:
-            pointers[pointer_name(address)] = f"{container.name}.{network_name}"
-    return Zone({name: tuple(dict.fromkeys(found)) for name, found in names.items()}, pointers)
 
 
 # What the API shows --------------------------------------------------------------------------------------------------

@@ -13,9 +13,8 @@ from pierhead.daemon.jobs.sandboxes import (
     gateway_of,
     merge,
     plan_endpoint,
-    resolver_setup,
-    serve,
 )
+from pierhead.daemon.jobs.zones import resolver_setup, serve
 from pierhead.errors import PierheadError
 from pierhead.graph.containers import Container
 from pierhead.graph.graphdb import Row

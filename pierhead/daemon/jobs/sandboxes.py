@@ -8,24 +8,22 @@ import logging
 import secrets
 import socket
 import time
-import zlib
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, ip_address
 
 from pierhead.daemon.engine.engine import Engine, blocking, phase
-from pierhead.daemon.engine.resolver import Scope
 from pierhead.daemon.jobs import endpoints
 from pierhead.daemon.jobs.describe import host_config_of, network_kind
 from pierhead.daemon.jobs.network_rows import find_row, pools_of
 from pierhead.daemon.jobs.port_allocation import allocate_ports, reserve
+from pierhead.daemon.jobs.zones import resolver_setup, serve
 from pierhead.driver.execdriver.api import Started
-from pierhead.driver.networkdriver import dns, ipam, ports
+from pierhead.driver.networkdriver import ipam, ports
 from pierhead.driver.networkdriver.api import Endpoint, Network
 from pierhead.errors import Conflict, Forbidden, InvalidParameter, NotFound, PierheadError
 from pierhead.graph.containers import Container
 from pierhead.graph.graphdb import Row
 from pierhead.libcontainer.spec import NetworkSetup
-from pierhead.linux import nft
 
 log = logging.getLogger("pierd")
 
@@ -185,15 +183,6 @@ async def plan_endpoint(engine: Engine, network: Network, endpoint: Endpoint) ->
         return driver.plan(network, endpoint)
 
 
-def resolver_setup(container_id: str) -> NetworkSetup:
-    """The resolver's sockets on a high port of 127.0.0.11, outside the ephemeral range, and a rule that leads there.
-
-    A bound :53 would be in the way of containers that serve DNS themselves.
-    """
-    port = 61000 + zlib.crc32(container_id.encode()) % 4000
-    return NetworkSetup(nft=nft.local_redirect("pierhead", dns.ADDRESS, 53, port), resolver=port)
-
-
 def merge(setups: list[NetworkSetup]) -> NetworkSetup:
     """Several endpoints' setups as one; what they have in common (lo) once."""
     return NetworkSetup(
@@ -225,31 +214,6 @@ def announce(engine: Engine, action: str, network: Network, container_id: str) -
     engine.events.publish(
         "network", action, network.id, {"container": container_id, "name": network.name, "type": network.driver}
     )
-
-
-def serve(engine: Engine, container_id: str, sockets: tuple[socket.socket, socket.socket]) -> None:
-    """Answer on the container's resolver sockets."""
-
-    def zone() -> dns.Zone:
-        rows = [row for row in endpoints.endpoint_rows(engine, container_id) if row["active"]]
-        zones = [
-            engine.resolvers.zone(
-                row["network_id"],
-                lambda row=row: endpoints.zone_of(engine, row["network_id"], row["network_name"]),  # type: ignore[misc]
-            )
-            for row in rows
-            if endpoints.named(engine, row["driver"], row["network_name"])
-        ]
-        return dns.union(zones)
-
-    def upstreams() -> tuple[str, ...] | None:
-        rows = [row for row in endpoints.endpoint_rows(engine, container_id) if row["active"]]
-        if not any(endpoints.outward(engine, row) for row in rows):
-            return None
-        host = host_config_of(engine.containers.get(container_id))
-        return tuple(host.dns or engine.config.dns)
-
-    engine.resolvers.serve(container_id, sockets, Scope(zone, upstreams))
 
 
 # Leaving -------------------------------------------------------------------------------------------------------------
