@@ -95,7 +95,7 @@ def test_every_call_may_be_repeated(case: Case) -> None:
     case.do(lambda: driver.leave(network, endpoint), lambda: driver.leave(network, endpoint))
     case.do(lambda: driver.unplug(network, endpoint), lambda: driver.unplug(network, endpoint))
     assert case.seen() == made
-    case.do(lambda: driver.delete(network), lambda: driver.delete(network))
+    case.do(lambda: driver.delete(network, ()), lambda: driver.delete(network, ()))
     case.do(driver.clear, driver.clear)
     assert case.seen() == before
 
@@ -139,13 +139,13 @@ def test_reconciling_makes_what_is_known_again(case: Case) -> None:
 
 
 def test_a_second_network_of_a_predefined_kind_is_refused(case: Case) -> None:
-    case.driver.validate(case.network)
+    case.driver.validate(case.network, ())
     other = Network("ef" * 32, "mine", case.driver.name)
     if case.driver.name == "bridge":
-        case.driver.validate(other)  # of bridges there may be many
+        case.driver.validate(other, ())  # of bridges there may be many
         return
     with pytest.raises(PierheadError, match="only one instance of"):
-        case.driver.validate(other)
+        case.driver.validate(other, ())
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,14 @@ def test_a_second_network_of_a_predefined_kind_is_refused(case: Case) -> None:
 def test_a_bridge_option_that_cannot_be_served_is_refused(options: dict[str, str]) -> None:
     driver = BridgeDriver(INSTANCE, Notes())
     with pytest.raises(PierheadError):
-        driver.validate(Network("ab" * 32, "x", "bridge", options=options))
+        driver.validate(Network("ab" * 32, "x", "bridge", options=options), ())
+
+
+def test_a_full_bridge_is_said_before_the_kernel_refuses_its_next_port() -> None:
+    driver, network = BridgeDriver(INSTANCE, Notes()), _network("bridge")
+    driver.room(network, 1022)
+    with pytest.raises(PierheadError, match="1023 ports"):
+        driver.room(network, 1023)
 
 
 def test_what_is_not_ours_stays(case: Case) -> None:

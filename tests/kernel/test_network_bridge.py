@@ -487,7 +487,7 @@ def test_a_removed_network_leaves_nothing(lab: Lab) -> None:
     lab.network(0)
     before = lab.host.run("nft", "-s", "list", "ruleset").stdout
     network = lab.network(1, ipv6=True)
-    lab.host.call(lambda: lab.driver.delete(network))
-    lab.host.call(lambda: lab.driver.delete(network))
+    lab.host.call(lambda: lab.driver.delete(network, ()))
+    lab.host.call(lambda: lab.driver.delete(network, ()))
     assert lab.host.run("nft", "-s", "list", "ruleset").stdout == before
     assert lab.host.interfaces() & {f"br-{network.id[:12]}"} == set()

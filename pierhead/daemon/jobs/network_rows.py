@@ -3,6 +3,7 @@
 import json
 import re
 import time
+from collections.abc import Iterator
 from functools import lru_cache
 from ipaddress import ip_address, ip_network
 
@@ -66,6 +67,12 @@ def network_of(engine: Engine, row: Row) -> Network:
         ipv6=bool(row["ipv6"]),
         options=json.loads(row["options"]),
     )
+
+
+def others(engine: Engine, network_id: str) -> Iterator[Network]:
+    """Every network but one, also those that are being made or removed."""
+    for row in engine.db.all("SELECT * FROM network WHERE id <> ?", (network_id,)):
+        yield network_of(engine, row)
 
 
 def members(engine: Engine, network_id: str) -> list[Row]:

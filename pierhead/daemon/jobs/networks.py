@@ -23,7 +23,7 @@ from pierhead.daemon.jobs.endpoints import (
 )
 from pierhead.daemon.jobs.host_networks import default_networks, heal, reconcile, shutdown
 from pierhead.daemon.jobs.netfiles import files
-from pierhead.daemon.jobs.network_rows import PREDEFINED, find_row, insert, members, network_of, pools_of
+from pierhead.daemon.jobs.network_rows import PREDEFINED, find_row, insert, members, network_of, others, pools_of
 from pierhead.daemon.jobs.sandboxes import Joined, joined, prepare, reattach, release
 from pierhead.driver.networkdriver import ipam, marks
 from pierhead.driver.networkdriver.api import Network, NetworkDriver, Pool
@@ -240,7 +240,7 @@ async def _create(engine: Engine, request: NetworkCreateRequest) -> NetworkCreat
         ipv6=ipv6,
         options=dict(request.options or {}),
     )
-    driver.validate(draft)
+    driver.validate(draft, others(engine, id))
     with phase("networkdriver: addresses"):
         network = replace(draft, pools=_pools(engine, request, ipv4=ipv4, ipv6=ipv6))
     try:
@@ -252,7 +252,7 @@ async def _create(engine: Engine, request: NetworkCreateRequest) -> NetworkCreat
         with phase("networkdriver: create"):
             await blocking(driver.create, network)
     except BaseException as error:
-        await blocking(driver.delete, network)
+        await blocking(driver.delete, network, [*others(engine, id)])
         engine.db.execute("DELETE FROM network WHERE id = ?", (id,))
         if isinstance(error, OSError):
             raise PierheadError(f"failed to create network {request.name}: {error}") from error
@@ -284,7 +284,7 @@ async def _remove(engine: Engine, name: str) -> None:
             raise Forbidden(f"error while removing network: network {row['name']} has active endpoints ({named})")
         engine.db.execute("UPDATE network SET state = 'removing' WHERE id = ?", (row["id"],))
     with phase("networkdriver: delete"):
-        await blocking(engine.networks[network.driver].delete, network)
+        await blocking(engine.networks[network.driver].delete, network, [*others(engine, row["id"])])
     with engine.db.transaction(durable=True):
         engine.db.execute("DELETE FROM endpoint WHERE network_id = ?", (row["id"],))
         engine.db.execute("DELETE FROM network WHERE id = ?", (row["id"],))

@@ -13,6 +13,7 @@ from pierhead.daemon.jobs.sandboxes import (
     gateway_of,
     merge,
     plan_endpoint,
+    unplug,
 )
 from pierhead.daemon.jobs.zones import resolver_setup, serve
 from pierhead.errors import PierheadError
@@ -60,7 +61,11 @@ async def leave(engine: Engine, container: Container, network_id: str) -> None:
     found = [one for one in endpoints.active(engine, container.id) if one[0].id == network_id]
     for network, endpoint in found:
         try:
-            await blocking(engine.networks[network.driver].unplug, network, endpoint)
+            running = engine.running.get(container.id)
+            if running is not None:
+                await unplug(engine, running, network, endpoint)
+            else:
+                await blocking(engine.networks[network.driver].unplug, network, endpoint)
         except (OSError, ExceptionGroup) as error:
             log.error("container %s could not leave %s: %s", container.id[:12], network.name, error, exc_info=error)
         with engine.db.transaction():

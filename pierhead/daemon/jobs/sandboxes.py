@@ -4,6 +4,7 @@ Rows first, then effects: an address and a port are in GraphDB before a message 
 crash the daemon knows whose they were.
 """
 
+import errno
 import logging
 import secrets
 import socket
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, ip_address
 
 from pierhead.daemon.engine.engine import Engine, blocking, phase
+from pierhead.daemon.engine.running import Running
 from pierhead.daemon.jobs import endpoints
 from pierhead.daemon.jobs.describe import host_config_of, network_kind
 from pierhead.daemon.jobs.network_rows import find_row, pools_of
@@ -110,6 +112,7 @@ def allocate_endpoint(engine: Engine, container: Container, row: Row, interface:
     mac, ipv4, ipv6 = "", None, None
     driver = engine.networks[row["driver"]]
     if driver.addressed:
+        driver.room(endpoints.network_at(engine, row), _count(engine, row["network_id"]))
         settings = endpoints.asked(row)
         config = settings.ipam_config
         ipv4 = _address(engine, container, row, 4, config.ipv4_address if config else "")
@@ -124,6 +127,11 @@ def allocate_endpoint(engine: Engine, container: Container, row: Row, interface:
         (id, interface, mac, ipv4, ipv6, int(gateway), row["id"]),
     )
     return id
+
+
+def _count(engine: Engine, network_id: str) -> int:
+    found = engine.db.one("SELECT count(*) AS n FROM endpoint WHERE network_id = ? AND active = 1", (network_id,))
+    return int(found["n"])
 
 
 def _address(engine: Engine, container: Container, row: Row, version: int, wanted: str) -> str | None:
@@ -228,13 +236,16 @@ async def release(engine: Engine, container_id: str) -> None:
     left = endpoints.active(engine, container_id)
     if not left:
         return
-    shared = _shares_namespace(engine, container_id)
+    guest = _guest(engine, container_id)
     for network, endpoint in left:
         driver = engine.networks[network.driver]
         if not driver.addressed:
             continue  # nothing was made
         try:
-            await blocking(driver.unplug if shared else driver.leave, network, endpoint)
+            if guest is not None:
+                await unplug(engine, guest, network, endpoint)
+            else:
+                await blocking(driver.leave, network, endpoint)
         except (OSError, ExceptionGroup) as error:
             log.error("container %s could not leave %s: %s", container_id[:12], network.name, error, exc_info=error)
     name = engine.containers.get(container_id).name
@@ -247,9 +258,26 @@ async def release(engine: Engine, container_id: str) -> None:
         announce(engine, "disconnect", network, container_id)
 
 
-def _shares_namespace(engine: Engine, container_id: str) -> bool:
-    """Whether another container that runs has joined this one's network namespace, which therefore goes on."""
-    return any(running.owner == container_id != running.id for running in engine.running.values())
+def _guest(engine: Engine, container_id: str) -> Running | None:
+    """A running container that has joined this one's network namespace, which therefore goes on."""
+    found = (running for running in engine.running.values() if running.owner == container_id != running.id)
+    return next(found, None)
+
+
+async def unplug(engine: Engine, running: Running, network: Network, endpoint: Endpoint) -> None:
+    """Take an endpoint out of a network namespace that goes on; running: a container that is in it. Raises OSError,
+    ExceptionGroup."""
+    driver = engine.networks[network.driver]
+    messages = driver.withdraw(network, endpoint)
+    if messages:
+        serial, answer = running.expect()
+        running.monitor.leave_network(messages, serial)
+        try:
+            await answer
+        except OSError as error:
+            if error.errno != errno.ENODEV:
+                raise
+    await blocking(driver.unplug, network, endpoint)
 
 
 def forget_addresses(engine: Engine, network: Network, endpoint: Endpoint, name: str) -> None:

@@ -4,7 +4,7 @@
 prepared rtnetlink messages) and by ``join``.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from typing import Protocol
@@ -104,14 +104,21 @@ class NetworkDriver(Protocol):
         """Where the endpoint's default routes lead to, at most one address of each family: what the API shows as
         Gateway. Pure. Empty where the network does not lead outside, or leads there without a next hop."""
 
-    def validate(self, network: Network) -> None:
-        """Raise InvalidParameter with Docker's words for options or pools that this driver cannot serve. Pure."""
+    def validate(self, network: Network, others: Iterable[Network]) -> None:
+        """Raise a PierheadError with Docker's words for options or pools that this driver cannot serve. Pure.
+
+        others: the other networks of every driver, for what two of them cannot share (an interface of the host).
+        """
 
     def create(self, network: Network) -> None:
         """Make what the network needs on the host (a bridge, its rules). Idempotent: also heals."""
 
-    def delete(self, network: Network) -> None:
-        """Remove it. Idempotent."""
+    def delete(self, network: Network, others: Iterable[Network]) -> None:
+        """Remove it. Idempotent. What one of the ``others`` (as in ``validate``) needs as well stays."""
+
+    def room(self, network: Network, joined: int) -> None:
+        """Raise a PierheadError that says why if a network with ``joined`` endpoints has no room for one more, for
+        another reason than its addresses. Pure."""
 
     def plan(self, network: Network, endpoint: Endpoint) -> NetworkSetup:
         """What joins a container's namespace to the network. Pure: computes bytes, touches nothing."""
@@ -125,7 +132,11 @@ class NetworkDriver(Protocol):
 
     def unplug(self, network: Network, endpoint: Endpoint) -> None:
         """``leave`` for a container whose namespace goes on (disconnect, container: mode): also removes the link from
-        it. Idempotent; may wait some ms."""
+        it, where it has an end on the host. Idempotent; may wait some ms."""
+
+    def withdraw(self, network: Network, endpoint: Endpoint) -> tuple[bytes, ...]:
+        """rtnetlink messages to be sent in a namespace that goes on, before ``unplug``: they remove a link that has no
+        end on the host. That it is gone already (ENODEV) is no error. Pure."""
 
     def gateway(self, network: Network, endpoint: Endpoint) -> NetworkSetup:
         """What gives an endpoint that has been joined the default route (after the one that had it left). Pure."""

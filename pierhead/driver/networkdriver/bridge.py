@@ -4,14 +4,14 @@ import errno
 import hashlib
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_interface
 from typing import Protocol
 
 from pierhead.driver.networkdriver import marks
 from pierhead.driver.networkdriver.api import Endpoint, Network, gateways
 from pierhead.driver.networkdriver.firewall import Firewall, Segment
-from pierhead.errors import Forbidden, InvalidParameter
+from pierhead.errors import Forbidden, InvalidParameter, PierheadError
 from pierhead.libcontainer.spec import NETNS_FD, NetworkSetup
 from pierhead.linux import netlink
 from pierhead.linux.netlink import Netlink
@@ -22,6 +22,12 @@ MASQUERADE = "com.docker.network.bridge.enable_ip_masquerade"
 HOST_BINDING = "com.docker.network.bridge.host_binding_ipv4"
 DEFAULT = "com.docker.network.bridge.default_bridge"
 MTU = "com.docker.network.driver.mtu"
+
+KINDS = ("bridge", "veth")
+"""Links with the instance's mark that are this driver's; others (VLANs, dummies) are other drivers'."""
+
+PORTS = 1023
+"""A Linux bridge's: BR_MAX_PORTS less the first, which is reserved (net/bridge/br_private.h, br_if.c)."""
 
 FIRST_INDEX = 16
 """ifindex of eth0 inside; ethN has this plus N. Low ones belong to lo and the kernel's fallback tunnels."""
@@ -112,7 +118,7 @@ class BridgeDriver:
 
     # Networks --------------------------------------------------------------------------------------------------------
 
-    def validate(self, network: Network) -> None:
+    def validate(self, network: Network, others: Iterable[Network]) -> None:
         """Raise InvalidParameter for options or pools that cannot be served. Pure."""
         _segment(network)
         _mtu(network)
@@ -134,7 +140,7 @@ class BridgeDriver:
             self._firewall.load([_segment(network)], (), strangers=self._strangers())
         self._make_bridge(network)
 
-    def delete(self, network: Network) -> None:
+    def delete(self, network: Network, others: Iterable[Network]) -> None:
         """Remove the bridge and its rules. Idempotent."""
         with Netlink() as link:
             self._delete_link(link, bridge_name(network))
@@ -203,6 +209,14 @@ class BridgeDriver:
         return bool(self._turned_on())
 
     # Endpoints -------------------------------------------------------------------------------------------------------
+
+    def room(self, network: Network, joined: int) -> None:
+        """The kernel numbers a bridge's ports with ten bits, and 0 is nobody's."""
+        if joined >= PORTS:
+            raise PierheadError(
+                f"network {network.name} is full: a Linux bridge has {PORTS} ports, and as many containers are on this "
+                "one; put the next ones on another network"
+            )
 
     def plan(self, network: Network, endpoint: Endpoint) -> NetworkSetup:
         """Compute the messages that join a container. Touches nothing; reads the bridge's index.
@@ -284,6 +298,10 @@ class BridgeDriver:
         ]
         _all("leave", steps)
 
+    def withdraw(self, network: Network, endpoint: Endpoint) -> tuple[bytes, ...]:
+        """The end inside goes with the host's."""
+        return ()
+
     def unplug(self, network: Network, endpoint: Endpoint) -> None:
         """``leave``, and delete the link too, for a namespace that goes on (disconnect). Idempotent; may wait 52 ms."""
 
@@ -306,7 +324,7 @@ class BridgeDriver:
             self._firewall.load(segments, endpoints, strangers=self._strangers())
         with Netlink() as link:
             for found in link.links():
-                if found.group == self._group and found.name not in wanted:
+                if found.group == self._group and found.kind in KINDS and found.name not in wanted:
                     link.send(netlink.link_delete(found.name), ignore=(errno.ENODEV,))
         for network, joined in networks:
             self._make_bridge(network)
@@ -332,7 +350,7 @@ class BridgeDriver:
         def links() -> None:
             with Netlink() as link:
                 for found in link.links():
-                    if found.group == self._group:
+                    if found.group == self._group and found.kind in KINDS:
                         link.send(netlink.link_delete(found.name), ignore=(errno.ENODEV,))
 
         def forwarding() -> None:

@@ -1,6 +1,6 @@
 """The host network: a container that shares the host's interfaces. There is nothing to make."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address, IPv6Address
 
 from pierhead.driver.networkdriver.api import Endpoint, Network
@@ -22,7 +22,7 @@ class HostDriver:
         """There is none."""
         return ()
 
-    def validate(self, network: Network) -> None:
+    def validate(self, network: Network, others: Iterable[Network]) -> None:
         """Only the predefined network may be of this driver."""
         if network.name != "host":
             raise Forbidden('only one instance of "host" network is allowed')
@@ -30,8 +30,11 @@ class HostDriver:
     def create(self, network: Network) -> None:
         """The host is there."""
 
-    def delete(self, network: Network) -> None:
+    def delete(self, network: Network, others: Iterable[Network]) -> None:
         """The host stays."""
+
+    def room(self, network: Network, joined: int) -> None:
+        """There is no limit."""
 
     def plan(self, network: Network, endpoint: Endpoint) -> NetworkSetup:
         """A container in the host's namespace needs nothing."""
@@ -45,6 +48,10 @@ class HostDriver:
 
     def unplug(self, network: Network, endpoint: Endpoint) -> None:
         """Nothing was made."""
+
+    def withdraw(self, network: Network, endpoint: Endpoint) -> tuple[bytes, ...]:
+        """Nothing was made."""
+        return ()
 
     def gateway(self, network: Network, endpoint: Endpoint) -> NetworkSetup:
         """There is no route to give."""

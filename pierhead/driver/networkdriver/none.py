@@ -1,6 +1,6 @@
 """No network: a namespace of its own with nothing but ``lo``. Docker calls the driver "null"."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address, IPv6Address
 
 from pierhead.driver.networkdriver.api import Endpoint, Network
@@ -23,7 +23,7 @@ class NoneDriver:
         """There is none."""
         return ()
 
-    def validate(self, network: Network) -> None:
+    def validate(self, network: Network, others: Iterable[Network]) -> None:
         """Only the predefined network may be of this driver."""
         if network.name != "none":
             raise Forbidden('only one instance of "null" network is allowed')
@@ -31,8 +31,11 @@ class NoneDriver:
     def create(self, network: Network) -> None:
         """Nothing is needed."""
 
-    def delete(self, network: Network) -> None:
+    def delete(self, network: Network, others: Iterable[Network]) -> None:
         """Nothing was made."""
+
+    def room(self, network: Network, joined: int) -> None:
+        """There is no limit."""
 
     def plan(self, network: Network, endpoint: Endpoint) -> NetworkSetup:
         """Loopback goes up, and that is all."""
@@ -46,6 +49,10 @@ class NoneDriver:
 
     def unplug(self, network: Network, endpoint: Endpoint) -> None:
         """Nothing was made."""
+
+    def withdraw(self, network: Network, endpoint: Endpoint) -> tuple[bytes, ...]:
+        """Nothing was made."""
+        return ()
 
     def gateway(self, network: Network, endpoint: Endpoint) -> NetworkSetup:
         """There is no route to give."""
