@@ -17,6 +17,9 @@ MB = 1_000_000
 PAUSE = 0.2
 """Seconds before each sample: an engine's clearing up after its own turn must not be counted to the next one."""
 
+SETTLED = 1.0
+"""Seconds before memory is read: a process forked for the next start has by then what it will have."""
+
 TIMES: tuple[tuple[str, Measure, int, Goal], ...] = (
     ("create+start+wait+remove, none", measures.life("none"), 30, Goal(ratio=10)),
     ("create+start+wait+remove, host", measures.life("host"), 30, Goal(ratio=10)),
@@ -58,9 +61,11 @@ def timed(engines: list[Engine], rounds: int | None) -> list[Row]:
 
 def with_many(engines: list[Engine], rounds: int | None) -> list[Row]:
     """The rows with 25 running: listing, pier ps, memory."""
+    time.sleep(SETTLED)
     idle = {each.kind: measures.memory(each) for each in engines}
     print("  25 running …", file=sys.stderr, flush=True)
     ids = {each.kind: measures.start_many(each) for each in engines}
+    time.sleep(SETTLED)
     busy = {each.kind: measures.memory(each) for each in engines}
     count = rounds or 30
     rows = [row("list 25 running", "ms", interleaved(engines, measures.listing, count), Goal(ratio=1))]

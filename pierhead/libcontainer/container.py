@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import marshal
 import os
+import select
 import signal
 import socket
 import struct
@@ -51,12 +52,13 @@ class Child:
         self.sockets: tuple[int, ...] = ()
 
 
-def spawn(plan: bytes, fds: Mapping[str, int], stdio: tuple[int, int, int]) -> Child:
+def spawn(plan: bytes, fds: Mapping[str, int], stdio: tuple[int, int, int], *, sibling: bool = False) -> Child:
     """Start a container (``plan.compile_start``).
 
     fds: "ns:<kind>" for each namespace to join; they stay the caller's.
     stdio: descriptors for 0, 1, 2; -1 is the container's own /dev/null (never hand over the host's: its owner and mode
     could be changed through it).  Ignored where the plan has a terminal.
+    sibling: the process becomes our parent's child, not ours, and survives us; our parent must reap it.
     Raises SetupError; then no process and no cgroup is left.
     """
     loaded = _load(plan)
@@ -84,7 +86,8 @@ def spawn(plan: bytes, fds: Mapping[str, int], stdio: tuple[int, int, int]) -> C
                 calls.unshare(loaded["unshare"])
 
         joined = {kind: fds[f"ns:{kind}"] for kind, _ in loaded["joins"]}
-        return _start(loaded, stdio, become, loaded["flags"], into, joined.get("pid", -1), joined.get("net", -1))
+        flags = loaded["flags"] | (const.CLONE_PARENT if sibling else 0)
+        return _start(loaded, stdio, become, flags, into, joined.get("pid", -1), joined.get("net", -1))
     except BaseException as error:
         _undo_cgroup(cgroup["directories"], error)
         raise
@@ -298,10 +301,18 @@ def _listen(status: socket.socket, child: Child) -> None:
         elif report[0] == "error":
             raise SetupError(*report[1:])
     if not executing:
-        result = os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED | os.WNOWAIT)
-        killed = result is not None and result.si_code != os.CLD_EXITED
-        how = f"killed by signal {result.si_status}" if killed and result else "ended"
+        _await_end(child.pidfd)
+        # A sibling is not ours to wait for; the last number of its line is its status.
+        with open(f"/proc/{child.pid}/stat", "rb") as file:
+            signum = int(file.read().split()[-1]) & 0x7F
+        how = f"killed by signal {signum}" if signum else "ended"
         raise SetupError(4, f"{how} before it could execute the command", "", "init", "process")
+
+
+def _await_end(pidfd: int) -> None:
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    poll.poll()
 
 
 def _undo_child(child: Child) -> None:
@@ -310,7 +321,11 @@ def _undo_child(child: Child) -> None:
         calls.pidfd_send_signal(child.pidfd, signal.SIGKILL)
     except ProcessLookupError:
         pass
-    os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED)
+    _await_end(child.pidfd)
+    try:
+        os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED)
+    except ChildProcessError:
+        pass  # a sibling
     for descriptor in (child.pidfd, child.master, *(child.resolver or ()), *child.sockets):
         if descriptor >= 0:
             os.close(descriptor)

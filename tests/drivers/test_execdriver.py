@@ -1,5 +1,6 @@
 """What the daemon may rely on in every exec driver: real containers of busybox, in namespaces of their own."""
 
+import errno
 import fcntl
 import json
 import os
@@ -647,3 +648,16 @@ def test_an_unusable_request_raises_and_leaves_nothing(box: Box) -> None:
     with pytest.raises(ValueError, match="command"):
         box.driver.start(bad)
     assert box.driver.existing() == ()
+
+
+def test_a_container_whose_log_cannot_be_written_does_not_start(box: Box) -> None:
+    stream, client = box.client(stdout=True, stderr=True)
+    held = socket.create_server(("127.0.0.1", 0))
+    port = held.getsockname()[1]
+    log = box.log("missing/log")
+    running = box.start(box.request("sleep", "1000", streams=(stream,), log=log, ports=(held,)))
+    error = running.expect(StartError).error
+    assert (error.errno, error.filename) == (errno.ENOENT, log.path)
+    assert client.read() == b""
+    assert box.driver.existing() == ()
+    socket.create_server(("127.0.0.1", port)).close()  # given back before the failure was said

@@ -6,6 +6,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -93,14 +94,15 @@ def test_a_killed_zygote_is_replaced_and_takes_no_container_with_it(box: Box) ->
     assert running.expect(Exited).code == 137
 
 
-def test_a_killed_spare_costs_no_start(box: Box) -> None:
+@pytest.mark.parametrize("which", [1, 2], ids=["shim", "starter"])
+def test_a_killed_spare_costs_no_start(box: Box, which: int) -> None:
     sleeping(box)
     deadline = time.monotonic() + PATIENCE
-    while len(box.driver.pids()) < 2 and time.monotonic() < deadline:
+    while len(box.driver.pids()) < 3 and time.monotonic() < deadline:
         time.sleep(0.01)
-    spare = box.driver.pids()[1]
-    os.kill(spare, signal.SIGKILL)
-    assert gone(spare)
+    pids = box.driver.pids()
+    os.kill(pids[which], signal.SIGKILL)
+    assert all(gone(pid) for pid in pids[1:])
     sleeping(box)
 
 
@@ -136,6 +138,23 @@ def test_a_start_that_is_given_up_holds_nothing(box: Box) -> None:
     assert gone(zygote)
     assert client.frames() == (b"", b"")
     socket.create_server(address).close()
+
+
+def test_a_start_after_a_while_finds_its_starter_ready(box: Box) -> None:
+    sleeping(box)
+    time.sleep(0.3)  # by then the next starter has made its pages its own
+    pids = box.driver.pids()
+    sleeping(box)
+    assert gone(pids[2])
+
+
+def test_a_starter_is_gone_when_its_container_runs(box: Box) -> None:
+    running, pid = sleeping(box)
+    deadline = time.monotonic() + PATIENCE
+    children = Path(f"/proc/{shim_of(running, box)}/task/{shim_of(running, box)}/children")
+    while children.read_text().split() != [str(pid)] and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert children.read_text().split() == [str(pid)]
 
 
 def test_the_drivers_processes_end_with_the_driver(box: Box) -> None:

@@ -46,22 +46,18 @@ class Job:
 
     def start(self, spawn: Spawn, terminal: bool, open_stdin: bool) -> container.Child:
         """Make stdio, start the process; raises what ``spawn`` raises, then nothing of it is left open."""
-        theirs = ours = -1, -1, -1
-        try:
-            if not terminal:
-                theirs, ours = pipes(open_stdin)
-            child = spawn(theirs)
-        except BaseException:
-            close_all(ours)
-            raise
-        finally:
-            close_all(theirs)
-        self.pid, self.pidfd = child.pid, child.pidfd
-        if terminal:
-            self.stdio.open_terminal(child.master)
-        else:
-            self.stdio.open(*ours)
+        child, ours = with_stdio(spawn, terminal, open_stdin)
+        self.take(child.pid, child.pidfd, terminal, ours)
         return child
+
+    def take(self, pid: int, pidfd: int, terminal: bool, stdio: tuple[int, ...]) -> None:
+        """Take over a process that has been started, with its terminal's master or our ends of its pipes: stdout,
+        stderr and, where it has one, stdin."""
+        self.pid, self.pidfd = pid, pidfd
+        if terminal:
+            self.stdio.open_terminal(stdio[0])
+        else:
+            self.stdio.open(stdio[2] if len(stdio) > 2 else -1, stdio[0], stdio[1])
 
     def signal(self, signum: int) -> None:
         """Signal the process; one that has ended is no error."""
@@ -86,6 +82,26 @@ class Job:
         signum = os.WTERMSIG(self.status) if os.WIFSIGNALED(self.status) else 0
         code = 128 + signum if signum else os.waitstatus_to_exitcode(self.status)
         return code, signum, self.at, oom, self.exec_id
+
+
+def with_stdio(spawn: Spawn, terminal: bool, open_stdin: bool) -> tuple[container.Child, tuple[int, ...]]:
+    """Start a process with a terminal or pipes; returns it and what ``Job.take`` calls its stdio.
+
+    Raises what ``spawn`` raises, then nothing of it is left open.
+    """
+    theirs = ours = -1, -1, -1
+    try:
+        if not terminal:
+            theirs, ours = pipes(open_stdin)
+        child = spawn(theirs)
+    except BaseException:
+        close_all(ours)
+        raise
+    finally:
+        close_all(theirs)
+    if terminal:
+        return child, (child.master,)
+    return child, (ours[1], ours[2], ours[0]) if open_stdin else (ours[1], ours[2])
 
 
 def pipes(open_stdin: bool) -> tuple[tuple[int, int, int], tuple[int, int, int]]:

@@ -71,6 +71,9 @@ SOCKET = "s"
 EXIT = "exit"
 CRASH = "crash"
 
+STARTER = "pierhead-start"
+"""What ps shows of a starter."""
+
 MOST_DESCRIPTORS = 250
 """The kernel takes 253 in one message (SCM_MAX_FD)."""
 

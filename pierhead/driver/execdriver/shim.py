@@ -16,14 +16,13 @@ from __future__ import annotations
 import _signal as signal  # type: ignore[import-not-found]
 import _socket as socket
 import os
-import time
 
 from pierhead.driver.execdriver import protocol
 from pierhead.driver.execdriver.forward import Forwards
 from pierhead.driver.execdriver.job import Job, close_all, failure
 from pierhead.driver.execdriver.jsonlog import JSONLog
 from pierhead.driver.execdriver.loop import IN, OUT, Loop
-from pierhead.driver.execdriver.protocol import CRASH, EXIT, SOCKET
+from pierhead.driver.execdriver.protocol import CRASH, EXIT
 from pierhead.driver.execdriver.stdio import PATIENCE
 from pierhead.libcontainer import cgroupfs, container
 from pierhead.linux import calls, const, tty
@@ -63,64 +62,58 @@ class Shim:
 
     # Start
 
-    def start(self, control: socket.socket) -> bool:
-        """Take the START message and start the container; False if that failed, which the daemon has been told."""
-        self.control = control
-        message, descriptors = protocol.receive(self.control)
+    def take(self, handover: socket.socket) -> bool:
+        """Take over the container that our starter has made (see ``starter``); False if it has made none."""
+        message, descriptors = protocol.receive(handover)
+        handover.close()
         if not message:
-            return False  # the daemon has given up before it said what to start
-        kind, payload, _ = protocol.decode(message)
-        if kind != protocol.START:
-            raise ValueError(f"first message is of kind {kind}")
-        self.id, log, open_stdin, terminal, cgroups, accounted, own_pids, namespaces, flags, holds = payload
-        plan, self.folder = descriptors[:2]
-        joins = dict(zip(namespaces, descriptors[2:], strict=False))
-        streams = descriptors[2 + len(namespaces) :]
-        self.cgroups, self.accounted, self.own_pids = cgroups, accounted, own_pids
-        for _ in range(holds):
-            message, sockets = protocol.receive(self.control)
-            self._handle(message, sockets)
+            self.reported = True
+            self.reap()
+            return False
+        settings, made = protocol.decode(message)[1]
+        self.id, log, _, terminal, self.cgroups, self.accounted, self.own_pids, _, flags, holds = settings
+        pid, self.started_at, self.cgroup, stdio, resolver = made
+        self.control = socket.socket(fileno=descriptors[0])
+        self.folder = descriptors[1]
         main = self.main = Job(self.loop, None, self._container_ended, self._finished)
-        for number, flag in enumerate(flags):
-            main.stdio.add(socket.socket(fileno=streams[number]), flag)
-        self._listen()
+        self.jobs[pid] = main
+        at = 4 + stdio
+        self.resolver = tuple(descriptors[at : at + resolver])
+        for descriptor, flag in zip(descriptors[at + resolver :], flags, strict=True):
+            main.stdio.add(socket.socket(fileno=descriptor), flag)
+        main.take(pid, descriptors[3], terminal, tuple(descriptors[4:at]))
+        for _ in range(holds):
+            self._handle(*protocol.receive(self.control))
         try:
+            self._listen(descriptors[2])
             if log is not None:
                 self.log = main.stdio.log = JSONLog(*log)
-            program = _content(plan)
-            self.cgroup = container.cgroup_of(program)
-            del self.cgroup["steps"]
-            child = main.start(lambda stdio: container.spawn(program, joins, stdio), terminal, open_stdin)
-        except Exception as error:  # whatever it is, the daemon must hear of it: it waits for this start
-            self.reported = True  # this is the report: ending stdio makes no other
-            main.stdio.finish()
-            self.forwards.close()
-            self._give_back()
-            self.send(protocol.START_ERROR, failure(error))
+        except OSError as error:
+            self._refuse(error)
             return False
-        finally:
-            for descriptor in joins.values():
-                os.close(descriptor)
-        self.started_at = time.time_ns()
-        self.jobs[main.pid] = main
-        self.resolver = tuple(child.resolver or ())
         self._say_started()
         return True
 
-    def _listen(self) -> None:
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        listener.setblocking(False)
-        path = f"/proc/self/fd/{self.folder}/{SOCKET}"  # short enough, whatever the exec root
+    def _refuse(self, error: OSError) -> None:
+        """What was started cannot be looked after: end it, and say why the start has failed."""
+        assert self.main is not None
+        self.reported = True
         try:
-            listener.bind(path)
-        except OSError as error:
-            if error.errno != 98:  # EADDRINUSE: left by a shim that died; we hold the lock
-                raise
-            os.unlink(path)
-            listener.bind(path)
-        listener.listen(4)
-        self.listener = listener
-        self.loop.watch(listener.fileno(), IN, self._accept)
+            cgroupfs.kill(self.cgroups)
+        except OSError:
+            pass  # the daemon's delete tries again
+        self.reap()
+        self.main.stdio.finish()
+        self.forwards.close()
+        self._give_back()
+        self.send(protocol.START_ERROR, failure(error))
+
+    def _listen(self, descriptor: int) -> None:
+        """Serve the socket in the folder, bound by the starter; from this call on its peers see that it is ours."""
+        self.listener = socket.socket(fileno=descriptor)
+        self.listener.setblocking(False)
+        self.listener.listen(4)
+        self.loop.watch(descriptor, IN, self._accept)
 
     def watch_children(self) -> None:
         """Be told of every child's end."""
@@ -447,13 +440,6 @@ def remove_empty(directories: tuple[str, ...]) -> bool:
     return empty
 
 
-def name_process(name: str) -> None:
-    """What ps shows (15 characters); the arguments stay the zygote's."""
-    file = os.open("/proc/self/comm", os.O_WRONLY | os.O_CLOEXEC)
-    os.write(file, name.encode())
-    os.close(file)
-
-
 def _content(descriptor: int) -> bytes:
     """All of a memory file, which is closed."""
     try:
@@ -467,16 +453,16 @@ def prepare() -> Shim:
     os.setsid()
     os.dup2(0, 2)  # /dev/null: the daemon's terminal or pipe must not be kept open by us
     calls.prctl(const.PR_SET_CHILD_SUBREAPER, 1)
-    name_process("pierhead-shim")
+    calls.name_process("pierhead-shim")
     shim = Shim()
     shim.watch_children()
     return shim
 
 
-def live(shim: Shim, control: socket.socket) -> None:
+def live(shim: Shim, handover: socket.socket) -> None:
     """The life of a shim."""
     try:
-        if shim.start(control):
+        if shim.take(handover):
             shim.watch_control()
             shim.loop.run()
     except BaseException:

@@ -12,6 +12,7 @@ import time
 from contextlib import suppress
 
 from pierhead.driver.execdriver import protocol
+from pierhead.driver.execdriver.protocol import STARTER
 from pierhead.linux import const, mountapi
 
 _PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "zygote.py")
@@ -41,13 +42,14 @@ class Zygote:
         self._connection = ours
 
     def pids(self) -> tuple[int, ...]:
-        """The zygote and its spare shim."""
+        """The zygote, its spare shim, and the spare's starter."""
         if not self.pid:
             return ()
         pids = [self.pid]
-        with suppress(OSError), open(f"/proc/{self.pid}/task/{self.pid}/children", encoding="ascii") as file:
-            # A shim with a container has a session of its own too, but also a child.
-            pids += [int(pid) for pid in file.read().split() if not _children(int(pid))]
+        for shim in _children(self.pid):
+            children = _children(shim)
+            if all(_name(child) == STARTER for child in children):  # one with a container has that for a child
+                pids += [shim, *children]
         return tuple(pids)
 
     def fork(self, control: socket.socket) -> None:
@@ -87,9 +89,15 @@ def _wait(pid: int) -> None:
         time.sleep(0.001)
 
 
-def _children(pid: int) -> str:
+def _children(pid: int) -> list[int]:
     with suppress(OSError), open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
-        return file.read()
+        return [int(child) for child in file.read().split()]
+    return []
+
+
+def _name(pid: int) -> str:
+    with suppress(OSError), open(f"/proc/{pid}/comm", encoding="ascii", errors="replace") as file:
+        return file.read().strip()
     return ""
 
 

@@ -16,7 +16,7 @@ import sys
 # -I and -S leave only the standard library on the path; later nothing may be imported at all.
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))))
 
-from pierhead.driver.execdriver import protocol, rehearsal, shim
+from pierhead.driver.execdriver import protocol, rehearsal, shim, starter
 from pierhead.linux import calls
 
 
@@ -33,7 +33,7 @@ def prepare() -> None:
     rehearsal.rehearse()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # shims are nobody's zombies
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C at the daemon's terminal is the daemon's to answer
-    shim.name_process("pierhead-zygote")
+    calls.name_process("pierhead-zygote")
     gc.collect()
     gc.freeze()
 
@@ -104,10 +104,9 @@ def serve(daemon: socket.socket) -> socket.socket | None:
 def become_shim(connection: socket.socket) -> None:
     """The spare's part: get ready, wait for a container, live as long as it does."""
     made = shim.prepare()
-    message, descriptors = protocol.receive(connection, 4)
+    handover = starter.fork(connection)
     connection.close()
-    if message:
-        shim.live(made, socket.socket(fileno=descriptors[0]))
+    shim.live(made, handover)
 
 
 def main() -> None:
