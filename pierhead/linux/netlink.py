@@ -38,7 +38,7 @@ IFLA_INET6_ADDR_GEN_MODE, IN6_ADDR_GEN_MODE_NONE = 8, 1
 IFLA_BRPORT_MODE, IFLA_BRPORT_ISOLATED = 4, 33
 IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST, IFA_FLAGS = 1, 2, 4, 8
 IFA_F_NODAD = 0x02
-RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_TABLE = 1, 4, 5, 15
+RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PREFSRC, RTA_METRICS, RTA_TABLE, RTAX_MTU = 1, 4, 5, 7, 8, 15, 2
 RT_TABLE_MAIN, RTPROT_BOOT, RT_SCOPE_UNIVERSE, RT_SCOPE_LINK, RTN_UNICAST = 254, 3, 0, 253, 1
 NDA_DST, NDA_LLADDR, NUD_PERMANENT = 1, 2, 0x80
 
@@ -274,6 +274,16 @@ class Route:
     interface: int
 
 
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How the kernel would send to a target. interface: a link's index; source: the address it would take; mtu: the
+    route's own, 0 where it has none."""
+
+    interface: int
+    source: Address | None
+    mtu: int
+
+
 def error_of(body: bytes | memoryview) -> int:
     """The errno of an NLMSG_ERROR message's body, 0 for an acknowledgement."""
     return -int(struct.unpack_from("=i", body)[0])
@@ -400,6 +410,23 @@ class Netlink:
             gateway = address(values[RTA_GATEWAY]) if RTA_GATEWAY in values else None
             found.append(Route(prefix, gateway, _U32.unpack(values[RTA_OIF])[0] if RTA_OIF in values else 0))
         return found
+
+    def way_to(self, target: Address) -> Way | None:
+        """The kernel's choice among all tables and rules, or None where it has no route. Nothing is sent."""
+        body = _ROUTE.pack(_family(target), 8 * len(target.packed), 0, 0, 0, 0, 0, 0, 0)
+        self._socket.send(message(RTM_GETROUTE, 0, body + attribute(RTA_DST, target.packed)))
+        for kind, answer in split(self._socket.recv(65536)):
+            if kind == NLMSG_ERROR:
+                return None
+            values = dict(attributes(answer[_ROUTE.size :]))
+            metrics = dict(attributes(values.get(RTA_METRICS, b"")))
+            address = IPv4Address if target.version == 4 else IPv6Address
+            return Way(
+                _U32.unpack(values[RTA_OIF])[0] if RTA_OIF in values else 0,
+                address(values[RTA_PREFSRC]) if RTA_PREFSRC in values else None,
+                _U32.unpack(metrics[RTAX_MTU])[0] if RTAX_MTU in metrics else 0,
+            )
+        return None
 
 
 def _parse_link(body: memoryview) -> Link:

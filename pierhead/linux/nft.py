@@ -1,16 +1,14 @@
-"""nftables: whole rulesets as text through libnftables, single elements as raw nfnetlink batches.
+"""nftables as raw nfnetlink messages: single elements, one rule made by hand, the socket.
 
-A ruleset is loaded in one transaction (all of it or nothing).  Elements of sets and maps go as raw messages because
-that takes microseconds where the ``nft`` program takes tens of milliseconds.  Sources: linux/netfilter/nf_tables.h,
-linux/netfilter/nfnetlink.h, libnftables(3).
+Elements of sets and maps go as raw messages because that takes microseconds where the ``nft`` program takes tens of
+milliseconds.  Whole rulesets are in ``libnftables``, reading them in ``nftdump``.  Sources:
+linux/netfilter/nf_tables.h, linux/netfilter/nfnetlink.h.
 """
 
-import ctypes
 import errno
 import os
 import socket
 import struct
-import subprocess
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -346,7 +344,11 @@ class Netfilter:
 
     def dump(self, message: bytes, call: str) -> list[bytes]:
         """The attributes of everything that a dump request of any subsystem of netfilter gives. Raises OSError."""
-        found: list[bytes] = []
+        return [record for _, record in self.records(message, call)]
+
+    def records(self, message: bytes, call: str) -> list[tuple[int, bytes]]:
+        """The same with the family of each."""
+        found: list[tuple[int, bytes]] = []
         with self._lock:
             self._socket.send(message)
             while True:
@@ -356,7 +358,7 @@ class Netfilter:
                         if number:
                             raise OSError(number, os.strerror(number), call)
                         return found
-                    found.append(bytes(body[_NFGEN.size :]))
+                    found.append((body[0], bytes(body[_NFGEN.size :])))
 
 
 def watch() -> socket.socket:
@@ -367,72 +369,3 @@ def watch() -> socket.socket:
     listener.bind((0, 0))
     listener.setsockopt(270, 1, NFNLGRP_NFTABLES)  # SOL_NETLINK, NETLINK_ADD_MEMBERSHIP
     return listener
-
-
-# Whole rulesets ------------------------------------------------------------------------------------------------------
-
-
-class Rulesets:
-    """Runs nft's own language. Uses libnftables if it is there, else the ``nft`` program."""
-
-    def __init__(self) -> None:
-        """Nothing is loaded before the first use."""
-        self._lock = threading.Lock()
-        self._library: ctypes.CDLL | None = None
-        self._absent = False
-
-    def _load(self) -> ctypes.CDLL | None:
-        if self._library is None and not self._absent:
-            try:
-                library = ctypes.CDLL("libnftables.so.1")
-            except OSError:
-                self._absent = True
-                return None
-            library.nft_ctx_new.restype = ctypes.c_void_p
-            library.nft_ctx_new.argtypes = [ctypes.c_uint32]
-            library.nft_ctx_free.argtypes = [ctypes.c_void_p]
-            for name in ("nft_ctx_buffer_output", "nft_ctx_buffer_error"):
-                getattr(library, name).argtypes = [ctypes.c_void_p]
-            for name in ("nft_ctx_get_output_buffer", "nft_ctx_get_error_buffer"):
-                getattr(library, name).argtypes = [ctypes.c_void_p]
-                getattr(library, name).restype = ctypes.c_char_p
-            library.nft_run_cmd_from_buffer.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
-            library.nft_run_cmd_from_buffer.restype = ctypes.c_int
-            self._library = library
-        return self._library
-
-    def run(self, commands: str) -> str:
-        """Execute commands as one transaction; returns what they print. Raises OSError with nft's own words.
-
-        A context is made for each call: it holds a socket and a cache of whatever tables exist, and calls are rare.
-        """
-        with self._lock:
-            library = self._load()
-            if library is None:
-                return self._program(commands)
-            context = library.nft_ctx_new(0)
-            if not context:
-                raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM), "libnftables")
-            try:
-                library.nft_ctx_buffer_output(context)
-                library.nft_ctx_buffer_error(context)
-                failed = library.nft_run_cmd_from_buffer(context, commands.encode())
-                if failed:
-                    said = (library.nft_ctx_get_error_buffer(context) or b"").decode(errors="replace").strip()
-                    raise OSError(errno.EINVAL, said or "failed", "libnftables")
-                return (library.nft_ctx_get_output_buffer(context) or b"").decode(errors="replace")
-            finally:
-                library.nft_ctx_free(context)
-
-    def _program(self, commands: str) -> str:
-        try:
-            done = subprocess.run(
-                ["nft", "-f", "-"], input=commands, capture_output=True, text=True, timeout=60, check=False
-            )
-        except FileNotFoundError as error:
-            raise OSError(
-                errno.ENOENT, "neither libnftables.so.1 nor the nft program is installed (apt install nftables)", "nft"
-            ) from error
-        if done.returncode:
-            raise OSError(errno.EINVAL, done.stderr.strip() or "failed", "nft")
-        return done.stdout

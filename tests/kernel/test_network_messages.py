@@ -11,8 +11,9 @@ import pytest
 
 from pierhead.driver.networkdriver import ipam
 from pierhead.linux import netlink, nft, sockdiag
+from pierhead.linux.libnftables import Rulesets
 from pierhead.linux.netlink import Netlink
-from pierhead.linux.nft import NFPROTO_INET, Element, Netfilter, Rulesets, field, proto
+from pierhead.linux.nft import NFPROTO_INET, Element, Netfilter, field, proto
 from tests.harness.netns import Namespace, namespace
 
 T = TypeVar("T")

@@ -22,7 +22,8 @@ from pierhead.driver.networkdriver.api import Endpoint, Network, PortBinding
 from pierhead.driver.networkdriver.marks import table as table_of
 from pierhead.linux import conntrack, nft
 from pierhead.linux.conntrack import Conntrack
-from pierhead.linux.nft import NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6, Element, Netfilter, Rulesets, field, proto
+from pierhead.linux.libnftables import Rulesets
+from pierhead.linux.nft import NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6, Element, Netfilter, field, proto
 
 PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
 
