@@ -18,7 +18,15 @@ prints one.
     └── Unavailable 503
 """
 
+from collections.abc import Sequence
 from typing import ClassVar
+
+
+def listed(reasons: Sequence[str]) -> str:
+    """Several reasons in one message, as Docker writes them: one stands alone, more get a bullet each."""
+    if len(reasons) == 1:
+        return reasons[0]
+    return "\n".join("* " + reason.replace("\n", "\n\t") for reason in reasons)
 
 
 class PierheadError(Exception):

@@ -123,5 +123,5 @@ class Containers:
             raise self._name_taken(name) from error
 
     def remove(self, id: str) -> None:
-        """Forget it; its endpoints, ports and volume uses go with it."""
+        """Forget it; its memberships, ports and volume uses go with it."""
         self._db.execute("DELETE FROM container WHERE id = ?", (id,))

@@ -25,7 +25,7 @@ IntegrityError = sqlite3.IntegrityError
 Row = sqlite3.Row
 Parameters = Sequence[Any] | Mapping[str, Any]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 WAL_SIZE = 4 * 1024 * 1024 + 64 * 1024
 """SQLite folds the log into the database at 1,000 pages and then begins at the front again."""
 
@@ -105,7 +105,9 @@ CREATE TABLE network (
     options    BLOB NOT NULL DEFAULT '{{}}',    -- JSON
     labels     BLOB NOT NULL DEFAULT '{{}}',    -- JSON
     ipam       BLOB NOT NULL DEFAULT '{{}}',    -- JSON: the API's IPAM as asked for
-    state      TEXT NOT NULL DEFAULT 'ready' CHECK (state IN ('making', 'ready', 'removing'))
+    state      TEXT NOT NULL DEFAULT 'ready' CHECK (state IN ('making', 'ready', 'removing')),
+    config_only INTEGER NOT NULL DEFAULT 0,     -- nothing but a configuration that others are made from
+    config_from TEXT NOT NULL DEFAULT ''        -- the name of the one that this was made from
 ) WITHOUT ROWID;
 CREATE TABLE pool (
     network_id TEXT NOT NULL REFERENCES network (id) ON DELETE CASCADE,
@@ -131,6 +133,12 @@ CREATE TABLE endpoint (
 CREATE UNIQUE INDEX endpoint_ipv4 ON endpoint (network_id, ipv4) WHERE ipv4 IS NOT NULL;
 CREATE UNIQUE INDEX endpoint_ipv6 ON endpoint (network_id, ipv6) WHERE ipv6 IS NOT NULL;
 CREATE INDEX endpoint_container ON endpoint (container_id);
+CREATE TABLE awaited_network (                  -- memberships in networks that do not exist, yet or any longer
+    container_id TEXT NOT NULL REFERENCES container (id) ON DELETE CASCADE,
+    network      TEXT NOT NULL,                 -- name or id, as the user gave it
+    settings     BLOB NOT NULL,                 -- as endpoint.settings
+    PRIMARY KEY (container_id, network)
+) WITHOUT ROWID;
 CREATE TABLE address_history (                  -- who had an address last: it is the last to be handed out again
     network_id TEXT NOT NULL REFERENCES network (id) ON DELETE CASCADE,
     address    TEXT NOT NULL,
@@ -175,6 +183,27 @@ CREATE TABLE volume_use (
 ) WITHOUT ROWID;
 """
 
+MIGRATIONS = (
+    # 1 → 2
+    """
+    ALTER TABLE network ADD COLUMN config_only INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE network ADD COLUMN config_from TEXT NOT NULL DEFAULT '';
+    CREATE TABLE awaited_network (
+        container_id TEXT NOT NULL REFERENCES container (id) ON DELETE CASCADE,
+        network      TEXT NOT NULL,
+        settings     BLOB NOT NULL,
+        PRIMARY KEY (container_id, network)
+    ) WITHOUT ROWID;
+    -- A start gave every container the network of its mode: who waits for one that is not there goes on waiting.
+    INSERT INTO awaited_network
+        SELECT id, mode, '{}' FROM
+            (SELECT id, json_extract(CAST(host_config AS TEXT), '$.NetworkMode') AS mode FROM container)
+        WHERE mode NOT LIKE 'container:%'
+            AND NOT EXISTS (SELECT 1 FROM network n WHERE mode IN (n.name, n.id));
+    """,
+)
+"""What makes of a file of version N one of version N + 1, by N - 1. New columns are the last of their table."""
+
 
 class GraphDB:
     """A connection to the database of one data root.
@@ -184,7 +213,10 @@ class GraphDB:
     """
 
     def __init__(self, path: str) -> None:
-        """Open or make the file. Raises OSError if it was written by a newer Pierhead or cannot be opened."""
+        """Open or make the file; one of an older version is brought up to this one.
+
+        Raises OSError if it was written by a newer Pierhead or cannot be opened.
+        """
         self._lock = threading.RLock()
         self._depth = 0
         try:
@@ -203,9 +235,24 @@ class GraphDB:
             # In one transaction: a daemon killed in its very first moment must not leave tables without content.
             rows = "".join(f"INSERT INTO transition VALUES ('{a}', '{b}');" for a, b in sorted(TRANSITIONS))
             rows += f"INSERT INTO meta VALUES ('instance', '{secrets.token_hex(4)}');"
-            script = f"BEGIN; {SCHEMA} {rows} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;"
-            self._connection.executescript("PRAGMA synchronous=FULL;" + script + "PRAGMA synchronous=NORMAL;")
+            self._renew(f"{SCHEMA} {rows}")
+        elif version < SCHEMA_VERSION:
+            try:
+                self._renew("".join(MIGRATIONS[version - 1 :]))
+            except sqlite3.Error as error:
+                raise OSError(f"GraphDB {path}: from schema {version} to {SCHEMA_VERSION}: {error}") from error
         self._lay_out_wal(path)
+
+    def _renew(self, script: str) -> None:
+        """Run a script that leads to the present schema, in one durable transaction."""
+        self._connection.executescript("PRAGMA synchronous=FULL;")
+        try:
+            self._connection.executescript(f"BEGIN; {script} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
+        except BaseException:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise
+        self._connection.executescript("PRAGMA synchronous=NORMAL;")
 
     def _lay_out_wal(self, path: str) -> None:
         """Write the write-ahead log's file out to its full size once.

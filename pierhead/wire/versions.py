@@ -26,7 +26,10 @@ VOLUMES_ANONYMOUS_ONLY_PRUNED: Version = (1, 42)
 CONSOLE_SIZE_AT_CREATE: Version = (1, 42)
 ENDPOINT_MAC_ADDRESS: Version = (1, 44)
 """From here on a container's MAC address belongs to its endpoint; Config.MacAddress is deprecated."""
+SEVERAL_ENDPOINTS_AT_CREATE: Version = (1, 44)
 LINK_ALIAS_SHORT_ID: Version = (1, 45)
+"""Before this, an endpoint's Aliases also showed the container's short id and its hostname."""
+GATEWAY_PRIORITY: Version = (1, 48)
 BRIDGE_NF_WARNINGS_GONE: Version = (1, 50)
 INFO_LEGACY_COMMITS_GONE: Version = (1, 49)
 

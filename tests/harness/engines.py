@@ -147,7 +147,7 @@ class Engine:
         """Remove what a test has left: containers, networks, volumes. The images stay."""
         for container in self.api.get("/containers/json", all=1):
             self.api.send("DELETE", f"/containers/{container['Id']}", force=1, v=1)
-        for network in self.api.get("/networks"):
+        for network in sorted(self.api.get("/networks"), key=lambda network: bool(network["ConfigOnly"])):
             if network["Name"] not in ("bridge", "host", "none"):
                 self.api.send("DELETE", f"/networks/{network['Id']}")
         for volume in self.api.get("/volumes")["Volumes"] or []:

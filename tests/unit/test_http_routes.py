@@ -141,7 +141,12 @@ STATUS |= {"volumes.remove": 204, "images.tag": 201}
 def test_a_request_becomes_its_job(
     api: Api, prefix: str, method: str, path: str, job: str, arguments: dict[str, Any]
 ) -> None:
-    empty = {"images.inspect": images.ImageInspect(), "images.list": [], "containers.list": []}
+    empty = {
+        "images.inspect": images.ImageInspect(),
+        "images.list": [],
+        "containers.list": [],
+        "containers.inspect": containers.ContainerInspectResponse(),
+    }
     api.engine.results = dict(empty)
     status, _, _ = api(method, prefix + path)
     assert status == STATUS.get(job, STATUS.get(job.partition(".")[0], 200))

@@ -39,7 +39,7 @@ def test_libvirts_bridge_and_a_vpn_are_left_alone() -> None:
 
 
 def test_every_pool_used_is_an_error_that_says_what_to_do() -> None:
-    with pytest.raises(PierheadError, match=r"all predefined address pools have been fully subnetted.*--subnet"):
+    with pytest.raises(InvalidParameter, match=r"all predefined address pools have been fully subnetted.*--subnet"):
         ipam.choose([ip_network("0.0.0.0/0")])
 
 
@@ -105,6 +105,32 @@ def test_the_gateway_is_the_first_address_that_is_free() -> None:
     )
     kept = Pool(IPv4Network("10.0.0.0/24"), IPv4Address("10.0.0.254"))
     assert ipam.complete(kept) == kept
+    assert ipam.complete(Pool(IPv4Network("10.0.0.0/31"))).gateway == IPv4Address("10.0.0.0")
+
+
+@pytest.mark.parametrize(
+    ("pool", "message"),
+    [
+        (Pool(IPv4Network("10.0.0.0/24"), IPv4Address("10.0.0.0")), "gateway (10.0.0.0): Address already in use"),
+        (Pool(IPv4Network("10.0.0.0/24"), IPv4Address("10.0.0.255")), "gateway (10.0.0.255): Address already in use"),
+        (
+            Pool(IPv4Network("10.0.0.0/24"), IPv4Address("10.0.0.9"), aux={"r": IPv4Address("10.0.0.9")}),
+            "secondary ip address (r:10.0.0.9): Address already in use",
+        ),
+        (
+            Pool(IPv4Network("10.0.0.0/24"), aux={"r": IPv4Address("10.0.0.9"), "s": IPv4Address("10.0.0.9")}),
+            "secondary ip address (s:10.0.0.9): Address already in use",
+        ),
+        (
+            Pool(IPv4Network("10.0.0.0/30"), aux={"r": IPv4Address("10.0.0.1"), "s": IPv4Address("10.0.0.2")}),
+            "gateway (): no available addresses on this pool",
+        ),
+    ],
+)
+def test_a_gateway_or_auxiliary_address_that_cannot_be_had_is_refused(pool: Pool, message: str) -> None:
+    with pytest.raises(PierheadError) as caught:
+        ipam.complete(pool)
+    assert message in str(caught.value)
 
 
 def test_the_lowest_free_address_is_given_first() -> None:

@@ -42,15 +42,20 @@ def check_host(host: HostConfig, config: ContainerConfig, warnings: list[str]) -
     """Refuse a HostConfig that cannot be, alone or with its Config. Raises InvalidParameter, PierheadError."""
     _check_restart(host)
     check_limits(host, warnings)
-    if host.network_mode.startswith("container:"):
-        if host.port_bindings:
+    if host.network_mode.split(":")[0] == "container":
+        if not host.network_mode.partition(":")[2]:
+            raise InvalidParameter("Invalid network mode: invalid container format container:<name|id>")
+        if host.port_bindings or host.publish_all_ports:
             raise InvalidParameter("conflicting options: port publishing and the container type network mode")
         if config.exposed_ports:
             raise InvalidParameter("conflicting options: port exposing and the container type network mode")
         if config.hostname:
             raise InvalidParameter("conflicting options: hostname and the network mode")
         if host.links:
-            raise InvalidParameter("conflicting options: container type network can't be used with links")
+            raise InvalidParameter(
+                "conflicting options: container type network can't be used with links. "
+                "This would result in undefined behavior"
+            )
         if host.dns:
             raise InvalidParameter("conflicting options: dns and the network mode")
         if host.extra_hosts:

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from pierhead.daemon.engine.engine import Engine, blocking, phase
 from pierhead.daemon.jobs import checks, images, mounts, names, networks, removal, specs, volumes
-from pierhead.daemon.jobs.describe import attributes, host_config_of, mounts_of, network_kind
+from pierhead.daemon.jobs.describe import attributes, mounts_of, network_kind
 from pierhead.daemon.jobs.files import container_folder, log_config
-from pierhead.errors import Conflict, InvalidParameter, NoSuchNetwork, PierheadError
+from pierhead.errors import Conflict, InvalidParameter, PierheadError, listed
 from pierhead.graph.containers import Container
 from pierhead.graph.state import State
 from pierhead.wire import codec
@@ -178,40 +178,34 @@ async def _make(
     points = await _make_mounts(engine, container, wanted)
     with engine.db.transaction(durable=True):
         for network, settings in endpoints.items():
-            try:
-                networks.assign(engine, container.id, network, settings)
-            except NoSuchNetwork:
-                if network != host_config_of(container).network_mode:
-                    raise
+            networks.assign(engine, container.id, network, settings)
         engine.containers.update(container.id, intent="", mounts=codec.encode(points))
 
 
 def _endpoints(engine: Engine, request: ContainerCreateRequest, host: HostConfig) -> dict[str, EndpointSettings]:
-    """Settings by network name; the network mode's own is always among them."""
+    """Settings by network: of those that are asked for, else of the network mode's own. Raises InvalidParameter."""
     asked = (request.networking_config.endpoints_config if request.networking_config else None) or {}
-    kind = network_kind(host.network_mode)
-    if kind == "container":
-        if asked.keys() - {host.network_mode}:
-            raise InvalidParameter(
-                "conflicting options: cannot attach both user-defined and non-user-defined network-modes"
-            )
-        return {}
-    result: dict[str, EndpointSettings] = {}
     mode = host.network_mode
-    for name, settings in asked.items():
-        key = "bridge" if name == "default" else name
-        result[key] = settings if settings is not None else EndpointSettings()
-    if mode not in result:
-        try:
-            same = networks.find_row(engine, mode)["id"]
-        except NoSuchNetwork:
-            same = ""  # Docker, too, lets a network be made after its container
-        if not any(networks.find_row(engine, name)["id"] == same for name in result):
-            result = {mode: EndpointSettings(), **result}
-    if len(result) > 1 and kind in ("host", "none"):
+    kind = network_kind(mode)
+    if kind in ("container", "host", "none") and asked.keys() - {mode}:
         raise InvalidParameter(
             "conflicting options: cannot attach both user-defined and non-user-defined network-modes"
         )
+    if kind == "container" or request.network_disabled:
+        return {}
+    if not asked:
+        return {mode: EndpointSettings()}
+    result: dict[str, EndpointSettings] = {}
+    errors: list[str] = []
+    for name, settings in asked.items():
+        try:
+            if settings is None:
+                raise InvalidParameter("EndpointsConfig is nil")
+            result[name] = networks.requested(engine, name, settings)
+        except InvalidParameter as error:
+            errors.append(f"invalid config for network {name}: {error}")
+    if errors:
+        raise InvalidParameter(listed(errors))
     return result
 
 

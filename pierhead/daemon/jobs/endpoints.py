@@ -2,17 +2,15 @@
 
 import hashlib
 import json
-import re
-import secrets
 from collections.abc import Iterable
-from ipaddress import IPv4Interface, IPv6Interface, ip_address
+from ipaddress import IPv4Interface, IPv6Interface
 
 from pierhead.daemon.engine.engine import Engine
+from pierhead.daemon.jobs import memberships
 from pierhead.daemon.jobs.describe import config_of, dns_names, host_config_of
-from pierhead.daemon.jobs.network_rows import PREDEFINED, find_row, pools_of
+from pierhead.daemon.jobs.network_rows import PREDEFINED, pools_of
 from pierhead.driver.networkdriver import ports as port_rules
-from pierhead.driver.networkdriver.api import Endpoint, Network, Pool, PortBinding
-from pierhead.errors import InvalidParameter
+from pierhead.driver.networkdriver.api import Endpoint, Network, PortBinding
 from pierhead.graph.containers import Container
 from pierhead.graph.graphdb import Row
 from pierhead.wire import codec
@@ -20,10 +18,6 @@ from pierhead.wire.containers import NetworkSettings, Port, PortMap
 from pierhead.wire.containers import PortBinding as WireBinding
 from pierhead.wire.filters import Filters
 from pierhead.wire.networks import EndpointSettings
-
-_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
-_MAC = re.compile(r"([0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}")
-
 
 # Rows and driver values ----------------------------------------------------------------------------------------------
 
@@ -106,77 +100,6 @@ def active(engine: Engine, container_id: str) -> list[tuple[Network, Endpoint]]:
     return [(network_at(engine, row), endpoint_of(row, ports)) for row in rows]
 
 
-# Membership ----------------------------------------------------------------------------------------------------------
-
-
-def check(row: Row, settings: EndpointSettings, pools: Iterable[Pool], *, static: bool) -> None:
-    """Raise InvalidParameter, in Docker's words, for settings that a network cannot give.
-
-    static: the user chose the network's subnets.
-    """
-    errors: list[str] = []
-    config = settings.ipam_config
-    addresses = [text for text in (config.ipv4_address, config.ipv6_address) if text] if config else []
-    if row["name"] in PREDEFINED:
-        if addresses:
-            errors.append("user specified IP address is supported on user defined networks only")
-        if settings.aliases:
-            errors.append("network-scoped alias is supported only for containers in user defined networks")
-    for text, version in ((config.ipv4_address, 4), (config.ipv6_address, 6)) if config else ():
-        if not text:
-            continue
-        try:
-            address = ip_address(text)
-        except ValueError:
-            errors.append(f"invalid IPv{version} address: {text}")
-            continue
-        if address.version != version or address.is_unspecified:
-            errors.append(f"invalid IPv{version} address: {text}")
-        elif not static:
-            errors.append(
-                "user specified IP address is supported only when connecting to networks with user configured subnets"
-            )
-        elif not any(address in pool.subnet for pool in pools):
-            errors.append(f"no configured subnet or ip-range contain the IP address {text}")
-    for alias in settings.aliases or ():
-        if len(alias) > 253 or not all(_LABEL.fullmatch(label) for label in alias.split(".")):
-            errors.append(f"invalid network alias: {alias!r}")
-    if settings.mac_address and not _MAC.fullmatch(settings.mac_address):
-        errors.append(f"invalid MAC address {settings.mac_address}")
-    if errors:
-        raise InvalidParameter(
-            f"invalid config for network {row['name']}: invalid endpoint settings:\n" + "\n".join(errors)
-        )
-
-
-def static_subnets(row: Row) -> bool:
-    """Whether the user chose the network's subnets."""
-    return bool((json.loads(row["ipam"]) or {}).get("Config"))
-
-
-def assign(engine: Engine, container_id: str, name: str, settings: EndpointSettings | None) -> Row:
-    """Make a container a member of a network; it joins when it starts. To be called within a transaction.
-
-    Raises NoSuchNetwork, InvalidParameter.
-    """
-    row = find_row(engine, name)
-    given = settings or EndpointSettings()
-    check(row, given, pools_of(engine, row["id"]), static=static_subnets(row))
-    kept = EndpointSettings(
-        ipam_config=given.ipam_config,
-        links=given.links,
-        aliases=given.aliases,
-        mac_address=given.mac_address.lower(),
-        driver_opts=given.driver_opts,
-        gw_priority=given.gw_priority,
-    )
-    engine.db.execute(
-        "INSERT INTO endpoint (id, network_id, container_id, settings) VALUES (?, ?, ?, ?)",
-        (secrets.token_hex(32), row["id"], container_id, codec.encode(kept)),
-    )
-    return row
-
-
 # What the API shows --------------------------------------------------------------------------------------------------
 
 
@@ -193,6 +116,8 @@ def endpoint_settings(engine: Engine, container: Container) -> dict[str, Endpoin
             settings.mac_address = row["mac"]
             _addresses(engine, row, settings)
         shown[row["network_name"]] = settings
+    for row in memberships.awaited(engine, container.id):
+        shown[row["network"]] = asked(row)
     return shown
 
 

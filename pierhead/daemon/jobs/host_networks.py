@@ -7,7 +7,7 @@ from ipaddress import IPv4Interface, ip_network
 
 from pierhead.daemon.engine.engine import Engine, blocking
 from pierhead.daemon.engine.rulewatch import RulesetWatch
-from pierhead.daemon.jobs import endpoints
+from pierhead.daemon.jobs import endpoints, memberships
 from pierhead.daemon.jobs.network_rows import insert, insert_pool, members, network_of, pools_of
 from pierhead.driver.networkdriver import ipam, marks
 from pierhead.driver.networkdriver.api import Endpoint, Network, Pool
@@ -77,8 +77,8 @@ async def reconcile(engine: Engine) -> None:
     """At the daemon's start: make what the database knows exist, and nothing else of ours. Raises OSError."""
     await default_networks(engine)
     with engine.db.transaction(durable=True):
-        for row in engine.db.all("SELECT id FROM network WHERE state <> 'ready'"):
-            engine.db.execute("DELETE FROM endpoint WHERE network_id = ?", (row["id"],))
+        for row in engine.db.all("SELECT * FROM network WHERE state <> 'ready'"):
+            memberships.outlive(engine, row)
             engine.db.execute("DELETE FROM network WHERE id = ?", (row["id"],))
     await heal(engine)
     engine.ruleset_watch = RulesetWatch(lambda: _look(engine))
@@ -94,7 +94,7 @@ def _look(engine: Engine) -> None:
 async def heal(engine: Engine) -> None:
     """Make every driver's networks, rules and ports exist as the database says; what is there is not disturbed."""
     known: dict[str, list[tuple[Network, list[Endpoint]]]] = {name: [] for name in engine.networks}
-    for row in engine.db.all("SELECT * FROM network WHERE state = 'ready'"):
+    for row in engine.db.all("SELECT * FROM network WHERE state = 'ready' AND config_only = 0"):
         joined = [
             endpoints.endpoint_of(found, endpoints.bindings_of(engine, found["container_id"]))
             for found in members(engine, row["id"])

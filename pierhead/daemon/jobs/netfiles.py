@@ -55,18 +55,16 @@ def extra_hosts(host: HostConfig, gateway: str) -> list[tuple[str, str]]:
     """(address, name) of --add-host. Raises InvalidParameter."""
     found = []
     for entry in host.extra_hosts or ():
-        name, _, address = entry.partition(":")
-        if not address:
-            name, _, address = entry.partition("=")
-        if not _HOST.fullmatch(name):
-            raise InvalidParameter(f"bad format for add-host: {entry!r}")
+        name, colon, address = entry.partition(":")
+        if not colon or not _HOST.fullmatch(name):
+            raise InvalidParameter(f'bad format for add-host: "{entry}"')
         if address == HOST_GATEWAY:
             address = gateway
         try:
-            ip_address(address.strip("[]"))
+            ip_address(address)
         except ValueError:
-            raise InvalidParameter(f"invalid IP address in add-host: {address!r}") from None
-        found.append((address.strip("[]"), name))
+            raise InvalidParameter(f'invalid IP address in add-host: "{address}"') from None
+        found.append((address, name))
     return found
 
 

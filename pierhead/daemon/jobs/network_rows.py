@@ -70,8 +70,8 @@ def network_of(engine: Engine, row: Row) -> Network:
 
 
 def others(engine: Engine, network_id: str) -> Iterator[Network]:
-    """Every network but one, also those that are being made or removed."""
-    for row in engine.db.all("SELECT * FROM network WHERE id <> ?", (network_id,)):
+    """Every network but one, also those that are being made or removed; no mere configurations."""
+    for row in engine.db.all("SELECT * FROM network WHERE id <> ? AND config_only = 0", (network_id,)):
         yield network_of(engine, row)
 
 
@@ -88,8 +88,8 @@ def insert(engine: Engine, network: Network, request: NetworkCreateRequest, *, i
     """Write a network with its pools. Within a transaction. Raises IntegrityError for a taken name or subnet."""
     engine.db.execute(
         "INSERT INTO network "
-        "(id, name, driver, created, internal, ipv4, ipv6, attachable, options, labels, ipam, state) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "(id, name, driver, created, internal, ipv4, ipv6, attachable, options, labels, ipam, state, config_only, "
+        "config_from) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             network.id,
             network.name,
@@ -103,6 +103,8 @@ def insert(engine: Engine, network: Network, request: NetworkCreateRequest, *, i
             json.dumps(request.labels or {}),
             codec.encode(request.ipam or IPAM(driver="default")),
             state,
+            int(request.config_only),
+            request.config_from.network if request.config_from else "",
         ),
     )
     for pool in network.pools:

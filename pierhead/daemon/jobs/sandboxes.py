@@ -14,9 +14,9 @@ from ipaddress import IPv4Address, ip_address
 
 from pierhead.daemon.engine.engine import Engine, blocking, phase
 from pierhead.daemon.engine.running import Running
-from pierhead.daemon.jobs import endpoints
+from pierhead.daemon.jobs import endpoints, memberships
 from pierhead.daemon.jobs.describe import host_config_of, network_kind
-from pierhead.daemon.jobs.network_rows import find_row, pools_of
+from pierhead.daemon.jobs.network_rows import pools_of
 from pierhead.daemon.jobs.port_allocation import allocate_ports, reserve
 from pierhead.daemon.jobs.zones import resolver_setup, serve
 from pierhead.driver.execdriver.api import Started
@@ -26,6 +26,7 @@ from pierhead.errors import Conflict, Forbidden, InvalidParameter, NotFound, Pie
 from pierhead.graph.containers import Container
 from pierhead.graph.graphdb import Row
 from pierhead.libcontainer.spec import NetworkSetup
+from pierhead.linux import netlink
 
 log = logging.getLogger("pierd")
 
@@ -83,18 +84,13 @@ def _wrapped(error: PierheadError) -> PierheadError:
 
 def _allocate(engine: Engine, container: Container) -> None:
     """Write addresses and ports of every endpoint. Within a transaction."""
-    host = host_config_of(container)
+    memberships.resolve(engine, container.id)
     rows = endpoints.endpoint_rows(engine, container.id)
-    own = find_row(engine, host.network_mode)
-    if not any(row["network_id"] == own["id"] for row in rows):
-        # The network was made, or made again, after the container.
-        endpoints.assign(engine, container.id, own["id"], None)
-        rows = endpoints.endpoint_rows(engine, container.id)
     gateway = gateway_of(engine, rows)
     for number, row in enumerate(rows):
         allocate_endpoint(engine, container, row, f"eth{number}", gateway=row["id"] == gateway)
     if gateway is not None:
-        allocate_ports(engine, container, host)
+        allocate_ports(engine, container, host_config_of(container))
 
 
 def gateway_of(engine: Engine, rows: list[Row]) -> str | None:
@@ -171,6 +167,8 @@ def _address(engine: Engine, container: Container, row: Row, version: int, wante
 async def _plan(engine: Engine, container: Container, reservation: ports.Reservation) -> Joined:
     joined = endpoints.active(engine, container.id)
     setups = [await plan_endpoint(engine, network, endpoint) for network, endpoint in joined]
+    if not joined and host_config_of(container).network_mode != "host":
+        setups.append(NetworkSetup(inside=(netlink.link_set(index=netlink.LOOPBACK_INDEX, up=True),)))
     if any(endpoints.named(engine, network.driver, network.name) for network, _ in joined):
         setups.append(resolver_setup(container.id))
     for network, endpoint in joined:

@@ -16,7 +16,7 @@ from ipaddress import (
 )
 
 from pierhead.driver.networkdriver.api import Pool
-from pierhead.errors import Forbidden, InvalidParameter, PierheadError
+from pierhead.errors import Forbidden, InvalidParameter, PierheadError, listed
 from pierhead.linux.netlink import Netlink
 
 Prefix = IPv4Network | IPv6Network
@@ -90,14 +90,14 @@ def _span(prefix: Prefix) -> tuple[int, int]:
 
 
 def choose(taken: Collection[Prefix]) -> IPv4Network:
-    """The first default pool that touches nothing in ``taken``. Raises PierheadError when all are used."""
+    """The first default pool that touches nothing in ``taken``. Raises InvalidParameter when all are used."""
     # As numbers: some hundred networks against some thousand candidates.
     used = [_span(prefix) for prefix in taken if isinstance(prefix, IPv4Network)]
     for candidate in _candidates():
         first, last = _span(candidate)
         if not any(low <= last and first <= high for low, high in used):
             return candidate
-    raise PierheadError("all predefined address pools have been fully subnetted: give one with --subnet")
+    raise InvalidParameter("all predefined address pools have been fully subnetted: give one with --subnet")
 
 
 def choose_ipv6(taken: Collection[Prefix], instance: str) -> IPv6Network:
@@ -108,7 +108,7 @@ def choose_ipv6(taken: Collection[Prefix], instance: str) -> IPv6Network:
         candidate = IPv6Network((base | number << 64, 64))
         if not any(candidate.overlaps(prefix) for prefix in used):
             return candidate
-    raise PierheadError("all predefined address pools have been fully subnetted: give one with --subnet")
+    raise InvalidParameter("all predefined address pools have been fully subnetted: give one with --subnet")
 
 
 def parse(requests: Iterable[SubnetRequest], *, ipv6: bool) -> list[Pool]:
@@ -140,7 +140,7 @@ def parse(requests: Iterable[SubnetRequest], *, ipv6: bool) -> list[Pool]:
         }
         pools.append(Pool(subnet, gateway, ip_range, aux))
     if errors:
-        raise InvalidParameter("invalid network config:\n" + "\n".join(errors))
+        raise InvalidParameter("invalid network config:\n" + listed(errors))
     for at, pool in enumerate(pools):
         for other in pools[:at]:
             if pool.subnet.version == other.subnet.version and pool.subnet.overlaps(other.subnet):
@@ -191,17 +191,29 @@ def _inside(text: str, subnet: Prefix, what: str, errors: list[str]) -> Address 
     return None
 
 
-def complete(pool: Pool, *, internal: bool = False) -> Pool:
-    """A pool with a gateway: the first address of the subnet (of the range, as Docker does) that is not auxiliary."""
-    if pool.gateway is not None:
+def complete(pool: Pool) -> Pool:
+    """A pool with a gateway: the first address of the subnet (of the range, as Docker does) that is not auxiliary.
+
+    Raises PierheadError where gateway and auxiliary addresses cannot all be had.
+    """
+    taken = _ends(pool.subnet)
+    gateway = pool.gateway
+    if gateway is not None:
+        if int(gateway) in taken:
+            raise PierheadError(f"failed to allocate gateway ({gateway}): Address already in use")
+        taken.add(int(gateway))
+    for name, address in pool.aux.items():
+        if int(address) in taken:
+            raise PierheadError(f"failed to allocate secondary ip address ({name}:{address}): Address already in use")
+        taken.add(int(address))
+    if gateway is not None:
         return pool
-    reserved = _reserved(pool)
     first, last = _span(pool.ip_range or pool.subnet)
     for number in range(first, last + 1):
-        if number not in reserved:
+        if number not in taken:
             address = type(pool.subnet.network_address)(number)
             return Pool(pool.subnet, address, pool.ip_range, pool.aux)
-    raise InvalidParameter(f"invalid subnet {pool.subnet}: no room for a gateway")
+    raise PierheadError("failed to allocate gateway (): no available addresses on this pool")
 
 
 def refuse_overlap(pool: Pool, known: Mapping[str, str], host: Iterable[Occupied]) -> None:
@@ -222,15 +234,19 @@ def refuse_overlap(pool: Pool, known: Mapping[str, str], host: Iterable[Occupied
 # Addresses -----------------------------------------------------------------------------------------------------------
 
 
+def _ends(subnet: Prefix) -> set[int]:
+    """Addresses of a subnet that nobody may have: IPv4's first and last (RFC 3021: not of a /31), IPv6's first."""
+    if subnet.max_prefixlen - subnet.prefixlen < 2:
+        return set()
+    first, last = _span(subnet)
+    return {first, last} if subnet.version == 4 else {first}
+
+
 def _reserved(pool: Pool) -> set[int]:
     """Addresses of the subnet that no endpoint may have."""
-    found = {int(address) for address in pool.aux.values()}
+    found = {int(address) for address in pool.aux.values()} | _ends(pool.subnet)
     if pool.gateway is not None:
         found.add(int(pool.gateway))
-    first, last = _span(pool.subnet)
-    found.add(first)
-    if pool.subnet.version == 4 and pool.subnet.prefixlen < 31:
-        found.add(last)
     return found
 
 

@@ -10,7 +10,7 @@ from pierhead.daemon.server.call import Call, has_keys_besides
 from pierhead.daemon.server.progress import after_first, lines
 from pierhead.daemon.server.router import Route
 from pierhead.errors import InvalidParameter, PierheadError
-from pierhead.wire import codec, versions
+from pierhead.wire import codec, legacy, versions
 from pierhead.wire.containers import (
     ContainerCreateRequest,
     ContainerUpdateRequest,
@@ -35,12 +35,16 @@ async def create(call: Call) -> Answer:
     request = codec.decode(data, ContainerCreateRequest) if data else ContainerCreateRequest()
     if not request.image and not (data and has_keys_besides(data, "HostConfig", "NetworkingConfig")):
         raise InvalidParameter("config cannot be empty in order to create a container")
+    warnings = legacy.modernize(request, call.version)
     created = await call.engine.run(containers.create, call.text("name"), request, call.text("platform"))
+    created.warnings += warnings
     return answer.json(created, 201)
 
 
 async def inspect(call: Call) -> Answer:
-    return answer.json(await call.engine.run(containers.inspect, call.path["name"], call.flag("size")))
+    found = await call.engine.run(containers.inspect, call.path["name"], call.flag("size"))
+    legacy.age(found, call.version)
+    return answer.json(found)
 
 
 async def start(call: Call) -> Answer:
