@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,32 @@ def test_a_connection_serves_many_requests(serving: Serving) -> None:
         for number in range(50):
             client.sendall(request("POST", "/echo", body=b"%d" % number))
             assert read_until(client, b">").endswith(b"<%d>" % number)
+
+
+def test_a_burst_of_clients_while_the_daemon_is_busy_is_served_to_the_last(serving: Serving) -> None:
+    """A client that may not wait (Go's sockets never do) is refused where the queue of a unix socket is full."""
+    busy, done = threading.Event(), threading.Event()
+
+    def work() -> None:
+        busy.set()
+        done.wait(20)
+
+    serving.loop.call_soon_threadsafe(work)
+    assert busy.wait(20)
+    with ExitStack() as stack:
+        clients = []
+        try:
+            for _ in range(400):
+                client = stack.enter_context(socket.socket(socket.AF_UNIX))
+                client.setblocking(False)
+                client.connect(serving.path)
+                client.sendall(request("GET", "/ignore"))
+                clients.append(client)
+        finally:
+            done.set()
+        for client in clients:
+            client.settimeout(20)
+            assert read_until(client, b"ignored").startswith(b"HTTP/1.1 200 OK")
 
 
 def test_a_chunked_body_arrives_whole_however_it_is_cut(serving: Serving) -> None:
