@@ -35,6 +35,10 @@ EMBEDDED_PATIENCE = 60.0
 """Seconds that a daemon started by ``pier`` itself stays without a container and without a request."""
 
 
+SETTLE_PATIENCE = 10.0
+"""Seconds that what is under way has to come to its end when the daemon stops."""
+
+
 class LogFormat(logging.Formatter):
     """dockerd's logfmt: time="…" level=info msg="…"."""
 
@@ -185,9 +189,6 @@ async def _run(config: Config) -> None:
                 await server.close()
             await _settle_down(engine)
         finally:
-            for running in list(engine.running.values()):
-                loop.remove_reader(running.monitor.fileno())
-                running.monitor.close()
             engine.exec.close()
             engine.db.close()
 
@@ -196,9 +197,11 @@ async def _settle_down(engine: Engine) -> None:
     """End what is under way; where nothing runs, leave no bridge, rule or process either."""
     for task in [backoff.task for backoff in engine.backoff.values() if backoff.task is not None]:
         task.cancel()
-    chores = list(engine.chores)
-    if chores:
-        await asyncio.wait(chores, timeout=10)
+    deadline = asyncio.get_running_loop().time() + SETTLE_PATIENCE
+    while engine.chores and (left := deadline - asyncio.get_running_loop().time()) > 0:
+        await asyncio.wait(set(engine.chores), timeout=left)  # a container's end makes a new one
+    for running in engine.running.values():
+        running.let_go()  # it goes on: what comes of it from now on is for the next daemon to hear
     await networks.shutdown(engine, idle=not engine.running)
 
 

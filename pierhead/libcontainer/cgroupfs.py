@@ -170,9 +170,11 @@ def _freezer(directories: tuple[str, ...], state: str) -> None:
 def freeze(directories: tuple[str, ...], wait: float = 10.0) -> None:
     """Stop every process of the cgroup where it is; returns when all stand still.
 
-    Raises OSError (ENOTSUP) without any freezer, TimeoutError (and thaws) if not all could be stopped in ``wait`` s.
+    Raises OSError (ENOTSUP) without any freezer, ProcessLookupError once the cgroup is gone, TimeoutError (and thaws)
+    if not all could be stopped in ``wait`` s.
     """
     if frozen(directories) is None:
+        _must_be(directories)
         raise OSError(95, "no cgroup freezer for this container", directories[0])
     deadline = time.monotonic() + wait
     pause = 0.0005
@@ -181,9 +183,15 @@ def freeze(directories: tuple[str, ...], wait: float = 10.0) -> None:
         if time.monotonic() > deadline:
             thaw(directories)
             raise TimeoutError(110, "not all processes could be frozen", directories[0])
+        _must_be(directories)
         time.sleep(pause)
         pause = min(pause * 2, 0.02)
         _freezer(directories, "FROZEN")  # v1 wants to be asked again while tasks are FREEZING
+
+
+def _must_be(directories: tuple[str, ...]) -> None:
+    if not any(map(os.path.isdir, directories)):
+        raise ProcessLookupError(3, "the container has ended", directories[0])
 
 
 def thaw(directories: tuple[str, ...]) -> None:

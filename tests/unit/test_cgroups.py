@@ -1,7 +1,9 @@
 """Cgroup plans: a limit asked for in the API's terms arrives in the kernel's, on v1, hybrid and v2 hosts."""
 
+import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -179,6 +181,21 @@ def test_removing_what_is_gone_is_no_error(tmp_path: Path) -> None:
     cgroupfs.remove((str(tmp_path / "a"), str(tmp_path / "b")))
     assert cgroupfs.pids((str(tmp_path / "a"),)) == []
     assert cgroupfs.oom_kills((str(tmp_path / "a"),)) == 0
+
+
+def test_a_pause_of_a_container_that_is_just_ending_does_not_wait_for_it_to_stand_still(tmp_path: Path) -> None:
+    """Files in the place of a cgroup that never gets frozen; it is removed while ``freeze`` looks at it."""
+    group = tmp_path / "c"
+    group.mkdir()
+    (group / "cgroup.freeze").write_text("0")
+    (group / "cgroup.events").write_text("populated 1\nfrozen 0\n")
+    gone = threading.Timer(0.05, shutil.rmtree, (group,))
+    gone.start()
+    with pytest.raises(ProcessLookupError, match="ended"):
+        cgroupfs.freeze((str(group),), wait=3600)
+    gone.join()
+    with pytest.raises(ProcessLookupError, match="ended"):
+        cgroupfs.freeze((str(group),))
 
 
 def test_what_a_shim_holds_imports_next_to_nothing() -> None:

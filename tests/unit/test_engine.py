@@ -48,11 +48,13 @@ def test_a_job_within_a_job_is_its_child_and_phases_are_seen() -> None:
     assert not ours.jobs
 
 
-def test_a_closing_daemon_takes_no_new_job() -> None:
+def test_a_closing_daemon_takes_no_new_request_and_finishes_what_is_under_way() -> None:
     ours = engine()
-    ours.closing = True
-    with pytest.raises(Unavailable):
-        asyncio.run(ours.run(inner))
+    with ours.request("before"):
+        ours.closing = True
+        assert asyncio.run(ours.run(outer, "web")) == "done"
+    with pytest.raises(Unavailable), ours.request("after"):
+        pass
 
 
 def test_what_must_be_finished_is_finished_when_the_asker_goes_away() -> None:

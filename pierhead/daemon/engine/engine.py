@@ -138,7 +138,12 @@ class Engine:
 
     @contextmanager
     def request(self, name: str) -> Iterator[None]:
-        """A request of the API: the root of the jobs that it becomes, in ``pier jobs`` and traces."""
+        """A request of the API: the root of the jobs that it becomes, in ``pier jobs`` and traces.
+
+        Raises Unavailable once the daemon is closing; what is under way then goes on, and so do ends of containers.
+        """
+        if self.closing:
+            raise Unavailable("the daemon is shutting down")
         span = Span(next(_ids), name, None, time.monotonic_ns())
         token = current.set(span)
         try:
@@ -153,9 +158,7 @@ class Engine:
     async def run(
         self, job: Callable[Concatenate["Engine", P], Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Run a job to its end. Raises what the job raises, and Unavailable once the daemon is closing."""
-        if self.closing:
-            raise Unavailable("the daemon is shutting down")
+        """Run a job to its end. Raises what the job raises."""
         name = f"{job.__module__.rpartition('.')[2]}.{job.__name__}"
         subject = args[0] if args and isinstance(args[0], str) else ""
         parent = current.get()

@@ -71,6 +71,12 @@ class Running:
     opening: "dict[int, asyncio.Future[tuple[socket.socket, ...]]]" = field(default_factory=dict)
     serial: int = 0
 
+    def let_go(self) -> None:
+        """Hear no more of it; it goes on. Idempotent."""
+        if self.monitor.fileno() >= 0:
+            asyncio.get_running_loop().remove_reader(self.monitor.fileno())
+        self.monitor.close()
+
     def expect(self) -> "tuple[int, asyncio.Future[ResolverSockets | None]]":
         """A serial number for a request to the Monitor, and the future of its answer."""
         self.serial += 1

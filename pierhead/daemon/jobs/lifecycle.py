@@ -205,7 +205,10 @@ async def pause(engine: Engine, name: str) -> None:
             raise Conflict(f"Container {container.id} is not running")
         try:
             await blocking(engine.exec.freeze, id)
-        except OSError:
+        except OSError as error:
+            if isinstance(error, ProcessLookupError) and (running := engine.running.get(id)) is not None:
+                with suppress(TimeoutError):  # its end is about to be recorded
+                    await asyncio.wait_for(running.settled.wait(), KILL_PATIENCE)
             _must_be(engine, container)
             raise
         _record(engine, container, State.PAUSED)
