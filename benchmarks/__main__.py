@@ -7,7 +7,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from benchmarks import measures
+from benchmarks import measures, network, tools
 from benchmarks.measures import Measure
 from benchmarks.table import Goal, Row, render, row
 from tests.harness.engines import Engine, engine, orderly_end
@@ -83,11 +83,29 @@ def with_many(engines: list[Engine], rounds: int | None) -> list[Row]:
     return rows
 
 
+def networking(engines: list[Engine], rounds: int | None) -> list[Row]:
+    """The network's rows."""
+    if lack := tools.available():
+        sys.exit(f"benchmarks: {lack}: `make peers` unpacks what is needed")
+
+    def turns(engines: list[Engine], measure: Measure, rounds: int) -> dict[str, list[float]]:
+        return interleaved(engines, measure, rounds, 1)
+
+    print("  traffic …", file=sys.stderr, flush=True)
+    rows = network.traffic(engines, min(5, rounds or 5), turns)
+    print("  1,000 ports …", file=sys.stderr, flush=True)
+    return rows + network.many_ports(engines, rounds or 20, turns)
+
+
+GROUPS = {"containers": timed, "running": with_many, "network": networking}
+
+
 def main() -> None:
     """Parse the command line, measure, print."""
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
     parser.add_argument("--engines", default="docker,pierd", help="comma-separated: docker, pierd")
     parser.add_argument("--rounds", type=int, help="samples of each measure (default: 20 to 30)")
+    parser.add_argument("--only", help=f"comma-separated: {', '.join(GROUPS)} (default: all)")
     parser.add_argument("--output", type=Path, help="write the table to a file too")
     options = parser.parse_args()
     if os.geteuid() != 0:
@@ -96,10 +114,11 @@ def main() -> None:
     Engine.debug = False
     with ExitStack() as stack:
         engines = [stack.enter_context(engine(kind)) for kind in options.engines.split(",")]
-        rows = timed(engines, options.rounds) + with_many(engines, options.rounds)
+        wanted = options.only.split(",") if options.only else list(GROUPS)
+        rows = [row for group in wanted for row in GROUPS[group](engines, options.rounds)]
         client = run([engines[0].docker_argv()[0], "--version"]).stdout.strip()
     machine = f"Linux {os.uname().release}, {os.cpu_count()} cores; client: {client}"
-    text = f"{machine}\nMedians; the engines took turns. Ratio: dockerd's figure over pierd's.\n\n{render(rows)}\n"
+    text = f"{machine}\nMedians; the engines took turns. Ratio: how many times better ours is.\n\n{render(rows)}\n"
     print(text)
     if options.output:
         options.output.write_text(text)

@@ -34,17 +34,28 @@ class Row:
     figures: dict[str, float]
     worst: dict[str, float]
     goal: Goal
+    rate: bool = False
+    """More is better: the ratio is ours over the peer's."""
+
+    def ratio(self) -> float | None:
+        """How many times better ours is, where both were measured."""
+        ours, peer = self.figures.get("pierd"), self.figures.get("docker")
+        if not ours or not peer:
+            return None
+        return ours / peer if self.rate else peer / ours
 
 
-def row(what: str, unit: str, samples: dict[str, list[float]], goal: Goal, scale: float = 1000.0) -> Row:
-    """Medians and 90th percentiles of samples."""
+def row(
+    what: str, unit: str, samples: dict[str, list[float]], goal: Goal, scale: float = 1000.0, *, rate: bool = False
+) -> Row:
+    """Medians and the percentiles that nine of ten samples are better than."""
     figures = {kind: median(values) * scale for kind, values in samples.items() if values}
     worst = {
-        kind: (quantiles(values, n=10)[-1] if len(values) > 1 else values[0]) * scale
+        kind: (quantiles(values, n=10)[0 if rate else -1] if len(values) > 1 else values[0]) * scale
         for kind, values in samples.items()
         if values
     }
-    return Row(what, unit, figures, worst, goal)
+    return Row(what, unit, figures, worst, goal, rate)
 
 
 def render(rows: list[Row]) -> str:
@@ -54,8 +65,7 @@ def render(rows: list[Row]) -> str:
         cells = [entry.what]
         for kind in ("docker", "pierd"):
             cells.append(_figure(entry, kind))
-        ours, peer = entry.figures.get("pierd"), entry.figures.get("docker")
-        ratio = peer / ours if ours and peer else None
+        ours, ratio = entry.figures.get("pierd"), entry.ratio()
         cells.append(f"{ratio:.1f} ×" if ratio else "–")
         cells.append(entry.goal.text(entry.unit))
         cells.append("–" if ours is None else ("met" if entry.goal.met(ours, ratio) else "MISSED"))
@@ -73,5 +83,5 @@ def _figure(entry: Row, kind: str) -> str:
         return "–"
     text = f"{entry.figures[kind]:.1f} {entry.unit}"
     if kind in entry.worst and entry.worst[kind] != entry.figures[kind]:
-        text += f" (p90 {entry.worst[kind]:.1f})"
+        text += f" ({'p10' if entry.rate else 'p90'} {entry.worst[kind]:.1f})"
     return text
