@@ -68,6 +68,11 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--insecure-registry", action="append", default=[], help="host[:port] without TLS")
     parser.add_argument("--registry-mirror", action="append", default=[], help="URL of a mirror of docker.io")
     parser.add_argument("--dns", action="append", default=[], help="name server for containers")
+    parser.add_argument("--dns-search", action="append", default=[], help="search domain for containers")
+    parser.add_argument("--dns-opt", action="append", default=[], help="option of containers' resolv.conf")
+    parser.add_argument(
+        "--default-bridge-names", action="store_true", help="names are resolved on the default bridge too"
+    )
     parser.add_argument("--default-ulimit", action="append", default=[], help="name=soft[:hard]")
     parser.add_argument("--embedded", action="store_true", help="end after 60 s without containers and requests")
     parser.add_argument("--doctor", action="store_true", help="say what this machine lacks, and end")
@@ -95,6 +100,9 @@ def configure(argv: Sequence[str] | None = None) -> tuple[Config, argparse.Names
         insecure_registries=tuple(options.insecure_registry),
         registry_mirrors=tuple(options.registry_mirror),
         dns=tuple(options.dns),
+        dns_search=tuple(options.dns_search),
+        dns_options=tuple(options.dns_opt),
+        default_bridge_names=options.default_bridge_names,
         embedded=options.embedded,
         default_ulimits=tuple(options.default_ulimit),
     )

@@ -55,7 +55,9 @@ def outward(engine: Engine, row: Row) -> bool:
 
 def named(engine: Engine, driver: str, network_name: str) -> bool:
     """Whether containers find each other by name in a network."""
-    return engine.networks[driver].named and network_name not in PREDEFINED
+    if network_name in PREDEFINED:
+        return network_name == "bridge" and engine.config.default_bridge_names
+    return engine.networks[driver].named
 
 
 def asked(row: Row) -> EndpointSettings:

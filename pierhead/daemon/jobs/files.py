@@ -1,5 +1,6 @@
 """A container's own folder: hosts, hostname, resolv.conf and the log."""
 
+import hashlib
 import os
 
 from pierhead.daemon.engine.engine import Engine
@@ -26,9 +27,20 @@ def log_path(engine: Engine, id: str) -> str:
     return os.path.join(engine.config.data_root, "containers", id, f"{id}-json.log")
 
 
+def digest(content: bytes) -> bytes:
+    """What is kept beside a file that the container may change, to know whether it has."""
+    return f"sha256:{hashlib.sha256(content).hexdigest()}".encode()
+
+
 def write_files(folder: str, hostname: str, hosts: bytes, resolv: bytes) -> None:
-    """Write what is bound to /etc/hostname, /etc/hosts and /etc/resolv.conf."""
-    for name, content in (("hostname", f"{hostname}\n".encode()), ("hosts", hosts), ("resolv.conf", resolv)):
+    """Write what is bound to /etc/hostname, /etc/hosts and /etc/resolv.conf, and the digest of the last."""
+    files = {
+        "hostname": f"{hostname}\n".encode(),
+        "hosts": hosts,
+        "resolv.conf": resolv,
+        "resolv.conf.hash": digest(resolv),
+    }
+    for name, content in files.items():
         descriptor = os.open(
             os.path.join(folder, name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644
         )

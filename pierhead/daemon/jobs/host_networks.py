@@ -106,7 +106,7 @@ async def heal(engine: Engine) -> None:
 
 async def shutdown(engine: Engine, idle: bool) -> None:
     """The daemon ends. idle: no container runs, and nothing of ours stays on the host."""
-    engine.resolvers.close()
+    await engine.resolvers.close()
     if engine.ruleset_watch is not None:
         engine.ruleset_watch.close()
     for driver in engine.networks.values():

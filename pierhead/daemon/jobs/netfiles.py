@@ -7,9 +7,10 @@ from ipaddress import ip_address
 from pierhead.daemon.engine.engine import Engine
 from pierhead.daemon.jobs import endpoints
 from pierhead.daemon.jobs.describe import config_of, host_config_of, network_kind
-from pierhead.daemon.jobs.files import container_folder
+from pierhead.daemon.jobs.files import container_folder, digest
 from pierhead.daemon.jobs.network_rows import find_row, pools_of
-from pierhead.driver.networkdriver import dns
+from pierhead.daemon.jobs.zones import overrides
+from pierhead.driver.networkdriver import resolvconf
 from pierhead.errors import InvalidParameter, PierheadError
 from pierhead.graph.containers import Container
 from pierhead.wire.containers import HostConfig
@@ -120,25 +121,21 @@ def _hosts(engine: Engine, container: Container, host: HostConfig, kind: str) ->
 
 
 def _resolv(engine: Engine, container: Container, host: HostConfig, kind: str) -> bytes:
-    embedded = any(
-        endpoints.named(engine, network.driver, network.name) for network, _ in endpoints.active(engine, container.id)
-    )
+    given = overrides(engine, host)
     host_file = engine.resolvers.host()
-    given = tuple(host.dns or engine.config.dns)
-    if kind == "host" and not given:
-        given = host_file.nameservers  # its loopback is the host's: every server can be reached
-    return dns.resolv_conf(
-        host_file,
-        nameservers=given,
-        search=tuple(host.dns_search) if host.dns_search else None,
-        options=tuple(host.dns_options) if host.dns_options else None,
-        embedded=embedded,
-    ).encode()
+    active = endpoints.active(engine, container.id)
+    if any(endpoints.named(engine, network.driver, network.name) for network, _ in active):
+        return resolvconf.embedded(host_file, given).encode()
+    if kind == "host":
+        return resolvconf.hosts(host_file, given).encode()
+    if host_file.nameservers == (resolvconf.SYSTEMD_STUB,):
+        host_file = resolvconf.parse(_host_file(resolvconf.SYSTEMD_PATH), resolvconf.SYSTEMD_PATH)
+    return resolvconf.legacy(host_file, given, ipv6=any(endpoint.ipv6 for _, endpoint in active)).encode()
 
 
 def rewrite(engine: Engine, container: Container, before: list[str]) -> None:
     """After connect or disconnect: the container's own lines in hosts, and resolv.conf, follow; what the user wrote
-    into hosts stays. before: ``own_lines`` of before."""
+    into hosts stays, and a resolv.conf that the user has changed. before: ``own_lines`` of before."""
     folder = container_folder(engine, container.id)
     hosts = _copy(engine, container.id, "hosts").decode(errors="surrogateescape")
     after = own_lines(engine, container)
@@ -150,7 +147,10 @@ def rewrite(engine: Engine, container: Container, before: list[str]) -> None:
             hosts += line
     host = host_config_of(container)
     resolv = _resolv(engine, container, host, network_kind(host.network_mode))
-    for name, content in (("hosts", hosts.encode(errors="surrogateescape")), ("resolv.conf", resolv)):
+    files = {"hosts": hosts.encode(errors="surrogateescape")}
+    if digest(_copy(engine, container.id, "resolv.conf")) == _copy(engine, container.id, "resolv.conf.hash"):
+        files |= {"resolv.conf": resolv, "resolv.conf.hash": digest(resolv)}
+    for name, content in files.items():
         # The same inode: it is mounted in the container.
         flags = os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
         with open(os.open(os.path.join(folder, name), flags), "wb") as file:

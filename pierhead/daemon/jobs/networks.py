@@ -197,7 +197,7 @@ async def _remove(engine: Engine, name: str) -> None:
     with engine.db.transaction(durable=True):
         memberships.outlive(engine, row)
         engine.db.execute("DELETE FROM network WHERE id = ?", (row["id"],))
-    engine.resolvers.changed(row["id"])
+    engine.resolvers.gone(row["id"])
     engine.events.publish("network", "destroy", network.id, {"name": network.name, "type": network.driver})
 
 

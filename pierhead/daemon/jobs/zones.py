@@ -1,32 +1,88 @@
 """The names that a container can ask for: each network's zone out of GraphDB, and the resolver that answers for it."""
 
+import asyncio
+import errno
 import socket
 import zlib
 from ipaddress import ip_address
 
 from pierhead.daemon.engine.engine import Engine
 from pierhead.daemon.engine.resolver import Scope
+from pierhead.daemon.engine.upstream import Servers
 from pierhead.daemon.jobs import endpoints
 from pierhead.daemon.jobs.describe import dns_names, host_config_of
-from pierhead.driver.networkdriver import dns
+from pierhead.daemon.jobs.network_rows import pools_of
+from pierhead.driver.networkdriver import dns, resolvconf
+from pierhead.driver.networkdriver.zone import Member, View, Zone
+from pierhead.graph.graphdb import Row
 from pierhead.libcontainer.spec import NetworkSetup
 from pierhead.linux import nft
+from pierhead.wire.containers import HostConfig
+
+SPARE = 8
+"""Sockets that are opened in a container's network namespace at a time."""
 
 
-def zone_of(engine: Engine, network_id: str, network_name: str) -> dns.Zone:
-    """The names of everything that is joined to a network now."""
-    names: dict[str, list[dns.Address]] = {}
-    pointers: dict[str, str] = {}
-    rows = engine.db.all("SELECT * FROM endpoint WHERE network_id = ? AND active = 1", (network_id,))
+def overrides(engine: Engine, host: HostConfig) -> resolvconf.Overrides:
+    """What a container's configuration, or the daemon's, says about names instead of the host's resolv.conf."""
+    config = engine.config
+    return resolvconf.Overrides(
+        tuple(host.dns or config.dns),
+        tuple(host.dns_search or config.dns_search),
+        tuple(host.dns_options or config.dns_options),
+    )
+
+
+# Zones ---------------------------------------------------------------------------------------------------------------
+
+
+def zone_of(engine: Engine, row: Row) -> Zone:
+    """The names of everything that is joined to a network now. row: one of ``endpoint_rows``."""
+    network = row["network_id"]
+
+    def make() -> Zone:
+        # The subnets of a parent's network (macvlan) are others' too: they may have names for its addresses.
+        ours = row["driver"] == "bridge"
+        return Zone(row["network_name"], tuple(pool.subnet for pool in pools_of(engine, network)) if ours else ())
+
+    return engine.resolvers.zone(network, make, lambda zone: _update(engine, network, zone))
+
+
+def _update(engine: Engine, network: str, zone: Zone) -> None:
+    known = zone.members
+    members: dict[str, Member] = {}
+    rows = engine.db.all(
+        "SELECT e.id, e.container_id, e.ipv4, e.ipv6, c.name FROM endpoint e JOIN container c ON c.id = e.container_id "
+        "WHERE e.network_id = ? AND e.active = 1",
+        (network,),
+    )
     for row in rows:
-        container = engine.containers.get(row["container_id"])
-        addresses = [ip_address(text.partition("/")[0]) for text in (row["ipv4"], row["ipv6"]) if text]
-        for name in dns_names(container, endpoints.asked(row)):
-            for form in (name.lower(), f"{name}.{network_name}".lower()):
-                names.setdefault(form, []).extend(addresses)
-        for address in addresses:
-            pointers[dns.pointer_name(address)] = f"{container.name}.{network_name}"
-    return dns.Zone({name: tuple(dict.fromkeys(found)) for name, found in names.items()}, pointers)
+        # An endpoint has a new id whenever it gets addresses, and only a container's name can change meanwhile.
+        member = known.get(row["id"])
+        if member is None or member.names[0] != row["name"]:
+            settings = engine.db.one("SELECT settings FROM endpoint WHERE id = ?", (row["id"],))
+            names = dns_names(engine.containers.get(row["container_id"]), endpoints.asked(settings))
+            addresses = (ip_address(text.partition("/")[0]) for text in (row["ipv4"], row["ipv6"]) if text)
+            member = Member(tuple(names), tuple(addresses))
+        members[row["id"]] = member
+    zone.update(members)
+
+
+def _links(engine: Engine, rows: list[Row], zones: dict[str, Zone]) -> dict[bytes, tuple[Zone, bytes]]:
+    """What the container calls others (``--link name:alias``), for itself alone."""
+    found: dict[bytes, tuple[Zone, bytes]] = {}
+    for row in rows:
+        for link in endpoints.asked(row).links or ():
+            name, _, alias = link.partition(":")
+            target = dns.encoded(name.lower())
+            for form in (alias or name, f"{alias or name}.{row['network_name']}"):
+                wire = dns.encoded(form.lower())
+                if wire is not None and target is not None:
+                    found.setdefault(wire, (zones[row["network_id"]], target))
+    return found
+
+
+# Resolvers -----------------------------------------------------------------------------------------------------------
 
 
 def resolver_setup(container_id: str) -> NetworkSetup:
@@ -40,24 +96,70 @@ def resolver_setup(container_id: str) -> NetworkSetup:
 
 def serve(engine: Engine, container_id: str, sockets: tuple[socket.socket, socket.socket]) -> None:
     """Answer on the container's resolver sockets."""
+    opener = _Opener(engine, container_id)
 
-    def zone() -> dns.Zone:
+    def given() -> resolvconf.Overrides:
+        return overrides(engine, host_config_of(engine.containers.get(container_id)))
+
+    def view() -> View:
         rows = [row for row in endpoints.endpoint_rows(engine, container_id) if row["active"]]
-        zones = [
-            engine.resolvers.zone(
-                row["network_id"],
-                lambda row=row: zone_of(engine, row["network_id"], row["network_name"]),  # type: ignore[misc]
-            )
-            for row in rows
-            if endpoints.named(engine, row["driver"], row["network_name"])
-        ]
-        return dns.union(zones)
+        # The way out first: where two networks know a name, that one's is meant, as Docker does.
+        rows.sort(key=lambda row: (not row["gateway"], -endpoints.asked(row).gw_priority, row["network_name"]))
+        named = [row for row in rows if endpoints.named(engine, row["driver"], row["network_name"])]
+        zones = {row["network_id"]: zone_of(engine, row) for row in named}
+        says = given()
+        ndots = resolvconf.ndots(says.options or engine.resolvers.host().options)
+        return View(
+            tuple(zones.values()),
+            _links(engine, named, zones),
+            closed=not says.nameservers and not any(endpoints.outward(engine, row) for row in rows),
+            dotted=bool(ndots),
+        )
 
-    def upstreams() -> tuple[str, ...] | None:
-        rows = [row for row in endpoints.endpoint_rows(engine, container_id) if row["active"]]
-        if not any(endpoints.outward(engine, row) for row in rows):
-            return None
-        host = host_config_of(engine.containers.get(container_id))
-        return tuple(host.dns or engine.config.dns)
+    def servers() -> Servers | None:
+        # Those given are asked as the container would ask them: one may be a container, or on an internal network.
+        listed = given().nameservers
+        return (
+            Servers(tuple(one for one in listed if one != str(dns.ADDRESS)), opener, container_id) if listed else None
+        )
 
-    engine.resolvers.serve(container_id, sockets, Scope(zone, upstreams))
+    engine.resolvers.serve(container_id, sockets, Scope(view, servers, opener.close))
+
+
+class _Opener:
+    """Sockets of a container's network namespace, some of them opened beforehand: its shim forks for each request."""
+
+    def __init__(self, engine: Engine, container_id: str) -> None:
+        self._engine = engine
+        self._container = container_id
+        self._spare: dict[tuple[int, int], list[socket.socket]] = {}
+        self._turn = asyncio.Lock()
+        self._closed = False
+
+    async def __call__(self, family: int, kind: int) -> socket.socket:
+        """Raises OSError."""
+        spare = self._spare.setdefault((family, kind), [])
+        if not spare:
+            async with self._turn:
+                if not spare:
+                    spare += await self._open(family, kind)
+        return spare.pop()
+
+    async def _open(self, family: int, kind: int) -> tuple[socket.socket, ...]:
+        running = self._engine.running.get(self._container)
+        if running is None:
+            raise ProcessLookupError(errno.ESRCH, "the container does not run")
+        opened = await running.open_sockets([(family, kind, 0)] * (SPARE if kind == socket.SOCK_DGRAM else 1))
+        if self._closed:
+            for one in opened:
+                one.close()
+            raise ProcessLookupError(errno.ESRCH, "the container does not run")
+        return opened
+
+    def close(self) -> None:
+        """They would keep the namespace."""
+        self._closed = True
+        for spare in self._spare.values():
+            for one in spare:
+                one.close()
+            spare.clear()

@@ -1,29 +1,34 @@
-"""The embedded name server, without sockets: a query and what is known give an answer, or "ask somebody else".
+"""DNS messages as far as the embedded name server reads and writes them (RFC 1035, 2308, 3225, 6891).
 
-Only the question is ever parsed, by bytes; everything else of a message is passed on unread.  A question holds no
-compression pointer (RFC 1035 4.1.4 allows none that could point anywhere but forward here), so there is none to follow.
+Only the question and EDNS are ever parsed, by bytes; everything else of a message is passed on unread.  A question
+holds no compression pointer (it could point to nothing but the header), so there is none to follow.
 """
 
-import random
 import struct
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv6Address
+from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 Address = IPv4Address | IPv6Address
 
 ADDRESS = IPv4Address("127.0.0.11")
-"""Where containers find it, as in Docker."""
+"""Where containers find the name server, as in Docker."""
 
 TTL = 5
 """Seconds. Docker's 600 make clients keep the address of a container that is long gone."""
 
-A, PTR, AAAA, ANY = 1, 12, 28, 255
+ABSENT = 1
+"""Seconds that a client may remember that there is no such name (RFC 2308): it may be there the next moment."""
+
+A, SOA, PTR, AAAA, SRV, OPT, ANY = 1, 6, 12, 28, 33, 41, 255
 IN = 1
-NOERROR, FORMERR, SERVFAIL, NXDOMAIN, NOTIMP, REFUSED = 0, 1, 2, 3, 4, 5
+NOERROR, FORMERR, SERVFAIL, NXDOMAIN, NOTIMP, REFUSED, BADVERS = 0, 1, 2, 3, 4, 5, 16
 HEADER = struct.Struct(">HHHHHH")
-QR, OPCODE, TC, RD, RA = 0x8000, 0x7800, 0x0200, 0x0100, 0x0080
+QR, OPCODE, TC, RD, RA, CD = 0x8000, 0x7800, 0x0200, 0x0100, 0x0080, 0x0010
 UDP_SIZE = 512
+TCP_SIZE = 65535
+OWN_SIZE = 1232
+"""What we say that we can take over UDP; what comes is from the loopback, and may be larger."""
 
 
 class Malformed(ValueError):
@@ -31,123 +36,190 @@ class Malformed(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """name: lower case, without the final dot. wire: the question section's bytes as sent."""
+class Edns:
+    """What an OPT record says. size: bytes of a datagram that its sender takes."""
 
-    name: str
-    kind: int
-    wire: bytes
+    size: int
+    version: int
+    dnssec_ok: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Zone:
-    """What is known in one container's networks. names: lower case, without the final dot."""
+class Query:
+    """number: its id.  name: wire form in lower case.  question: the section's bytes as sent, or b"" with an ``error``
+    (a response code) that is all there is to say.  edns: None: an older client."""
 
-    names: Mapping[str, tuple[Address, ...]] = field(default_factory=dict)
-    pointers: Mapping[str, str] = field(default_factory=dict)
+    number: int
+    flags: int
+    name: bytes
+    kind: int
+    class_: int
+    question: bytes
+    edns: Edns | None = None
+    error: int = NOERROR
 
-
-def union(zones: Sequence[Zone]) -> Zone:
-    """What is known in any of them; a name in several has all the addresses."""
-    if len(zones) == 1:
-        return zones[0]
-    names: dict[str, tuple[Address, ...]] = {}
-    pointers: dict[str, str] = {}
-    for zone in zones:
-        for name, addresses in zone.names.items():
-            names[name] = tuple(dict.fromkeys((*names.get(name, ()), *addresses)))
-        pointers |= zone.pointers
-    return Zone(names, pointers)
-
-
-def pointer_name(address: Address) -> str:
-    """The name that a PTR query for an address asks for."""
-    return address.reverse_pointer
+    def room(self, tcp: bool) -> int:
+        """Bytes that the answer may have."""
+        if tcp:
+            return TCP_SIZE
+        return UDP_SIZE if self.edns is None else max(UDP_SIZE, self.edns.size)
 
 
-def question(message: bytes) -> Question:
-    """The one question of a query. Raises Malformed."""
-    if len(message) < 12 + 5 or len(message) > 65535:
+# Names ---------------------------------------------------------------------------------------------------------------
+
+
+def encoded(name: str) -> bytes | None:
+    """A name in wire form, its case kept. None for one that no question can ask for (an empty or too long label)."""
+    labels = name.encode().split(b".")
+    if not all(0 < len(label) < 64 for label in labels):
+        return None
+    wire = b"".join([bytes((len(label),)) + label for label in labels]) + b"\0"
+    return wire if len(wire) <= 255 else None
+
+
+def reversed_address(name: bytes) -> Address | None:
+    """The address that a name below in-addr.arpa or ip6.arpa (wire form, lower case) stands for; None: none."""
+    labels = _labels(name)
+    try:
+        if labels[4:] == [b"in-addr", b"arpa"]:
+            return ip_address(b".".join(labels[3::-1]).decode())
+        if labels[32:] == [b"ip6", b"arpa"] and all(len(label) == 1 for label in labels[:32]):
+            return IPv6Address(bytes.fromhex(b"".join(labels[31::-1]).decode()))
+    except ValueError:
+        pass
+    return None
+
+
+def _labels(name: bytes) -> list[bytes]:
+    found = []
+    at = 0
+    while name[at]:
+        found.append(name[at + 1 : at + 1 + name[at]])
+        at += 1 + name[at]
+    return found
+
+
+def parent(name: bytes) -> bytes:
+    """The name without its first label; the root's is the root."""
+    return name[1 + name[0] :] or name
+
+
+# Queries -------------------------------------------------------------------------------------------------------------
+
+
+def parse(message: bytes) -> Query:
+    """Read a query. Raises Malformed."""
+    if not 12 <= len(message) <= TCP_SIZE:
         raise Malformed("too short or too long")
-    _, flags, questions, answers, authorities, additional = HEADER.unpack_from(message)
-    if flags & QR or questions != 1 or answers or authorities or additional > 2:
-        raise Malformed("not a query with one question")
-    return _question(message)
+    number, flags, questions, answers, authorities, additional = HEADER.unpack_from(message)
+    if flags & QR:
+        raise Malformed("a response")
+    if questions > 2:
+        raise Malformed("more questions than anybody asks")
+    ends = [12]
+    for _ in range(questions):
+        ends.append(_question_end(message, ends[-1]))
+    if questions != 1:
+        # RFC 9619: such a query has no answer.
+        return Query(number, flags, b"", 0, 0, b"", error=FORMERR)
+    end = ends[1]
+    kind, class_ = struct.unpack_from(">HH", message, end - 4)
+    query = Query(number, flags, message[12 : end - 4].lower(), kind, class_, message[12:end])
+    if flags & OPCODE:
+        return _with(query, None, NOTIMP)
+    if answers or authorities or additional > 2:
+        raise Malformed("records in a query")
+    return _additional(message, end, additional, query)
 
 
-def _question(message: bytes) -> Question:
-    at = 12
-    labels: list[str] = []
+def _with(query: Query, edns: Edns | None, error: int) -> Query:
+    return Query(query.number, query.flags, query.name, query.kind, query.class_, query.question, edns, error)
+
+
+def _question_end(message: bytes, start: int) -> int:
+    at = start
     while True:
         if at >= len(message):
             raise Malformed("the name does not end")
         length = message[at]
-        if length == 0:
-            break
         if length > 63:
             raise Malformed("a pointer or an unknown label type in a question")
-        label = message[at + 1 : at + 1 + length]
-        if len(label) != length:
-            raise Malformed("a label beyond the end")
-        labels.append(label.decode("latin-1"))
         at += 1 + length
-        if at - 12 > 254:
-            raise Malformed("a name of more than 255 bytes")
-    end = at + 5
-    if end > len(message):
+        if length == 0:
+            break
+    if at - start > 255:
+        raise Malformed("a name of more than 255 bytes")
+    if at + 4 > len(message):
         raise Malformed("no type and class")
-    kind, class_ = struct.unpack_from(">HH", message, at + 1)
-    if class_ not in (IN, 255):
-        raise Malformed("another class than IN")
-    return Question(".".join(labels).lower(), kind, message[12:end])
+    return at + 4
 
 
-def _reply(query: bytes, asked: Question, code: int, records: Iterable[bytes] = ()) -> bytes:
-    number, flags = struct.unpack_from(">HH", query)
-    answers = list(records)
-    head = HEADER.pack(number, QR | RA | (flags & (RD | OPCODE)) | code, 1, len(answers), 0, 0)
-    return head + asked.wire + b"".join(answers)
+def _additional(message: bytes, at: int, count: int, query: Query) -> Query:
+    edns: Edns | None = None
+    error = NOERROR
+    for _ in range(count):
+        name = message[at : at + 1]
+        while at < len(message) and 0 < message[at] < 64:
+            at += 1 + message[at]
+        # A root label, or a pointer (two bytes), ends a record's name.
+        at += 2 if at < len(message) and message[at] >= 0xC0 else 1
+        if at + 10 > len(message):
+            raise Malformed("a record beyond the end")
+        kind, class_, extended, length = struct.unpack_from(">HHIH", message, at)
+        at += 10 + length
+        if kind != OPT:
+            continue
+        if edns is not None or name != b"\0":
+            error = FORMERR
+        edns = Edns(class_, extended >> 16 & 0xFF, bool(extended & 0x8000))
+    if at != len(message):
+        raise Malformed("bytes behind the last record")
+    if edns is not None and edns.version and not error:
+        error = BADVERS
+    return _with(query, edns, error)
 
 
-def _record(kind: int, data: bytes) -> bytes:
-    # 0xC00C: the question's name, at offset 12.
-    return struct.pack(">HHHIH", 0xC00C, kind, IN, TTL, len(data)) + data
+# Answers -------------------------------------------------------------------------------------------------------------
 
 
-def _encoded(name: str) -> bytes:
-    return b"".join(bytes([len(label)]) + label for label in name.encode("latin-1").split(b".") if label) + b"\0"
+def record(kind: int, data: bytes, ttl: int = TTL) -> bytes:
+    """A record of the name that was asked for (0xC00C: the one at offset 12)."""
+    return struct.pack(">HHHIH", 0xC00C, kind, IN, ttl, len(data)) + data
 
 
-def answer(query: bytes, zone: Zone, *, tcp: bool = False) -> bytes | None:
-    """The answer from what is known, or None: somebody else must be asked. Raises Malformed.
-
-    A known name exists for every type: an AAAA query for a container without IPv6 gets an empty answer, and no
-    upstream is asked for it.
-    """
-    asked = question(query)
-    if struct.unpack_from(">H", query, 2)[0] & OPCODE:
-        return _reply(query, asked, NOTIMP)
-    if asked.kind == PTR:
-        name = zone.pointers.get(asked.name)
-        return None if name is None else _reply(query, asked, NOERROR, [_record(PTR, _encoded(name))])
-    addresses = zone.names.get(asked.name)
-    if addresses is None:
-        return None
-    versions = {A: (4,), AAAA: (6,), ANY: (4, 6)}.get(asked.kind, ())
-    found = [address for address in addresses if address.version in versions]
-    random.shuffle(found)
-    records = [_record(A if address.version == 4 else AAAA, address.packed) for address in found]
-    if not tcp:
-        # Fewer of many equal addresses serve as well as all of them, and spare the client a second question.
-        room = UDP_SIZE - 12 - len(asked.wire)
-        while records and sum(map(len, records)) > room:
-            records.pop()
-    return _reply(query, asked, NOERROR, records)
+def _soa(ttl: int) -> bytes:
+    # Of the root: the names here belong to no zone, and an SOA's owner has to be above what it speaks for.
+    return b"\0" + struct.pack(">HHIH", SOA, IN, ttl, 22) + b"\0\0" + struct.pack(">IIIII", 1, 3600, 600, 86400, ttl)
 
 
-def refusal(query: bytes, code: int = SERVFAIL) -> bytes:
-    """An answer without content. Raises Malformed."""
-    return _reply(query, question(query), code)
+NO_DATA, NO_NAME = _soa(TTL), _soa(ABSENT)
+"""Authority records that say how long "nothing of this type" and "no such name" may be remembered."""
+
+
+def opt(dnssec_ok: bool, extended: int = 0) -> bytes:
+    """Our OPT record. extended: the upper bits of the response code."""
+    return struct.pack(">BHHBBHH", 0, OPT, OWN_SIZE, extended, 0, 0x8000 if dnssec_ok else 0, 0)
+
+
+def reply(
+    query: Query, code: int, answers: Sequence[bytes] = (), authority: bytes = b"", *, tcp: bool = False
+) -> bytes:
+    """A response; where not all answers fit, as many as do and the mark of truncation."""
+    tail = b"" if query.edns is None else opt(query.edns.dnssec_ok, code >> 4)
+    room = query.room(tcp) - 12 - len(query.question) - len(authority) - len(tail)
+    flags = QR | RA | (query.flags & (RD | OPCODE | CD)) | (code & 0xF)
+    kept = list(answers)
+    if sum(map(len, kept)) > room:
+        flags |= TC
+        while kept and sum(map(len, kept)) > room:
+            kept.pop()
+    counts = (1 if query.question else 0, len(kept), 1 if authority else 0, 1 if tail else 0)
+    return HEADER.pack(query.number, flags, *counts) + query.question + b"".join(kept) + authority + tail
+
+
+def refusal(message: bytes, code: int = SERVFAIL) -> bytes:
+    """An answer without content to a query. Raises Malformed."""
+    return reply(parse(message), code)
 
 
 def with_id(message: bytes, number: int) -> bytes:
@@ -155,108 +227,25 @@ def with_id(message: bytes, number: int) -> bytes:
     return struct.pack(">H", number) + message[2:]
 
 
-def answers(reply: bytes, query: bytes) -> bool:
-    """Whether ``reply`` is a response to ``query``: same id, same question (names without regard to case)."""
-    if len(reply) < 12 or reply[:2] != query[:2] or not reply[2] & 0x80:
-        return False
-    if struct.unpack_from(">H", reply, 4)[0] != 1:
+def is_reply(message: bytes, query: bytes) -> bool:
+    """Whether a message is a response to a query that ``parse`` has read: same id, same question (names without
+    regard to case)."""
+    if len(message) < 12 or message[:2] != query[:2] or not message[2] & 0x80 or message[4:6] != b"\0\1":
         return False
     try:
-        got, sent = _question(reply), _question(query)
+        end = _question_end(query, 12)
     except Malformed:
         return False
-    return (got.name, got.kind) == (sent.name, sent.kind)
+    return (
+        message[12 : end - 4].lower() == query[12 : end - 4].lower() and message[end - 4 : end] == query[end - 4 : end]
+    )
 
 
-def code(reply: bytes) -> int:
-    """The response code of a message of at least 12 bytes."""
-    return reply[3] & 0x0F
+def code(message: bytes) -> int:
+    """The response code of a message of at least 12 bytes, without the bits that EDNS adds."""
+    return message[3] & 0x0F
 
 
-# resolv.conf ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class ResolvConf:
-    """What a resolv.conf(5) says."""
-
-    nameservers: tuple[str, ...] = ()
-    search: tuple[str, ...] = ()
-    options: tuple[str, ...] = ()
-
-
-def parse_resolv_conf(text: str) -> ResolvConf:
-    """The parts that matter; later ``search`` and ``options`` lines win, as in the C library."""
-    nameservers: list[str] = []
-    search: tuple[str, ...] = ()
-    options: tuple[str, ...] = ()
-    for line in text.splitlines():
-        words = line.split()
-        if not words or words[0][0] in "#;":
-            continue
-        if words[0] == "nameserver" and len(words) > 1:
-            nameservers.append(words[1])
-        elif words[0] in ("search", "domain"):
-            search = tuple(words[1:])
-        elif words[0] == "options":
-            options = tuple(words[1:])
-    return ResolvConf(tuple(nameservers), search, options)
-
-
-_HEAD = """\
-# Generated by Docker Engine.
-# This file can be edited; Docker Engine will not make further changes once it
-# has been modified.
-
-"""
-
-
-def resolv_conf(
-    host: ResolvConf,
-    *,
-    nameservers: tuple[str, ...] = (),
-    search: tuple[str, ...] | None = None,
-    options: tuple[str, ...] | None = None,
-    embedded: bool = False,
-) -> str:
-    """A container's file in Docker's words. What is not given comes from the host's.
-
-    embedded: the container's name server is the one at 127.0.0.11, and what is given or the host's are whom it asks.
-    Otherwise name servers on the host's loopback are left out, for the container cannot reach them.
-    """
-    overrides = [
-        name for name, given in (("nameservers", nameservers), ("search", search), ("options", options)) if given
-    ]
-    listed = host.search if search is None else tuple(domain for domain in search if domain != ".")
-    chosen = list(host.options if options is None else options)
-    comments = []
-    if embedded:
-        external = nameservers or host.nameservers
-        shown = [server if nameservers else f"host({server})" for server in external]
-        servers: list[str] = [str(ADDRESS)]
-        comments.append("# Based on host file: '/etc/resolv.conf' (internal resolver)")
-        if shown:
-            comments.append(f"# ExtServers: [{' '.join(shown)}]")
-        comments.append(f"# Overrides: [{' '.join(overrides)}]")
-        if not any(option.startswith("ndots:") for option in chosen):
-            chosen.append("ndots:0")
-            comments.append("# Option ndots from: internal")
-        else:
-            comments.append(f"# Option ndots from: {'host' if options is None else 'override'}")
-    else:
-        servers = list(nameservers) or [one for one in host.nameservers if not _is_loopback(one)]
-        comments.append("# Based on host file: '/etc/resolv.conf' (legacy)")
-        if not servers:
-            servers = ["8.8.8.8", "8.8.4.4"]
-            comments.append("# Used default nameservers.")
-        comments.append(f"# Overrides: [{' '.join(overrides)}]")
-    lines = [f"nameserver {server}" for server in servers]
-    if listed:
-        lines.append(f"search {' '.join(listed)}")
-    if chosen:
-        lines.append(f"options {' '.join(chosen)}")
-    return _HEAD + "\n".join([*lines, "", *comments]) + "\n"
-
-
-def _is_loopback(server: str) -> bool:
-    return server.startswith("127.") or server == "::1"
+def is_truncated(message: bytes) -> bool:
+    """Whether more is to be had over TCP."""
+    return bool(message[2] & TC >> 8)
