@@ -21,8 +21,11 @@ from pierhead.driver.execdriver.native import NativeDriver
 from pierhead.driver.graphdriver.api import GraphDriver
 from pierhead.driver.graphdriver.overlay import OverlayDriver
 from pierhead.driver.graphdriver.vfs import VfsDriver
+from pierhead.driver.networkdriver.api import NetworkDriver
 from pierhead.driver.networkdriver.bridge import BridgeDriver
 from pierhead.driver.networkdriver.host import HostDriver
+from pierhead.driver.networkdriver.ipvlan import IpvlanDriver
+from pierhead.driver.networkdriver.macvlan import MacvlanDriver
 from pierhead.driver.networkdriver.none import NoneDriver
 from pierhead.errors import PierheadError
 from pierhead.graph.containers import Containers
@@ -153,7 +156,13 @@ def assemble(config: Config) -> Engine:
     """The engine with its drivers. Raises OSError that says what is missing."""
     db = GraphDB(os.path.join(config.data_root, "graph.db"))
     layers = _graph_driver(config)
-    bridge = BridgeDriver(db.instance, db)
+    network_drivers: list[NetworkDriver] = [
+        BridgeDriver(db.instance, db),
+        HostDriver(),
+        IpvlanDriver(db.instance),
+        MacvlanDriver(db.instance),
+        NoneDriver(),
+    ]
     execdriver = NativeDriver(db.instance, config.exec_root)
     return Engine(
         config=config,
@@ -161,7 +170,7 @@ def assemble(config: Config) -> Engine:
         containers=Containers(db),
         graph=Graph(db, layers, config.data_root),
         layers=layers,
-        networks={"bridge": bridge, "host": HostDriver(), "null": NoneDriver()},
+        networks={driver.name: driver for driver in network_drivers},
         exec=execdriver,
     )
 

@@ -208,7 +208,7 @@ def _start(
             if namespace < 0:
                 namespace = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
             try:
-                _host_network(namespace, loaded["host"])
+                _host_network(namespace, loaded["host"], loaded["busy"])
             finally:
                 if namespace != net_namespace:
                     os.close(namespace)
@@ -263,13 +263,13 @@ def _clone(flags: int, into: int, pid_namespace: int) -> tuple[int, int]:
     return pid, pidfd
 
 
-def _host_network(namespace: int, messages: tuple[bytes, ...]) -> None:
+def _host_network(namespace: int, messages: tuple[bytes, ...], busy: tuple[int, ...] = ()) -> None:
     """Send the host's side of the network; its messages name the container's namespace by the number NETNS_FD."""
     calls.duplicate_to(namespace, NETNS_FD)
     try:
         netlink = network.route_socket()
         try:
-            network.send_route(netlink, messages)
+            network.send_route(netlink, messages, busy)
         finally:
             netlink.close()
     finally:
@@ -358,7 +358,7 @@ def net_inside(
     if sysctls:
         operations += [("procfs",), ("sysctls", sysctls)]
     if messages:
-        operations.append(("route", messages))
+        operations.append(("route", messages, ()))
     if nft:
         operations.append(("nft", nft))
     if resolver:

@@ -122,9 +122,9 @@ def _sysctls(child: Child, values: tuple[tuple[str, str], ...]) -> None:
     network.write_sysctls(child.procfs, values)
 
 
-def _route(child: Child, messages: tuple[bytes, ...]) -> None:
+def _route(child: Child, messages: tuple[bytes, ...], busy: tuple[int, ...]) -> None:
     netlink = network.route_socket()
-    network.send_route(netlink, messages)
+    network.send_route(netlink, messages, busy)
     netlink.close()
 
 

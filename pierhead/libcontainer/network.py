@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
+import time
 
 from pierhead.linux import const
 from pierhead.linux.calls import failure
@@ -23,6 +24,9 @@ _ROUTE_NAMES |= {24: "RTM_NEWROUTE", 25: "RTM_DELROUTE", 28: "RTM_NEWNEIGH", 32:
 _CAPPED = 0x100  # NLM_F_CAPPED: the answer holds our header alone
 _TLVS = 0x200  # NLM_F_ACK_TLVS: attributes follow, one of them may be the kernel's reason
 _ATTR_MSG = 1
+
+ATTEMPTS, PAUSE = 100, 0.02
+"""The kernel takes a network namespace apart in some ten ms after its last process, longer on a busy machine."""
 
 
 def route_socket(protocol: int = const.NETLINK_ROUTE) -> socket.socket:
@@ -37,17 +41,26 @@ def route_socket(protocol: int = const.NETLINK_ROUTE) -> socket.socket:
     return netlink
 
 
-def send_route(netlink: socket.socket, messages: tuple[bytes, ...]) -> None:
+def send_route(netlink: socket.socket, messages: tuple[bytes, ...], busy: tuple[int, ...] = ()) -> None:
     """Send rtnetlink messages one after the other; raises OSError at the first that the kernel refuses.
 
-    The error's path is the interface's name where the message has one, its call the message's name.
+    busy: errors after which a message is sent again, up to ATTEMPTS times (``NetworkSetup.busy``).
+    The error's path is the interface's name where the message has one, its call the message's name and, for a new
+    link, its kind ("RTM_NEWLINK macvlan").
     """
     for message in messages:
         buffer = bytearray(message)
         flags = struct.unpack_from("=H", buffer, 6)[0]
         struct.pack_into("=H", buffer, 6, flags | const.NLM_F_ACK)
-        netlink.send(buffer)
-        _answers(netlink, _ROUTE_NAMES.get(struct.unpack_from("=H", message, 4)[0], "rtnetlink"), _interface(message))
+        for attempt in range(ATTEMPTS):
+            netlink.send(buffer)
+            try:
+                _answers(netlink, message)
+                break
+            except OSError as error:
+                if error.errno not in busy or attempt + 1 == ATTEMPTS:
+                    raise
+            time.sleep(PAUSE)
 
 
 def send_batch(batch: bytes) -> None:
@@ -55,13 +68,13 @@ def send_batch(batch: bytes) -> None:
     netlink = route_socket(const.NETLINK_NETFILTER)
     try:
         netlink.send(batch)
-        _answers(netlink, "nftables", "")
+        _answers(netlink)
     finally:
         netlink.close()
 
 
-def _answers(netlink: socket.socket, call: str, path: str) -> None:
-    """Read what is in the queue; raise the first error."""
+def _answers(netlink: socket.socket, message: bytes = b"") -> None:
+    """Read what is in the queue; raise the first error. message: the rtnetlink message that is answered."""
     error = None
     while True:
         try:
@@ -74,7 +87,7 @@ def _answers(netlink: socket.socket, call: str, path: str) -> None:
             if kind == const.NLMSG_ERROR and error is None:
                 code = -struct.unpack_from("=i", data, at + 16)[0]
                 if code:
-                    error = failure(call, path, code)
+                    error = failure(*(_subject(message) if message else ("nftables", "")), code)
                     reason = _reason(data[at : at + length], flags)
                     if reason:
                         error.strerror = f"{error.strerror} ({reason})"
@@ -88,29 +101,35 @@ def _reason(answer: bytes, flags: int) -> str:
     if not flags & _TLVS:
         return ""
     at = 36 if flags & _CAPPED else 20 + struct.unpack_from("=I", answer, 20)[0]
-    while at + 4 <= len(answer):
-        length, kind = struct.unpack_from("=HH", answer, at)
-        if length < 4:
-            break
-        if kind & 0x3FFF == _ATTR_MSG:
-            return answer[at + 4 : at + length].rstrip(b"\0").decode("utf-8", "replace")
-        at += (length + 3) & ~3
-    return ""
+    return _text(_attributes(answer[at:]).get(_ATTR_MSG, b""))
 
 
-def _interface(message: bytes) -> str:
-    """IFLA_IFNAME of a link message, for its error."""
-    if struct.unpack_from("=H", message, 4)[0] not in (16, 17, 19):
-        return ""
-    at = 32
-    while at + 4 <= len(message):
-        length, kind = struct.unpack_from("=HH", message, at)
+def _subject(message: bytes) -> tuple[str, str]:
+    """What a message does, and to which interface if it is about a link: for its error."""
+    kind = struct.unpack_from("=H", message, 4)[0]
+    call = _ROUTE_NAMES.get(kind, "rtnetlink")
+    if kind not in (16, 17, 19):
+        return call, ""
+    attributes = _attributes(message[32:])
+    name = attributes.get(3, b"")  # IFLA_IFNAME
+    made = _attributes(attributes.get(18, b"")).get(1, b"") if kind == 16 else b""  # IFLA_LINKINFO, IFLA_INFO_KIND
+    return " ".join(filter(None, (call, _text(made)))), _text(name)
+
+
+def _attributes(data: bytes) -> dict[int, bytes]:
+    found = {}
+    at = 0
+    while at + 4 <= len(data):
+        length, kind = struct.unpack_from("=HH", data, at)
         if length < 4:
             break
-        if kind == 3:
-            return message[at + 4 : at + length].rstrip(b"\0").decode("utf-8", "replace")
+        found[kind & 0x3FFF] = data[at + 4 : at + length]
         at += (length + 3) & ~3
-    return ""
+    return found
+
+
+def _text(value: bytes) -> str:
+    return value.rstrip(b"\0").decode("utf-8", "replace")
 
 
 def open_procfs() -> int:

@@ -101,6 +101,7 @@ def compile_start(spec: Spec, cgroup: CgroupPlan | None = None) -> bytes:
         "unshare": const.CLONE_NEWCGROUP if NamespaceKind.CGROUP in new else 0,
         "cgroup": _cgroup(cgroup),
         "host": setup.host,
+        "busy": setup.busy,
         "terminal": spec.process.terminal,
         "resolver": bool(setup.resolver),
         "operations": tuple(_start(spec, cgroup)),
@@ -325,7 +326,7 @@ def _network(spec: Spec) -> Iterable[Operation]:
     if setup.sysctls:
         yield ("sysctls", tuple(_sysctl(name, value) for name, value in setup.sysctls))
     if setup.inside:
-        yield ("route", setup.inside)
+        yield ("route", setup.inside, setup.busy)
     if setup.nft:
         yield ("nft", setup.nft)
     if setup.resolver:

@@ -143,6 +143,8 @@ class NetworkSetup:
     nft: one nfnetlink batch sent inside (the resolver's redirect), or empty.
     sysctls: (name with dots, value), written inside before ``inside`` is sent. A missing file is an error.
     resolver: make UDP and TCP sockets on this port of 127.0.0.11 inside and hand them to the daemon; 0 = none.
+    busy: errnos of a message that is sent again for a moment: what the kernel has not yet taken apart of a container
+    that has just ended (its link, address, MAC) is in the way.
     """
 
     host: tuple[bytes, ...] = ()
@@ -150,6 +152,7 @@ class NetworkSetup:
     nft: bytes = b""
     sysctls: tuple[tuple[str, str], ...] = ()
     resolver: int = 0
+    busy: tuple[int, ...] = ()
 
 
 NETNS_FD = 100

@@ -90,14 +90,16 @@ def message(kind: int, flags: int, body: bytes) -> bytes:
     return _HEADER.pack(16 + len(body), kind, flags | NLM_F_REQUEST, 0, 0) + body
 
 
-def _mac(value: str) -> bytes:
+def mac_bytes(value: str) -> bytes:
+    """A MAC address as the kernel has it."""
     return bytes.fromhex(value.replace(":", ""))
 
 
 # Links ---------------------------------------------------------------------------------------------------------------
 
 
-def _link(flags: int = 0, change: int = 0, index: int = 0) -> bytes:
+def link_header(flags: int = 0, change: int = 0, index: int = 0) -> bytes:
+    """What every link message begins with (struct ifinfomsg)."""
     return _LINK.pack(socket.AF_UNSPEC, 0, index, flags, change)
 
 
@@ -108,13 +110,13 @@ def veth_into(netns: int, *, inside: str, index: int, mac: str, mtu: int, outsid
     encoded too.  The kernel takes an ifindex only for the message's main device, hence the end inside is that one and
     the host's is its "peer", made in the sender's namespace.
     """
-    peer = _link() + text(IFLA_IFNAME, outside) + u32(IFLA_MTU, mtu) + u32(IFLA_GROUP, group)
+    peer = link_header() + text(IFLA_IFNAME, outside) + u32(IFLA_MTU, mtu) + u32(IFLA_GROUP, group)
     return message(
         RTM_NEWLINK,
         NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL,
-        _link(index=index)
+        link_header(index=index)
         + text(IFLA_IFNAME, inside)
-        + attribute(IFLA_ADDRESS, _mac(mac))
+        + attribute(IFLA_ADDRESS, mac_bytes(mac))
         + u32(IFLA_MTU, mtu)
         + u32(IFLA_NET_NS_FD, netns)
         + nested(
@@ -127,13 +129,13 @@ def veth_into(netns: int, *, inside: str, index: int, mac: str, mtu: int, outsid
 
 def bridge_add(name: str, *, group: int, mac: str = "", mtu: int = 0) -> bytes:
     """A bridge with the kernel's defaults (no STP, no forward delay). EEXIST if the name is taken."""
-    extra = attribute(IFLA_ADDRESS, _mac(mac)) if mac else b""
+    extra = attribute(IFLA_ADDRESS, mac_bytes(mac)) if mac else b""
     if mtu:
         extra += u32(IFLA_MTU, mtu)
     return message(
         RTM_NEWLINK,
         NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL,
-        _link()
+        link_header()
         + text(IFLA_IFNAME, name)
         + u32(IFLA_GROUP, group)
         + extra
@@ -155,7 +157,7 @@ def link_set(
     """Change a link, named or numbered. master 0 takes it off its bridge."""
     flags = IFF_UP if up else 0
     change = 0 if up is None else IFF_UP
-    body = _link(flags, change, index)
+    body = link_header(flags, change, index)
     if not index:
         body += text(IFLA_IFNAME, name)
     if master is not None:
@@ -163,7 +165,7 @@ def link_set(
     if mtu:
         body += u32(IFLA_MTU, mtu)
     if mac:
-        body += attribute(IFLA_ADDRESS, _mac(mac))
+        body += attribute(IFLA_ADDRESS, mac_bytes(mac))
     if alias:
         body += text(IFLA_IFALIAS, alias)
     if group is not None:
@@ -174,7 +176,7 @@ def link_set(
 def link_no_autoconf(name: str) -> bytes:
     """Give the link no IPv6 address of the kernel's own making (addrgenmode none). To be sent before it goes up."""
     mode = attribute(IFLA_INET6_ADDR_GEN_MODE, bytes([IN6_ADDR_GEN_MODE_NONE]))
-    body = _link() + text(IFLA_IFNAME, name) + nested(IFLA_AF_SPEC, nested(socket.AF_INET6, mode))
+    body = link_header() + text(IFLA_IFNAME, name) + nested(IFLA_AF_SPEC, nested(socket.AF_INET6, mode))
     return message(RTM_SETLINK, NLM_F_ACK, body)
 
 
@@ -185,14 +187,14 @@ def port_set(name: str, *, isolated: bool = False, hairpin: bool = False) -> byt
         data += attribute(IFLA_BRPORT_ISOLATED, b"\1")
     if hairpin:
         data += attribute(IFLA_BRPORT_MODE, b"\1")
-    body = _link() + text(IFLA_IFNAME, name)
+    body = link_header() + text(IFLA_IFNAME, name)
     body += nested(IFLA_LINKINFO, attribute(IFLA_INFO_SLAVE_KIND, b"bridge\0"), nested(IFLA_INFO_SLAVE_DATA, data))
     return message(RTM_NEWLINK, NLM_F_ACK, body)
 
 
-def link_delete(name: str) -> bytes:
-    """Remove a link. For a veth this waits for RCU, 9 to 52 ms: never on a stop path."""
-    return message(RTM_DELLINK, NLM_F_ACK, _link() + text(IFLA_IFNAME, name))
+def link_delete(name: str = "", *, index: int = 0) -> bytes:
+    """Remove a link, named or numbered. For a veth this waits for RCU, 9 to 52 ms: never on a stop path."""
+    return message(RTM_DELLINK, NLM_F_ACK, link_header(index=index) + (b"" if index else text(IFLA_IFNAME, name)))
 
 
 # Addresses, routes, neighbours ---------------------------------------------------------------------------------------
@@ -244,7 +246,7 @@ def route_add(index: int, gateway: Address | None, destination: Prefix | None = 
 def neighbour_add(index: int, address: Address, mac: str) -> bytes:
     """A permanent neighbour entry."""
     body = _NEIGHBOUR.pack(_family(address), index, NUD_PERMANENT, 0, 0)
-    body += attribute(NDA_DST, address.packed) + attribute(NDA_LLADDR, _mac(mac))
+    body += attribute(NDA_DST, address.packed) + attribute(NDA_LLADDR, mac_bytes(mac))
     return message(RTM_NEWNEIGH, NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE, body)
 
 
@@ -253,7 +255,8 @@ def neighbour_add(index: int, address: Address, mac: str) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """One network interface of the namespace. kind: "veth", "bridge", …, or "" for a real device."""
+    """One network interface of the namespace. kind: "veth", "bridge", …, or "" for a real device; parent: the index of
+    the link that it stands on (of its namespace or, for a veth's other end, perhaps of another), 0 for none."""
 
     index: int
     name: str
@@ -263,6 +266,7 @@ class Link:
     group: int
     kind: str
     mac: str
+    parent: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,12 +369,12 @@ class Netlink:
 
     def links(self) -> list[Link]:
         """Every interface."""
-        return [_parse_link(body) for body in self._dump(RTM_GETLINK, _link())]
+        return [_parse_link(body) for body in self._dump(RTM_GETLINK, link_header())]
 
     def link(self, name: str) -> Link | None:
         """One interface by name, or None."""
         try:
-            self._socket.send(message(RTM_GETLINK, 0, _link() + text(IFLA_IFNAME, name)))
+            self._socket.send(message(RTM_GETLINK, 0, link_header() + text(IFLA_IFNAME, name)))
             for kind, body in split(self._socket.recv(65536)):
                 if kind == NLMSG_ERROR:
                     number = error_of(body)
@@ -446,4 +450,5 @@ def _parse_link(body: memoryview) -> Link:
         group=number(IFLA_GROUP),
         kind=info.get(IFLA_INFO_KIND, b"").rstrip(b"\0").decode(),
         mac=values.get(IFLA_ADDRESS, b"").hex(":"),
+        parent=number(IFLA_LINK),
     )

@@ -108,7 +108,7 @@ def test_what_the_kernel_refuses_is_told_with_its_name_and_nothing_is_left(box: 
     _send(netlink.bridge_add("h1v2", group=0))
     with pytest.raises(SetupError) as caught:
         script(box, "true", network=veth())
-    assert (caught.value.stage, caught.value.call, caught.value.errno) == ("network", "RTM_NEWLINK", 17)
+    assert (caught.value.stage, caught.value.call, caught.value.errno) == ("network", "RTM_NEWLINK veth", 17)
     assert [name for _, name in socket.if_nameindex() if name.startswith("h1")] == ["h1v2"]
     inside = NetworkSetup(inside=(netlink.address_add(77, IPv4Interface("10.0.0.1/24")),))
     with pytest.raises(SetupError) as caught:

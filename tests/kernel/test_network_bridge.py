@@ -1,7 +1,6 @@
 """The bridge driver against real packets: a host with a neighbour, containers as bare namespaces."""
 
 import contextlib
-import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -14,9 +13,7 @@ import pytest
 from pierhead.driver.networkdriver import marks
 from pierhead.driver.networkdriver.api import Endpoint, Network, Pool, PortBinding
 from pierhead.driver.networkdriver.bridge import ICC, NAME, BridgeDriver
-from pierhead.libcontainer.spec import NETNS_FD, NetworkSetup
-from pierhead.linux.netlink import Netlink
-from pierhead.linux.nft import NETLINK_NETFILTER
+from tests.harness.joining import join
 from tests.harness.netns import Namespace, World, namespace, world
 
 INSTANCE = "4a110c01"
@@ -33,34 +30,6 @@ class Notes:
 
     def set_meta(self, key: str, value: str) -> None:
         self.values[key] = value
-
-
-def join(host: Namespace, container: Namespace, setup: NetworkSetup) -> None:
-    """What the shim and init do with a NetworkSetup."""
-
-    def outside() -> None:
-        opened = os.open(container.path, os.O_RDONLY | os.O_CLOEXEC)
-        os.dup2(opened, NETNS_FD, inheritable=False)
-        os.close(opened)
-        try:
-            with Netlink() as netlink:
-                netlink.send(*setup.host)
-        finally:
-            os.close(NETNS_FD)
-
-    def inside() -> None:
-        for name, value in setup.sysctls:
-            Path("/proc/sys", *name.split(".")).write_text(value)
-        with Netlink() as netlink:
-            netlink.send(*setup.inside)
-        if setup.nft:
-            with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER) as netfilter:
-                netfilter.send(setup.nft)
-                answer = netfilter.recv(65536)
-                assert int.from_bytes(answer[16:20], "little") == 0
-
-    host.call(outside)
-    container.call(inside)
 
 
 @dataclass

@@ -101,7 +101,8 @@ async def heal(engine: Engine) -> None:
         ]
         known[row["driver"]].append((network_of(engine, row), joined))
     for name, networks in known.items():
-        await blocking(engine.networks[name].reconcile, networks)
+        others = [network for other, found in known.items() if other != name for network, _ in found]
+        await blocking(engine.networks[name].reconcile, networks, others)
 
 
 async def shutdown(engine: Engine, idle: bool) -> None:

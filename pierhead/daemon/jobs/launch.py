@@ -161,6 +161,8 @@ def announce_volumes(engine: Engine, container: Container, action: str) -> None:
 
 def explain(error: SetupFailed) -> StartFailed:
     """A set-up failure in Docker's words, with the exit code that Docker stores for it."""
+    if error.call.startswith("RTM_"):
+        return StartFailed(f"failed to set up container networking: {_what(error)}", _code(error))
     return StartFailed(
         "failed to create task for container: failed to create shim task: OCI runtime create failed: "
         f"runc create failed: unable to start container process: error during container init: {_what(error)}: unknown",
@@ -189,6 +191,9 @@ def _what(error: SetupFailed) -> str:
     text = error.strerror or os.strerror(error.errno or 0)
     if error.stage == "exec" or error.call == "user":
         return text
+    call, _, kind = error.call.partition(" ")
+    if call == "RTM_NEWLINK" and kind:
+        return f"failed to create the {kind} port: {text.lower()}"
     return f"{error.call} {error.filename}: {text}" if error.filename else f"{error.call}: {text}"
 
 

@@ -54,7 +54,7 @@ async def _create(engine: Engine, request: NetworkCreateRequest) -> NetworkCreat
     draft = Network(id, name, driver.name, internal=request.internal, ipv6=ipv6, options=dict(request.options or {}))
     driver.validate(draft, others(engine, id))
     with phase("networkdriver: addresses"):
-        network = replace(draft, pools=_pools(engine, request, ipv4=ipv4, ipv6=ipv6))
+        network = replace(draft, pools=_pools(engine, request, driver, draft, ipv4=ipv4))
     await _make(engine, driver, network, request, ipv4=ipv4)
     engine.events.publish("network", "create", id, {"name": name, "type": network.driver})
     return NetworkCreateResponse(id=id)
@@ -147,29 +147,31 @@ def _subnets(request: NetworkCreateRequest) -> list[ipam.SubnetRequest]:
     return [ipam.SubnetRequest(one.subnet, one.ip_range, one.gateway, one.auxiliary_addresses) for one in config]
 
 
-def _pools(engine: Engine, request: NetworkCreateRequest, *, ipv4: bool, ipv6: bool) -> tuple[Pool, ...]:
+def _pools(
+    engine: Engine, request: NetworkCreateRequest, driver: NetworkDriver, draft: Network, *, ipv4: bool
+) -> tuple[Pool, ...]:
     """The network's subnets: as asked for, else free ones. Raises InvalidParameter, Forbidden, NotFound."""
-    driver = request.ipam.driver if request.ipam else ""
-    if driver not in ("", "default"):
-        raise NotFound(f'plugin "{driver}" not found')
-    asked = ipam.parse(_subnets(request), ipv6=ipv6)
+    plugin = request.ipam.driver if request.ipam else ""
+    if plugin not in ("", "default"):
+        raise NotFound(f'plugin "{plugin}" not found')
+    asked = ipam.parse(_subnets(request), ipv6=draft.ipv6)
     known = {
         row["subnet"]: row["name"]
         for row in engine.db.all("SELECT p.subnet, n.name FROM pool p JOIN network n ON n.id = p.network_id")
     }
     host = ipam.occupied(marks.group(engine.db.instance))
     for pool in asked:
-        ipam.refuse_overlap(pool, known, host)
+        ipam.refuse_overlap(pool, known, () if driver.wired else host)
     taken = [*map(ip_network, known), *(one.prefix for one in host), *(pool.subnet for pool in asked)]
     versions = {pool.subnet.version for pool in asked}
     pools = [pool for pool in asked if ipv4 or pool.subnet.version == 6]
     if ipv4 and 4 not in versions:
         pools.insert(0, Pool(ipam.choose(taken)))
-    if ipv6 and 6 not in versions:
+    if draft.ipv6 and 6 not in versions:
         pools.append(Pool(ipam.choose_ipv6(taken, engine.db.instance)))
     if not pools:
         raise InvalidParameter("IPv4 or IPv6 must be enabled")
-    return tuple(ipam.complete(pool) for pool in pools)
+    return tuple(ipam.complete(pool) if driver.gated(draft) else pool for pool in pools)
 
 
 async def _make(

@@ -197,6 +197,7 @@ def merge(setups: list[NetworkSetup]) -> NetworkSetup:
         nft=next((setup.nft for setup in setups if setup.nft), b""),
         sysctls=tuple(dict.fromkeys(value for setup in setups for value in setup.sysctls)),
         resolver=next((setup.resolver for setup in setups if setup.resolver), 0),
+        busy=tuple(dict.fromkeys(number for setup in setups for number in setup.busy)),
     )
 
 

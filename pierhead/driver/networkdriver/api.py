@@ -96,6 +96,9 @@ class NetworkDriver(Protocol):
     named: bool
     """On a user's network of this kind containers find each other by name, at a resolver on 127.0.0.11."""
 
+    wired: bool
+    """Its networks are on a wire outside: the host's own interface may be in the same subnet."""
+
     def outward(self, network: Network) -> bool:
         """Whether an endpoint of this network can be its container's way out: give the default route, carry published
         ports, let names be asked for outside. Pure; called for every start and every name that is asked for outside."""
@@ -103,6 +106,9 @@ class NetworkDriver(Protocol):
     def next_hops(self, network: Network, endpoint: Endpoint) -> tuple[IPv4Address | IPv6Address, ...]:
         """Where the endpoint's default routes lead to, at most one address of each family: what the API shows as
         Gateway. Pure. Empty where the network does not lead outside, or leads there without a next hop."""
+
+    def gated(self, network: Network) -> bool:
+        """Whether a subnet has a gateway even if the user gave none: its first address, which is then kept. Pure."""
 
     def validate(self, network: Network, others: Iterable[Network]) -> None:
         """Raise a PierheadError with Docker's words for options or pools that this driver cannot serve. Pure.
@@ -141,9 +147,12 @@ class NetworkDriver(Protocol):
     def gateway(self, network: Network, endpoint: Endpoint) -> NetworkSetup:
         """What gives an endpoint that has been joined the default route (after the one that had it left). Pure."""
 
-    def reconcile(self, networks: Sequence[tuple[Network, Sequence[Endpoint]]]) -> None:
+    def reconcile(self, networks: Sequence[tuple[Network, Sequence[Endpoint]]], others: Iterable[Network] = ()) -> None:
         """Make exactly these networks of this driver, and these live endpoints, exist under the instance's mark:
-        remove what else carries it, make again what is missing. Running traffic is not disturbed."""
+        remove what else carries it, make again what is missing. Running traffic is not disturbed.
+
+        others: the other drivers' networks; what they need stays.
+        """
 
     def intact(self) -> bool:
         """Whether what serves all networks together (the rules) is still there; a foreign flush may have taken it."""

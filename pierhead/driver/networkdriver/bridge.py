@@ -5,10 +5,10 @@ import hashlib
 import os
 import socket
 from collections.abc import Callable, Iterable, Sequence
-from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_interface
+from ipaddress import IPv4Address, IPv6Address, ip_interface
 from typing import Protocol
 
-from pierhead.driver.networkdriver import marks
+from pierhead.driver.networkdriver import inside, marks
 from pierhead.driver.networkdriver.api import Endpoint, Network, gateways
 from pierhead.driver.networkdriver.firewall import Firewall, Segment
 from pierhead.errors import Forbidden, InvalidParameter, PierheadError
@@ -28,9 +28,6 @@ KINDS = ("bridge", "veth")
 
 PORTS = 1023
 """A Linux bridge's: BR_MAX_PORTS less the first, which is reserved (net/bridge/br_private.h, br_if.c)."""
-
-FIRST_INDEX = 16
-"""ifindex of eth0 inside; ethN has this plus N. Low ones belong to lo and the kernel's fallback tunnels."""
 
 
 class Memory(Protocol):
@@ -66,11 +63,6 @@ def _mtu(network: Network) -> int:
     return int(value)
 
 
-def _index(endpoint: Endpoint) -> int:
-    """The ifindex of the endpoint's end inside."""
-    return FIRST_INDEX + int(endpoint.interface.removeprefix("eth"))
-
-
 def _segment(network: Network) -> Segment:
     return Segment(bridge_name(network), network, _flag(network, ICC), _flag(network, MASQUERADE))
 
@@ -92,15 +84,12 @@ def _bridged_frames_are_filtered() -> bool:
         return False
 
 
-def _ipv6() -> bool:
-    return os.path.exists("/proc/sys/net/ipv6")
-
-
 class BridgeDriver:
     """Networks of driver "bridge". Every link carries the instance's group, every rule is in its table."""
 
     name = "bridge"
     addressed = own_mac = publishes = named = True
+    wired = False
 
     def __init__(self, instance: str, memory: Memory) -> None:
         """instance: 8 hex digits."""
@@ -115,6 +104,10 @@ class BridgeDriver:
     def next_hops(self, network: Network, endpoint: Endpoint) -> tuple[IPv4Address | IPv6Address, ...]:
         """The bridge's own addresses."""
         return () if network.internal else gateways(network, endpoint)
+
+    def gated(self, network: Network) -> bool:
+        """The bridge itself has the gateway's address."""
+        return True
 
     # Networks --------------------------------------------------------------------------------------------------------
 
@@ -180,7 +173,7 @@ class BridgeDriver:
 
     def _bridge_sysctls(self, network: Network, name: str) -> None:
         """route_localnet only after the table's raw chain drops 127.0.0.0/8 (``create`` loads it first)."""
-        if _ipv6():
+        if inside.ipv6():
             _sysctl(f"ipv6/conf/{name}/accept_ra", "0")
             _sysctl(f"ipv6/conf/{name}/disable_ipv6", "0" if network.ipv6 else "1")
         _sysctl(f"ipv4/conf/{name}/route_localnet", "0" if network.internal else "1")
@@ -191,7 +184,7 @@ class BridgeDriver:
         """Let the host forward. What was not on before is remembered first: our table then drops strangers' packets,
         and ``clear`` turns it off again."""
         keys = ["ipv4/ip_forward"]
-        if ipv6 and _ipv6():
+        if ipv6 and inside.ipv6():
             keys.append("ipv6/conf/all/forwarding")
         for key in keys:
             with open(f"/proc/sys/net/{key}") as file:
@@ -228,13 +221,12 @@ class BridgeDriver:
             bridge = socket.if_nametoindex(name)
         except OSError as error:
             raise OSError(error.errno, os.strerror(error.errno or 0), name) from error
-        index = _index(endpoint)
         outside = marks.host_link(endpoint.id)
         host = [
             netlink.veth_into(
                 NETNS_FD,
                 inside=endpoint.interface,
-                index=index,
+                index=inside.index(endpoint),
                 mac=endpoint.mac,
                 mtu=_mtu(network),
                 outside=outside,
@@ -242,7 +234,7 @@ class BridgeDriver:
             ),
             netlink.link_set(outside, master=bridge),
         ]
-        if _ipv6():
+        if inside.ipv6():
             host.insert(1, netlink.link_no_autoconf(outside))
         icc = _flag(network, ICC)
         if not icc or _bridged_frames_are_filtered():
@@ -251,29 +243,17 @@ class BridgeDriver:
             host.append(netlink.port_set(outside, isolated=not icc, hairpin=_bridged_frames_are_filtered()))
         host.append(netlink.link_set(outside, up=True))
 
-        inside = [netlink.link_set(index=netlink.LOOPBACK_INDEX, up=True)]
-        addresses: list[IPv4Interface | IPv6Interface] = []
-        addresses += [address for address in (endpoint.ipv4, endpoint.ipv6) if address is not None]
-        inside += [netlink.address_add(index, address) for address in addresses]
-        inside.append(netlink.link_set(index=index, up=True))
-        if endpoint.gateway:
-            inside += self._routes(network, endpoint)
-        return NetworkSetup(tuple(host), tuple(inside), sysctls=self._inside_sysctls(endpoint))
+        routes = self._routes(network, endpoint) if endpoint.gateway else []
+        return NetworkSetup(
+            tuple(host), inside.messages(endpoint, *routes), sysctls=inside.sysctls(endpoint, advertised=False)
+        )
 
     def _routes(self, network: Network, endpoint: Endpoint) -> list[bytes]:
-        return [netlink.route_add(_index(endpoint), hop) for hop in self.next_hops(network, endpoint)]
+        return inside.routes(endpoint, self.next_hops(network, endpoint))
 
     def gateway(self, network: Network, endpoint: Endpoint) -> NetworkSetup:
         """The default route through this endpoint's network."""
         return NetworkSetup(inside=tuple(self._routes(network, endpoint)))
-
-    def _inside_sysctls(self, endpoint: Endpoint) -> tuple[tuple[str, str], ...]:
-        if not _ipv6():
-            return ()
-        prefix = f"net.ipv6.conf.{endpoint.interface}"
-        if endpoint.ipv6 is None:
-            return ((f"{prefix}.disable_ipv6", "1"),)
-        return ((f"{prefix}.disable_ipv6", "0"), (f"{prefix}.accept_ra", "0"))
 
     def publish(self, network: Network, endpoint: Endpoint) -> None:
         """Add the endpoint's ports to the maps. Idempotent."""
@@ -313,7 +293,7 @@ class BridgeDriver:
 
     # The whole -------------------------------------------------------------------------------------------------------
 
-    def reconcile(self, networks: Sequence[tuple[Network, Sequence[Endpoint]]]) -> None:
+    def reconcile(self, networks: Sequence[tuple[Network, Sequence[Endpoint]]], others: Iterable[Network] = ()) -> None:
         """Make exactly these exist: what carries our mark and is not among them goes, what is missing comes back."""
         segments = [_segment(network) for network, _ in networks]
         endpoints = [endpoint for network, joined in networks if not network.internal for endpoint in joined]

@@ -12,7 +12,7 @@ class HostDriver:
     """Networks of driver "host": exactly one, predefined."""
 
     name = "host"
-    addressed = own_mac = publishes = named = False
+    addressed = own_mac = publishes = named = wired = False
 
     def outward(self, network: Network) -> bool:
         """A container in the host's namespace uses the host's routes."""
@@ -21,6 +21,10 @@ class HostDriver:
     def next_hops(self, network: Network, endpoint: Endpoint) -> tuple[IPv4Address | IPv6Address, ...]:
         """There is none."""
         return ()
+
+    def gated(self, network: Network) -> bool:
+        """There are no subnets."""
+        return False
 
     def validate(self, network: Network, others: Iterable[Network]) -> None:
         """Only the predefined network may be of this driver."""
@@ -57,7 +61,7 @@ class HostDriver:
         """There is no route to give."""
         return NetworkSetup()
 
-    def reconcile(self, networks: Sequence[tuple[Network, Sequence[Endpoint]]]) -> None:
+    def reconcile(self, networks: Sequence[tuple[Network, Sequence[Endpoint]]], others: Iterable[Network] = ()) -> None:
         """Nothing was made."""
 
     def intact(self) -> bool:

@@ -13,7 +13,7 @@ class NoneDriver:
     """Networks of driver "null": exactly one, predefined."""
 
     name = "null"
-    addressed = own_mac = publishes = named = False
+    addressed = own_mac = publishes = named = wired = False
 
     def outward(self, network: Network) -> bool:
         """Nothing leads out of it."""
@@ -22,6 +22,10 @@ class NoneDriver:
     def next_hops(self, network: Network, endpoint: Endpoint) -> tuple[IPv4Address | IPv6Address, ...]:
         """There is none."""
         return ()
+
+    def gated(self, network: Network) -> bool:
+        """There are no subnets."""
+        return False
 
     def validate(self, network: Network, others: Iterable[Network]) -> None:
         """Only the predefined network may be of this driver."""
@@ -58,7 +62,7 @@ class NoneDriver:
         """There is no route to give."""
         return NetworkSetup()
 
-    def reconcile(self, networks: Sequence[tuple[Network, Sequence[Endpoint]]]) -> None:
+    def reconcile(self, networks: Sequence[tuple[Network, Sequence[Endpoint]]], others: Iterable[Network] = ()) -> None:
         """Nothing was made."""
 
     def intact(self) -> bool:

@@ -1,0 +1,53 @@
+"""A container's side of an endpoint that has a link: the same for every kind of link."""
+
+import os
+from collections.abc import Iterable
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
+
+from pierhead.driver.networkdriver.api import Endpoint
+from pierhead.linux import netlink
+
+FIRST_INDEX = 16
+"""ifindex of eth0 inside; ethN has this plus N. Low ones belong to lo and the kernel's fallback tunnels."""
+
+
+def index(endpoint: Endpoint) -> int:
+    """The ifindex of the endpoint's link inside."""
+    return FIRST_INDEX + int(endpoint.interface.removeprefix("eth"))
+
+
+def routes(endpoint: Endpoint, hops: Iterable[IPv4Address | IPv6Address]) -> list[bytes]:
+    """The default routes, each through a next hop."""
+    return [netlink.route_add(index(endpoint), hop) for hop in hops]
+
+
+def messages(endpoint: Endpoint, *more: bytes, mac: str = "") -> tuple[bytes, ...]:
+    """lo and the link go up, with its addresses; then what else is to be sent (routes). mac: set before it goes up."""
+    link = index(endpoint)
+    found = [netlink.link_set(index=netlink.LOOPBACK_INDEX, up=True)]
+    if mac:
+        found.append(netlink.link_set(index=link, mac=mac))
+    addresses: list[IPv4Interface | IPv6Interface] = []
+    addresses += [address for address in (endpoint.ipv4, endpoint.ipv6) if address is not None]
+    found += [netlink.address_add(link, address) for address in addresses]
+    found.append(netlink.link_set(index=link, up=True))
+    return (*found, *more)
+
+
+def sysctls(endpoint: Endpoint, *, advertised: bool) -> tuple[tuple[str, str], ...]:
+    """IPv6 on or off on the link.
+
+    advertised: routers on its wire may give it prefixes and routes, as by the kernel's default; else the engine alone.
+    """
+    if not ipv6():
+        return ()
+    prefix = f"net.ipv6.conf.{endpoint.interface}"
+    if endpoint.ipv6 is None:
+        return ((f"{prefix}.disable_ipv6", "1"),)
+    on = ((f"{prefix}.disable_ipv6", "0"),)
+    return on if advertised else (*on, (f"{prefix}.accept_ra", "0"))
+
+
+def ipv6() -> bool:
+    """Whether the kernel has IPv6."""
+    return os.path.exists("/proc/sys/net/ipv6")
