@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
-from pierhead.linux.netlink import NLM_F_DUMP, NLMSG_DONE, NLMSG_ERROR, error_of, message, split
+from pierhead.linux.netlink import NLM_F_DUMP, NLMSG_DONE, NLMSG_ERROR, attributes, error_of, message, split
 
 NETLINK_SOCK_DIAG = 4
 SOCK_DIAG_BY_FAMILY = 20
@@ -16,16 +16,22 @@ TCP_LISTEN, TCP_CLOSE, TCP_BOUND_INACTIVE = 10, 7, 13
 
 _REQUEST = struct.Struct("=BBBxI")
 _ID_SIZE = 48
+_MESSAGE_SIZE = 4 + _ID_SIZE + 20
+INET_DIAG_SKV6ONLY = 11
 _ANSWER = struct.Struct("=BBBB")
 
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """A socket that keeps a port of an address; wildcard addresses are 0.0.0.0 and ::."""
+    """A socket that keeps a port of an address; wildcard addresses are 0.0.0.0 and ::.
+
+    only: of :: that it does not keep IPv4 too (IPV6_V6ONLY).
+    """
 
     address: IPv4Address | IPv6Address
     port: int
     inode: int
+    only: bool = False
 
 
 def bound(protocol: int) -> Iterator[Bound]:
@@ -52,25 +58,25 @@ def _parse(body: memoryview) -> Bound:
     (port,) = struct.unpack_from(">H", body, 4)
     source = bytes(body[8:24])
     (inode,) = struct.unpack_from("=I", body, 4 + _ID_SIZE + 16)
-    address = IPv4Address(source[:4]) if family == socket.AF_INET else IPv6Address(source)
-    return Bound(address, port, inode)
+    if family == socket.AF_INET:
+        return Bound(IPv4Address(source[:4]), port, inode)
+    only = any(kind == INET_DIAG_SKV6ONLY and value[0] for kind, value in attributes(body[_MESSAGE_SIZE:]))
+    return Bound(IPv6Address(source), port, inode, only)
 
 
-def clashes(holder: IPv4Address | IPv6Address, wanted: IPv4Address | IPv6Address | None) -> bool:
-    """Whether a socket bound to ``holder`` keeps a port of ``wanted`` (None: of every address).
-
-    :: is taken to keep IPv4 too, as it does unless IPV6_V6ONLY was set.
-    """
+def clashes(one: Bound, wanted: IPv4Address | IPv6Address | None) -> bool:
+    """Whether a socket keeps its port of ``wanted`` (None: of every address)."""
+    holder = one.address
     if wanted is None or holder == wanted:
         return True
-    if holder.is_unspecified and (holder.version == wanted.version or holder.version == 6):
+    if holder.is_unspecified and (holder.version == wanted.version or (holder.version == 6 and not one.only)):
         return True
     return wanted.is_unspecified and holder.version == wanted.version
 
 
 def holder(protocol: int, wanted: IPv4Address | IPv6Address | None, port: int) -> tuple[int, str] | None:
     """The process (pid, name) that holds a port, or None if it cannot be found."""
-    inodes = {f"socket:[{one.inode}]" for one in bound(protocol) if one.port == port and clashes(one.address, wanted)}
+    inodes = {f"socket:[{one.inode}]" for one in bound(protocol) if one.port == port and clashes(one, wanted)}
     if not inodes:
         return None
     for pid in os.listdir("/proc"):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from pierhead.driver.execdriver.api import Event, ExecDriver, LogConfig, Monitor, StartRequest, Stream
+from pierhead.driver.execdriver.api import Event, ExecDriver, HeldPort, LogConfig, Monitor, StartRequest, Stream
 from pierhead.libcontainer.spec import (
     Device,
     Mount,
@@ -152,8 +152,7 @@ class Box:
         overlay: bool = True,
         network: NetworkSetup | None = None,
         resources: Resources | None = None,
-        ports: tuple[socket.socket, ...] = (),
-        listeners: tuple[tuple[socket.socket, tuple[str, int]], ...] = (),
+        ports: tuple[HeldPort, ...] = (),
     ) -> StartRequest:
         """A container that runs ``args`` on busybox, with all namespaces of its own but those in ``host``."""
         self.count += 1
@@ -178,7 +177,7 @@ class Box:
             network=network or NetworkSetup(),
             resources=resources or Resources(),
         )
-        return StartRequest(spec, log or LogConfig(), streams, ports=ports, listeners=listeners, open_stdin=open_stdin)
+        return StartRequest(spec, log or LogConfig(), streams, ports=ports, open_stdin=open_stdin)
 
     def start(self, request: StartRequest) -> Running:
         """Begin a start."""

@@ -7,8 +7,10 @@ import os
 import signal
 import socket
 import struct
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -479,7 +481,7 @@ def test_a_reserved_port_is_free_again_when_the_end_is_reported(box: Box) -> Non
     port = socket.socket()
     port.bind(("127.0.0.1", 0))
     address = port.getsockname()
-    running = run(box, "sleep", "1000", ports=(port,))
+    running = run(box, "sleep", "1000", ports=((port, None),))
     running.expect(Started)
     with socket.socket() as other, pytest.raises(OSError, match="in use"):
         other.bind(address)
@@ -487,6 +489,92 @@ def test_a_reserved_port_is_free_again_when_the_end_is_reported(box: Box) -> Non
     running.expect(Exited)
     with socket.socket() as other:
         other.bind(address)
+
+
+def ipv4(server: socket.socket) -> tuple[str, str, int]:
+    """A server's address as a Target."""
+    return server.getsockname()[0], "", server.getsockname()[1]
+
+
+def free_ports(count: int) -> list[int]:
+    """Numbers that nobody uses now."""
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [int(probe.getsockname()[1]) for probe in probes]
+
+
+def settled(running: Running) -> None:
+    """Wait until everything sent so far has been done."""
+    running.monitor.exec("barrier", process("true"), None, False, False)
+    running.expect(ExecStarted)
+    running.expect(Exited)
+
+
+def test_ports_are_given_back_or_served_elsewhere_while_the_container_runs(box: Box) -> None:
+    with socket.socket() as first, socket.socket() as second:
+        for server in (first, second):
+            server.bind(("127.0.0.1", 0))
+            server.listen()
+            server.settimeout(PATIENCE)
+        # Bound to a number, as published ports are: a socket that the kernel chose one for loses it with its listening.
+        held = [socket.create_server(("127.0.0.1", number)) for number in free_ports(2)]
+        stays, goes = (port.getsockname() for port in held)
+        running = run(box, "sleep", "1000", ports=tuple((port, ipv4(first)) for port in held))
+        running.expect(Started)
+        with socket.create_connection(goes, PATIENCE) as cut, first.accept()[0]:
+            running.monitor.keep_ports([(socket.IPPROTO_TCP, *stays, ipv4(second))])
+            settled(running)
+            assert cut.recv(1) == b"", "who still talks to a port that is given back hears of it"
+        with pytest.raises(OSError, match="refused"):
+            socket.create_connection(goes, PATIENCE)
+        socket.create_server(goes).close()
+        with socket.create_connection(stays, PATIENCE):
+            second.accept()[0].close()
+        running.monitor.keep_ports([(socket.IPPROTO_TCP, *stays, None)])
+        settled(running)
+        with pytest.raises(OSError, match="refused"):
+            socket.create_connection(stays, PATIENCE)
+        with socket.socket() as other, pytest.raises(OSError, match="in use"):
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            other.bind(stays)
+        running.monitor.keep_ports([(socket.IPPROTO_TCP, *stays, ipv4(first))])
+        settled(running)
+        with socket.create_connection(stays, PATIENCE):
+            first.accept()[0].close()
+
+
+def test_ports_are_added_while_the_container_runs(box: Box) -> None:
+    running = run(box, "sleep", "1000")
+    running.expect(Started)
+    held = [socket.socket() for _ in range(2)]
+    for port in held:
+        port.bind(("127.0.0.1", 0))
+        address = port.getsockname()
+        running.monitor.hold_ports([(port, None)])
+    settled(running)
+    with socket.socket() as other, pytest.raises(OSError, match="in use"):
+        other.bind(address)
+
+
+def test_a_client_that_reads_slowly_loses_nothing(box: Box) -> None:
+    size = 8 * 1024 * 1024
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(PATIENCE)
+        port = socket.create_server(("127.0.0.1", 0))
+        address = port.getsockname()
+        running = run(box, "sleep", "1000", ports=((port, ipv4(server)),))
+        running.expect(Started)
+        with socket.create_connection(address, PATIENCE) as client:
+            served, _ = server.accept()
+            client.shutdown(socket.SHUT_WR)
+            sender = threading.Thread(target=lambda: (served.sendall(b"x" * size), served.close()))
+            sender.start()
+            time.sleep(0.2)  # it fills every buffer on the way
+            received = 0
+            while data := client.recv(4096):
+                received += len(data)
+            sender.join()
+        assert received == size
 
 
 def test_a_port_that_listens_carries_a_connection_both_ways(box: Box) -> None:
@@ -497,7 +585,7 @@ def test_a_port_that_listens_carries_a_connection_both_ways(box: Box) -> None:
         port = socket.socket(socket.AF_INET6)
         port.bind(("::1", 0))
         address = port.getsockname()[:2]
-        running = run(box, "sleep", "1000", listeners=((port, server.getsockname()),))
+        running = run(box, "sleep", "1000", ports=((port, ipv4(server)),))
         running.expect(Started)
         with socket.create_connection(address, PATIENCE) as client:
             served, _ = server.accept()
@@ -510,11 +598,6 @@ def test_a_port_that_listens_carries_a_connection_both_ways(box: Box) -> None:
                 served.sendall(b"answer")
             assert received == 500_000
             assert client.recv(100) == b"answer" and client.recv(100) == b""
-        running.monitor.hold_ports((), ())
-        running.monitor.exec("barrier", process("true"), None, False, False)
-        running.expect(ExecStarted)
-        with pytest.raises(OSError, match="refused"):
-            socket.create_connection(address, PATIENCE)
 
 
 def test_a_datagram_port_that_listens_carries_answers_back(box: Box) -> None:
@@ -524,7 +607,7 @@ def test_a_datagram_port_that_listens_carries_answers_back(box: Box) -> None:
         port = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
         port.bind(("::1", 0))
         address = port.getsockname()
-        running = run(box, "sleep", "1000", listeners=((port, server.getsockname()),))
+        running = run(box, "sleep", "1000", ports=((port, ipv4(server)),))
         running.expect(Started)
         with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as client:
             client.settimeout(PATIENCE)
@@ -535,6 +618,26 @@ def test_a_datagram_port_that_listens_carries_answers_back(box: Box) -> None:
                 assert data == text
                 server.sendto(b"re: " + data, source)
                 assert client.recv(100) == b"re: " + text
+
+
+def test_a_datagram_is_answered_from_the_address_it_was_sent_to(box: Box) -> None:
+    """A client that is connected hears nothing else: a host with two addresses would answer from the first."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0))
+        server.settimeout(PATIENCE)
+        port = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+        port.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        port.bind(("::", 0))
+        number = port.getsockname()[1]
+        running = run(box, "sleep", "1000", ports=((port, ipv4(server)),))
+        running.expect(Started)
+        for family, address in ((socket.AF_INET, "127.0.0.77"), (socket.AF_INET6, "::1")):
+            with socket.socket(family, socket.SOCK_DGRAM) as client:
+                client.settimeout(PATIENCE)
+                client.connect((address, number))
+                client.send(b"?")
+                server.sendto(b"!", server.recvfrom(100)[1])
+                assert client.recv(100) == b"!", address
 
 
 def _in_a_daemon_that_is_killed(box: Box, work: Callable[[ExecDriver], None]) -> None:
@@ -655,7 +758,7 @@ def test_a_container_whose_log_cannot_be_written_does_not_start(box: Box) -> Non
     held = socket.create_server(("127.0.0.1", 0))
     port = held.getsockname()[1]
     log = box.log("missing/log")
-    running = box.start(box.request("sleep", "1000", streams=(stream,), log=log, ports=(held,)))
+    running = box.start(box.request("sleep", "1000", streams=(stream,), log=log, ports=((held, None),)))
     error = running.expect(StartError).error
     assert (error.errno, error.filename) == (errno.ENOENT, log.path)
     assert client.read() == b""

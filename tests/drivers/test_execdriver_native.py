@@ -111,7 +111,7 @@ def test_a_zygote_that_dies_with_a_start_in_its_hands_gives_it_back_whole(box: B
     address = port.getsockname()
     zygote = box.driver.pids()[0]
     os.kill(zygote, signal.SIGSTOP)
-    running = box.start(box.request("echo", "hi", streams=(stream,), ports=(port,)))
+    running = box.start(box.request("echo", "hi", streams=(stream,), ports=((port, None),)))
     os.kill(zygote, signal.SIGKILL)
     error = running.expect(StartError).error
     assert isinstance(error, NotBegun)
@@ -131,7 +131,7 @@ def test_a_start_that_is_given_up_holds_nothing(box: Box) -> None:
     address = port.getsockname()
     zygote = box.driver.pids()[0]
     os.kill(zygote, signal.SIGSTOP)
-    running = box.start(box.request("true", streams=(stream,), ports=(port,)))
+    running = box.start(box.request("true", streams=(stream,), ports=((port, None),)))
     running.monitor.close()
     os.kill(zygote, signal.SIGKILL)
     assert gone(zygote)

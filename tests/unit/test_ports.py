@@ -1,8 +1,4 @@
-"""What ``-p`` means, and who holds a port."""
-
-import os
-import socket
-from ipaddress import IPv4Address
+"""What ``-p`` means."""
 
 import pytest
 
@@ -56,99 +52,28 @@ def test_ten_thousand_ports_are_one_row_and_a_shifted_range_is_one_too() -> None
     assert ports.coalesce(apart) == apart
 
 
-def free_port(kind: int = socket.SOCK_STREAM) -> int:
-    with socket.socket(socket.AF_INET, kind) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def test_an_empty_binding_is_none_and_publish_all_publishes_the_port() -> None:
+    assert ports.requests({"80/tcp": [], "81/tcp": None}) == []
+    assert ports.requests({"80/tcp": []}, ["80/tcp"], True) == [PortRequest("tcp", 80, "", 0, 0)]
 
 
-def test_a_reserved_port_cannot_be_taken_by_another_program() -> None:
-    port = free_port()
-    reservation = ports.reserve([binding(port, 80)], None, None)
-    try:
-        with socket.socket() as other:
-            other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            with pytest.raises(OSError, match="in use"):
-                other.bind(("127.0.0.1", port))
-        assert not ports.is_free(binding(port, 80))
-    finally:
-        reservation.close()
-    assert ports.is_free(binding(port, 80))
+def test_addresses_have_one_form() -> None:
+    found = ports.requests({"80": [("0:0::1", "1"), ("::ffff:127.0.0.1", "2"), ("127.0.0.1", "3")]})
+    assert [one.ip for one in found] == ["127.0.0.1", "127.0.0.1", "::1"]
+    with pytest.raises(InvalidParameter, match="invalid IP address: fe80::1%eth0"):
+        ports.requests({"80": [("fe80::1%eth0", "1")]})
 
 
-def test_a_served_port_is_free_again_at_once(needs_ipv6: None) -> None:
-    """Connections that were accepted leave TIME_WAIT behind: it must not keep the next container from the port."""
-    port = free_port()
-    wanted = [binding(port, 80, ip="")]
-    reservation = ports.reserve(wanted, IPv4Address("172.17.0.2"), None)
-    [(listener, _)] = reservation.listeners
-    with socket.create_connection(("::1", port), 10) as client:
-        accepted, _ = listener.accept()
-        accepted.close()  # the server closes first, as most do: TIME_WAIT is on its side
-        assert client.recv(1) == b""
-    with socket.socket() as other:
-        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        with pytest.raises(OSError, match="in use"):
-            other.bind(("0.0.0.0", port))
-    reservation.close()
-    ports.reserve(wanted, IPv4Address("172.17.0.2"), None).close()
+def test_a_container_port_gets_the_same_dynamic_port_on_all_its_addresses() -> None:
+    found = ports.requests({"80": [("127.0.0.1", ""), ("::1", "0")], "81": [("", "")], "82": [("", "9000-9001")]})
+    assert [[one.ip for one in group] for group in ports.groups(found)] == [[""], [""], ["127.0.0.1", "::1"]]
 
 
-@pytest.fixture
-def needs_ipv6() -> None:
-    if not ports.dual_stack():
-        pytest.skip("no IPv6 here")
+def test_ranges_that_differ_in_length_are_refused() -> None:
+    with pytest.raises(InvalidParameter, match="invalid ranges specified for container and host ports"):
+        ports.requests({"80-82": [("", "8080-8081")]})
 
 
-@pytest.mark.parametrize(("proto", "kind"), [("tcp", socket.SOCK_STREAM), ("udp", socket.SOCK_DGRAM)])
-def test_a_taken_port_names_the_process_that_holds_it(proto: str, kind: int) -> None:
-    with socket.socket(socket.AF_INET, kind) as held:
-        held.bind(("127.0.0.1", 0))
-        if proto == "tcp":
-            held.listen()
-        port = held.getsockname()[1]
-        with pytest.raises(ports.PortRefused) as caught:
-            ports.reserve([binding(port, 80, proto=proto)], None, None)
-        message = str(ports.refused(caught.value, None))
-    assert f"failed to bind host port for 127.0.0.1:{port}:None:80/{proto}: address already in use" in message
-    assert f"(process {os.getpid()})" in message
-
-
-def test_one_taken_port_of_many_frees_all_the_others() -> None:
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        port = held.getsockname()[1]
-        first = free_port()
-        with pytest.raises(ports.PortRefused):
-            ports.reserve([binding(first, 80), binding(port, 81)], None, None)
-    assert ports.is_free(binding(first, 80))
-
-
-def test_large_ranges_are_looked_up_and_not_bound() -> None:
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        held.listen()
-        port = held.getsockname()[1]
-        low = max(1024, min(port - 50, 65535 - 200))
-        with pytest.raises(ports.PortRefused) as caught:
-            ports.reserve([binding(low, low, 200, ip="")], None, None)
-        assert caught.value.errno == 98
-
-
-def test_an_address_that_is_not_the_hosts_is_refused() -> None:
-    with pytest.raises(ports.PortRefused) as caught:
-        ports.reserve([binding(8080, 80, ip="192.0.2.77")], None, None)
-    assert "cannot assign requested address" in str(ports.refused(caught.value, None))
-
-
-def test_a_port_of_both_families_is_one_socket_that_also_serves_ipv6(needs_ipv6: None) -> None:
-    port = free_port()
-    reservation = ports.reserve([binding(port, 80, ip="")], IPv4Address("172.17.0.2"), None)
-    try:
-        assert not reservation.ports
-        [(listener, target)] = reservation.listeners
-        assert listener.family == socket.AF_INET6
-        assert target == ("172.17.0.2", 80)
-        assert not ports.is_free(binding(port, 80))
-    finally:
-        reservation.close()
+def test_a_refused_specification_is_named_as_docker_names_it() -> None:
+    with pytest.raises(InvalidParameter, match=r'invalid port specification: "x"$'):
+        ports.requests({"x/tcp": [("", "80")]})

@@ -24,8 +24,6 @@ from pierhead.wire.containers import (
 )
 from pierhead.wire.networks import EndpointSettings
 
-DISCARDED_PORTS = "Published ports are discarded when using host network mode"
-
 
 def _merge(config: ContainerConfig, image: ContainerConfig) -> None:
     """Complete a request's Config with the image's, as Docker does (in place)."""
@@ -97,10 +95,8 @@ async def _create(engine: Engine, name: str, request: ContainerCreateRequest, pl
     checks.check_config(config)
     command = _command(config)
     checks.check_host(host, config, warnings)
-    networks.check(config, host)
+    warnings += networks.check(config, host)
     _complete(host)
-    if network_kind(host.network_mode) == "host" and host.port_bindings:
-        warnings.append(DISCARDED_PORTS)
     wanted = mounts.wanted(config, host, engine.containers.find, mounts_of)
     endpoints = _endpoints(engine, request, host)
     id = secrets.token_hex(32)

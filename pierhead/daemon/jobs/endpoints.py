@@ -11,6 +11,7 @@ from pierhead.daemon.jobs.describe import config_of, dns_names, host_config_of
 from pierhead.daemon.jobs.network_rows import PREDEFINED, pools_of
 from pierhead.driver.networkdriver import ports as port_rules
 from pierhead.driver.networkdriver.api import Endpoint, Network, PortBinding
+from pierhead.driver.networkdriver.reservations import dual_stack
 from pierhead.graph.containers import Container
 from pierhead.graph.graphdb import Row
 from pierhead.wire import codec
@@ -139,7 +140,7 @@ def _shown_ips(ip: str) -> list[str]:
     """Docker shows a port of every address once for each family."""
     if ip:
         return [ip]
-    return ["0.0.0.0", "::"] if port_rules.dual_stack() else ["0.0.0.0"]
+    return ["0.0.0.0", "::"] if dual_stack() else ["0.0.0.0"]
 
 
 def _exposed(container: Container) -> set[tuple[str, int]]:

@@ -11,6 +11,7 @@ from pierhead.daemon.jobs import networks, specs
 from pierhead.daemon.jobs.describe import attributes, config_of, host_config_of, mounts_of, network_kind
 from pierhead.daemon.jobs.files import container_folder, log_config, write_files
 from pierhead.driver.execdriver.api import Exited, NotBegun, Started, StartRequest
+from pierhead.driver.networkdriver import reservations
 from pierhead.errors import Conflict, InvalidParameter, NoSuchContainer, PierheadError, StartFailed
 from pierhead.graph.containers import Container
 from pierhead.graph.state import State
@@ -41,8 +42,7 @@ async def launch(engine: Engine, container: Container) -> None:
         try:
             await _execute(engine, container, joined)
         except BaseException:
-            for held in (*joined.ports, *(listener for listener, _ in joined.listeners)):
-                held.close()  # where the exec driver has not come to take them over
+            reservations.release(joined.ports)  # where the exec driver has not come to take them over
             with phase("networkdriver: leave"):
                 await networks.release(engine, id)
             raise
@@ -82,7 +82,6 @@ async def _execute(engine: Engine, container: Container, joined: networks.Joined
                 streams=tuple(engine.waiting.pop(id, [])),
                 descriptors=descriptors,
                 ports=joined.ports,
-                listeners=joined.listeners,
                 open_stdin=bool(config.open_stdin),
             )
         with phase("execdriver: start"):

@@ -1,19 +1,23 @@
 """Published ports of a container: from what its configuration asks for to rows and sockets.
 
 The rows come first: what must not happen twice (a port of an address) is a constraint of GraphDB, and after a crash
-they say whose a port was.  Then sockets keep other programs away (``driver.networkdriver.ports``).
+they say whose a port was.  Then sockets keep other programs away (``driver.networkdriver.reservations``).
 """
 
 import asyncio
 import errno
 import logging
+from collections.abc import Sequence
+from contextlib import suppress
+from ipaddress import ip_address
 
 from pierhead.daemon.engine.engine import Engine, blocking
 from pierhead.daemon.jobs import endpoints
-from pierhead.daemon.jobs.describe import config_of
-from pierhead.driver.networkdriver import ports
-from pierhead.driver.networkdriver.api import PortBinding
-from pierhead.errors import PierheadError
+from pierhead.daemon.jobs.describe import config_of, network_kind
+from pierhead.driver.execdriver.api import HeldPort
+from pierhead.driver.networkdriver import ports, reservations
+from pierhead.driver.networkdriver.api import Endpoint, PortBinding
+from pierhead.errors import NoSuchContainer, PierheadError
 from pierhead.graph.containers import Container
 from pierhead.graph.graphdb import IntegrityError
 from pierhead.wire.containers import ContainerConfig, HostConfig
@@ -21,6 +25,7 @@ from pierhead.wire.containers import ContainerConfig, HostConfig
 log = logging.getLogger("pierd")
 
 RESERVE_ATTEMPTS, RESERVE_PAUSE = 20, 0.02
+DISCARDED = "Published ports are discarded when using host network mode"
 
 
 def requests(config: ContainerConfig, host: HostConfig) -> list[ports.PortRequest]:
@@ -38,16 +43,11 @@ def allocate_ports(engine: Engine, container: Container, host: HostConfig) -> No
     wanted = requests(config_of(container), host)
     if not wanted or not _publishes(engine, container):
         return
-    fixed = [
-        PortBinding(one.proto, one.port, one.port, one.ip, one.low, one.low)
-        for one in wanted
-        if one.low and one.low == one.high
-    ]
+    fixed = [PortBinding(one.proto, one.port, one.port, one.ip, one.low, one.low) for one in wanted if one.fixed]
     for binding in ports.coalesce(fixed):
         _write_port(engine, container, binding)
-    for one in wanted:
-        if not one.low or one.low != one.high:
-            _write_dynamic(engine, container, one)
+    for group in ports.groups(wanted):
+        _write_dynamic(engine, container, group)
 
 
 def _publishes(engine: Engine, container: Container) -> bool:
@@ -68,7 +68,7 @@ def _write_port(engine: Engine, container: Container, binding: PortBinding) -> N
     try:
         _insert_port(engine, container, binding)
     except IntegrityError as error:
-        raise _external(engine, container, _taken(engine, binding)) from error
+        raise _external(engine, container, _taken(engine, container, binding)) from error
 
 
 def _insert_port(engine: Engine, container: Container, binding: PortBinding) -> None:
@@ -85,34 +85,62 @@ def _insert_port(engine: Engine, container: Container, binding: PortBinding) -> 
     )
 
 
-def _write_dynamic(engine: Engine, container: Container, one: ports.PortRequest) -> None:
-    low, high = (one.low, one.high) if one.low else ports.dynamic_range()
+def _write_dynamic(engine: Engine, container: Container, group: list[ports.PortRequest]) -> None:
+    """Choose one port for all of a group's addresses. Raises PierheadError."""
+    first = group[0]
+    low, high = (first.low, first.high) if first.low else ports.dynamic_range()
     last = engine.db.first(
         "SELECT high FROM port WHERE proto = ? AND ip = ? AND low BETWEEN ? AND ? ORDER BY low DESC LIMIT 1",
-        (one.proto, one.ip, low, high),
+        (first.proto, first.ip, low, high),
     )
-    first = low if last is None or last["high"] >= high else last["high"] + 1
-    for port in (*range(first, high + 1), *range(low, first)):
-        binding = PortBinding(one.proto, one.port, one.port, one.ip, port, port)
+    begin = low if last is None or last["high"] >= high else last["high"] + 1
+    for port in (*range(begin, high + 1), *range(low, begin)):
+        bindings = [PortBinding(one.proto, one.port, one.port, one.ip, port, port) for one in group]
         try:
-            if ports.is_free(binding):
-                _insert_port(engine, container, binding)
+            if all(reservations.is_free(binding) for binding in bindings) and _insert_all(engine, container, bindings):
                 return
+        except reservations.PortRefused as error:
+            raise _external(engine, container, reservations.refused(error, reservations.Addresses())) from error
+    where = reservations.bracketed(first.ip or "0.0.0.0")
+    raise _external(engine, container, PierheadError(f"Bind for {where} failed: all ports are allocated"))
+
+
+def _insert_all(engine: Engine, container: Container, bindings: list[PortBinding]) -> bool:
+    """Write all of them or, where a container has one of the ports, none."""
+    for number, binding in enumerate(bindings):
+        try:
+            _insert_port(engine, container, binding)
         except IntegrityError:
-            continue
-        except ports.PortRefused as error:
-            raise _external(engine, container, ports.refused(error, None)) from error
-    raise _external(engine, container, PierheadError(f"Bind for {one.ip or '0.0.0.0'} failed: all ports are allocated"))
+            for written in bindings[:number]:
+                engine.db.execute(
+                    "DELETE FROM port WHERE proto = ? AND ip = ? AND low = ?",
+                    (written.proto, written.host_ip, written.host_low),
+                )
+            return False
+    return True
 
 
-def _taken(engine: Engine, binding: PortBinding) -> PierheadError:
-    row = engine.db.first(
-        "SELECT p.low, c.name FROM port p JOIN container c ON c.id = p.container_id "
-        "WHERE p.proto = ? AND p.low <= ? AND p.high >= ? ORDER BY p.low LIMIT 1",
+def _taken(engine: Engine, container: Container, binding: PortBinding) -> PierheadError:
+    """The error for a binding that a row is in the way of."""
+    rows = engine.db.all(
+        "SELECT p.ip, p.low, c.id, c.name FROM port p JOIN container c ON c.id = p.container_id "
+        "WHERE p.proto = ? AND p.low <= ? AND p.high >= ? ORDER BY p.low",
         (binding.proto, binding.host_high, binding.host_low),
     )
+    row = next((row for row in rows if _overlap(row["ip"], binding.host_ip)), None)
     port = binding.host_low if row is None else max(binding.host_low, row["low"])
-    return ports.allocated(binding.host_ip, port, "" if row is None else row["name"])
+    who = ""
+    if row is not None:
+        who = "the same container" if row["id"] == container.id else f"container {row['name']}"
+    return reservations.allocated(binding.host_ip, port, who)
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Whether two host addresses have an address in common; "" is every one of both families."""
+    if one == other or not one or not other:
+        return True
+    first, second = ip_address(one), ip_address(other)
+    return first.version == second.version and (first.is_unspecified or second.is_unspecified)
 
 
 def _external(engine: Engine, container: Container, error: PierheadError) -> PierheadError:
@@ -123,31 +151,66 @@ def _external(engine: Engine, container: Container, error: PierheadError) -> Pie
     )
 
 
-async def reserve(engine: Engine, container: Container) -> ports.Reservation:
-    """Bind what the rows say. Raises PierheadError that names who holds a port.
+def warnings(found: list[ports.PortRequest], host: HostConfig) -> list[str]:
+    """What is to be said, at a container's creation, about the ports that it is to publish."""
+    kind = network_kind(host.network_mode)
+    if kind == "host" and host.port_bindings:
+        return [DISCARDED]
+    beyond = _beyond_reservation(found) if kind in ("default", "user") else ""
+    return [beyond] if beyond else []
+
+
+def _beyond_reservation(found: list[ports.PortRequest]) -> str:
+    fixed = [PortBinding(one.proto, one.port, one.port, one.ip, one.low, one.low) for one in found if one.fixed]
+    single = [PortBinding(one.proto, one.port, one.port, one.ip, 1, 1) for one in found if not one.fixed]
+    _, beyond = reservations.split([*ports.coalesce(fixed), *single])
+    if not beyond:
+        return ""
+    ranges = ", ".join(f"{one.host_low}-{one.host_high}/{one.proto}" for one in beyond if one not in single)
+    return (
+        f"More than {reservations.SOCKETS} ports are published: {ranges or 'those beyond'} cannot be kept from other "
+        "programs while the container runs, and are not served on ::1 or from IPv6 to IPv4"
+    )
+
+
+def addresses(endpoint: Endpoint) -> reservations.Addresses:
+    """A container's own addresses on the network that carries its ports."""
+    return reservations.Addresses(
+        endpoint.ipv4.ip if endpoint.ipv4 is not None else None,
+        endpoint.ipv6.ip if endpoint.ipv6 is not None else None,
+    )
+
+
+async def reserve(engine: Engine, container: Container, kept: Sequence[PortBinding] = ()) -> list[HeldPort]:
+    """Bind what the rows say, but for ``kept``. Raises PierheadError that names who holds a port.
 
     A port that the rows say is free may be held for some more ms by the process of a container that has just ended.
     """
-    target = next((endpoint for _, endpoint in endpoints.active(engine, container.id) if endpoint.gateway), None)
-    if target is None or not target.ports:
-        return ports.Reservation((), ())
-    count = sum(binding.host_high - binding.host_low + 1 for binding in target.ports)
-    if count > ports.SOCKETS:
-        log.warning(
-            "container %s publishes %d ports: above %d none is reserved against other programs, nor served on ::1 and "
-            "from IPv6 to IPv4",
-            container.name,
-            count,
-            ports.SOCKETS,
-        )
-    ipv4 = target.ipv4.ip if target.ipv4 is not None else None
-    ipv6 = target.ipv6.ip if target.ipv6 is not None else None
+    endpoint = next((found for _, found in endpoints.active(engine, container.id) if found.gateway), None)
+    if endpoint is None or not endpoint.ports:
+        return []
+    wanted = [binding for binding in endpoint.ports if binding not in kept]
     for attempt in range(RESERVE_ATTEMPTS):
         try:
-            return ports.reserve(target.ports, ipv4, ipv6)
-        except ports.PortRefused as error:
+            return reservations.reserve(wanted, addresses(endpoint), kept)
+        except reservations.PortRefused as error:
             if error.errno != errno.EADDRINUSE or attempt + 1 == RESERVE_ATTEMPTS:
-                refusal = await blocking(ports.refused, error, ipv4 or ipv6)
+                who = await blocking(_holder, engine, error)
+                refusal = reservations.refused(error, addresses(endpoint), who)
                 raise _external(engine, container, refusal) from error
         await asyncio.sleep(RESERVE_PAUSE)
     raise AssertionError("not reached")
+
+
+def _holder(engine: Engine, error: reservations.PortRefused) -> str:
+    """Who holds a port: "held by nginx (process 123)", "held by nginx (process 123) of container web", or ""."""
+    found = reservations.holder(error)
+    if found is None:
+        return ""
+    pid, name = found
+    container = engine.exec.owner(pid)
+    if container is None:
+        return f"held by {name} (process {pid})"
+    with suppress(NoSuchContainer):
+        return f"held by {name} (process {pid}) of container {engine.containers.get(container).name}"
+    return f"held by {name} (process {pid})"

@@ -5,7 +5,7 @@ import logging
 from pierhead.daemon.engine.engine import Engine, blocking
 from pierhead.daemon.jobs import endpoints
 from pierhead.daemon.jobs.describe import host_config_of
-from pierhead.daemon.jobs.port_allocation import allocate_ports, reserve
+from pierhead.daemon.jobs.port_allocation import addresses, allocate_ports, reserve
 from pierhead.daemon.jobs.sandboxes import (
     allocate_endpoint,
     announce,
@@ -16,6 +16,7 @@ from pierhead.daemon.jobs.sandboxes import (
     unplug,
 )
 from pierhead.daemon.jobs.zones import resolver_setup, serve
+from pierhead.driver.networkdriver import reservations
 from pierhead.errors import PierheadError
 from pierhead.graph.containers import Container
 from pierhead.graph.graphdb import Row
@@ -35,13 +36,12 @@ async def connect(engine: Engine, container: Container, row: Row) -> None:
             id = allocate_endpoint(engine, container, row, interface, gateway=gateway)
             if gateway:
                 allocate_ports(engine, container, host_config_of(container))
-        reservation = await reserve(engine, container) if gateway else None
+        if gateway:
+            running.monitor.hold_ports(await reserve(engine, container))
         network, endpoint = next(one for one in endpoints.active(engine, container.id) if one[1].id == id)
         setup = await plan_endpoint(engine, network, endpoint)
         if endpoints.named(engine, network.driver, network.name) and not engine.resolvers.serves(container.id):
             setup = merge([setup, resolver_setup(container.id)])
-        if reservation is not None:
-            running.monitor.hold_ports(reservation.ports, reservation.listeners)
         serial, answer = running.expect()
         running.monitor.join_network(setup, serial)
         sockets = await answer
@@ -86,11 +86,12 @@ async def _movegateway_of(engine: Engine, container: Container) -> None:
     driver = next((engine.networks[row["driver"]] for row in rows if row["id"] == chosen), None)
     if driver is None or not driver.publishes:
         engine.db.execute("DELETE FROM port WHERE container_id = ?", (container.id,))
-        running.monitor.hold_ports((), ())
+        running.monitor.keep_ports(())
     if driver is None:
         return
     engine.db.execute("UPDATE endpoint SET gateway = 1 WHERE id = ?", (chosen,))
-    if not endpoints.bindings_of(engine, container.id):
+    kept = endpoints.bindings_of(engine, container.id)
+    if not kept:
         try:
             with engine.db.transaction():
                 allocate_ports(engine, container, host_config_of(container))
@@ -100,8 +101,13 @@ async def _movegateway_of(engine: Engine, container: Container) -> None:
     serial, answer = running.expect()
     running.monitor.join_network(driver.gateway(network, endpoint), serial)
     await answer
-    if endpoint.ports:
-        driver.publish(network, endpoint)
-        running.monitor.hold_ports((), ())
-        reservation = await reserve(engine, container)
-        running.monitor.hold_ports(reservation.ports, reservation.listeners)
+    if not endpoint.ports:
+        return
+    running.monitor.keep_ports(reservations.kept(kept, addresses(endpoint)))
+    try:
+        running.monitor.hold_ports(await reserve(engine, container, kept))
+    except PierheadError as error:
+        log.error("container %s: its ports are not published: %s", container.id[:12], error)
+        engine.db.execute("DELETE FROM port WHERE container_id = ?", (container.id,))
+        return
+    driver.publish(network, endpoint)

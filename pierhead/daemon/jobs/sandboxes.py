@@ -7,7 +7,6 @@ crash the daemon knows whose they were.
 import errno
 import logging
 import secrets
-import socket
 import time
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, ip_address
@@ -19,8 +18,8 @@ from pierhead.daemon.jobs.describe import host_config_of, network_kind
 from pierhead.daemon.jobs.network_rows import pools_of
 from pierhead.daemon.jobs.port_allocation import allocate_ports, reserve
 from pierhead.daemon.jobs.zones import resolver_setup, serve
-from pierhead.driver.execdriver.api import Started
-from pierhead.driver.networkdriver import ipam, ports
+from pierhead.driver.execdriver.api import HeldPort, Started
+from pierhead.driver.networkdriver import ipam, reservations
 from pierhead.driver.networkdriver.api import Endpoint, Network
 from pierhead.errors import Conflict, Forbidden, InvalidParameter, NotFound, PierheadError
 from pierhead.graph.containers import Container
@@ -33,16 +32,13 @@ log = logging.getLogger("pierd")
 HISTORY = 1024
 """Addresses that a network remembers the last owner of."""
 
-Listener = tuple[socket.socket, tuple[str, int]]
-
 
 @dataclass(frozen=True, slots=True)
 class Joined:
     """What the exec driver needs for a start; the sockets become the StartRequest's."""
 
     setup: NetworkSetup = field(default_factory=NetworkSetup)
-    ports: tuple[socket.socket, ...] = ()
-    listeners: tuple[Listener, ...] = ()
+    ports: tuple[HeldPort, ...] = ()
 
 
 async def prepare(engine: Engine, container_id: str) -> Joined:
@@ -58,12 +54,12 @@ async def prepare(engine: Engine, container_id: str) -> Joined:
     try:
         with phase("networkdriver: addresses and ports"), engine.db.transaction():
             _allocate(engine, container)
-        reservation = await reserve(engine, container)
+        held = await reserve(engine, container)
         try:
             with phase("networkdriver: plan"):
-                return await _plan(engine, container, reservation)
+                return await _plan(engine, container, held)
         except BaseException:
-            reservation.close()
+            reservations.release(held)
             raise
     except PierheadError as error:
         await release(engine, container_id)
@@ -164,7 +160,7 @@ def _address(engine: Engine, container: Container, row: Row, version: int, wante
 # Joining -------------------------------------------------------------------------------------------------------------
 
 
-async def _plan(engine: Engine, container: Container, reservation: ports.Reservation) -> Joined:
+async def _plan(engine: Engine, container: Container, held: list[HeldPort]) -> Joined:
     joined = endpoints.active(engine, container.id)
     setups = [await plan_endpoint(engine, network, endpoint) for network, endpoint in joined]
     if not joined and host_config_of(container).network_mode != "host":
@@ -175,7 +171,7 @@ async def _plan(engine: Engine, container: Container, reservation: ports.Reserva
         if endpoint.ports:
             with phase("networkdriver: publish"):
                 engine.networks[network.driver].publish(network, endpoint)
-    return Joined(merge(setups), reservation.ports, reservation.listeners)
+    return Joined(merge(setups), tuple(held))
 
 
 async def plan_endpoint(engine: Engine, network: Network, endpoint: Endpoint) -> NetworkSetup:

@@ -49,13 +49,24 @@ class Stream:
     close_stdin: bool = True
 
 
+Target = tuple[str, str, int]
+"""Where the clients of a served port are led: the container's IPv4 address or "", its IPv6 address or "", port. They
+come to the address of their own family, if there is one."""
+
+HeldPort = tuple[socket.socket, Target | None]
+"""A socket that reserves a published port; with a Target it listens, and what comes to it is copied."""
+
+KeptPort = tuple[int, str, int, Target | None]
+"""The same, said of a socket that is held already: protocol number, address, port, target."""
+
+
 @dataclass(frozen=True, slots=True)
 class StartRequest:
     """All that a container's start needs.
 
     descriptors: "ns:<kind>" for each namespace to join.
-    ports: sockets that reserve published ports; the driver's process for this container holds them until it ends.
-    listeners: (socket, (ip, port)): reservation sockets that must also listen and splice to that address.
+    ports: sockets that reserve published ports; the driver's process for this container holds them until it ends, and
+    serves those that have a Target.
     open_stdin: keep a stdin pipe; else stdin is /dev/null (with a terminal stdin is the terminal).
     """
 
@@ -63,18 +74,15 @@ class StartRequest:
     log: LogConfig = field(default_factory=LogConfig)
     streams: tuple[Stream, ...] = ()
     descriptors: Mapping[str, int] = field(default_factory=dict)
-    ports: tuple[socket.socket, ...] = ()
-    listeners: tuple[tuple[socket.socket, tuple[str, int]], ...] = ()
+    ports: tuple[HeldPort, ...] = ()
     open_stdin: bool = False
 
     def close(self) -> None:
         """Close its sockets. Idempotent."""
         for stream in self.streams:
             stream.connection.close()
-        for port in self.ports:
+        for port, _ in self.ports:
             port.close()
-        for listener, _ in self.listeners:
-            listener.close()
 
 
 class NotBegun(SetupFailed):
@@ -199,10 +207,12 @@ class Monitor(Protocol):
         """Open sockets (family, type, protocol) in the container's network namespace, where they stay: what is asked
         through them is answered from there, and nobody else has to enter it. Answer: SocketsOpened."""
 
-    def hold_ports(
-        self, ports: tuple[socket.socket, ...], listeners: tuple[tuple[socket.socket, tuple[str, int]], ...]
-    ) -> None:
-        """Replace the reservation sockets that the container's process holds."""
+    def hold_ports(self, ports: Sequence[HeldPort]) -> None:
+        """Give the container's process more reservation sockets to hold; takes them over."""
+
+    def keep_ports(self, ports: Sequence[KeptPort]) -> None:
+        """Of those that it holds let it keep these, served as said here, and give back the others, whose copied
+        connections end. One that it does not hold is no error."""
 
     def close(self) -> None:
         """Let go of the connection; the container goes on (a daemon that stops)."""
@@ -245,6 +255,9 @@ class ExecDriver(Protocol):
 
     def processes(self, id: str) -> tuple[int, ...]:
         """Every process of the container, as the host sees them."""
+
+    def owner(self, pid: int) -> str | None:
+        """The id of the container that a process of the host's belongs to; None if to none of this driver's."""
 
     def figures(self, id: str) -> "Figures":
         """What its cgroup has used so far."""

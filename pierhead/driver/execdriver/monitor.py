@@ -16,6 +16,8 @@ from pierhead.driver.execdriver.api import (
     ExecError,
     ExecStarted,
     Exited,
+    HeldPort,
+    KeptPort,
     Lost,
     NetworkJoined,
     NotBegun,
@@ -153,15 +155,15 @@ class ShimMonitor:
     def open_sockets(self, kinds: Sequence[tuple[int, int, int]], serial: int) -> None:
         self._send(protocol.OPEN, (serial, tuple((int(a), int(b), int(c)) for a, b, c in kinds)))
 
-    def hold_ports(
-        self, ports: tuple[socket.socket, ...], listeners: tuple[tuple[socket.socket, tuple[str, int]], ...]
-    ) -> None:
+    def hold_ports(self, ports: Sequence[HeldPort]) -> None:
         try:
-            for message, descriptors in holds(ports, listeners):
+            for message, descriptors in holds(ports):
                 self._transmit(message, descriptors)
         finally:
-            close_all(ports)
-            close_all(held for held, _ in listeners)
+            close_all(held for held, _ in ports)
+
+    def keep_ports(self, ports: Sequence[KeptPort]) -> None:
+        self._send(protocol.KEEP, tuple(ports))
 
     def close(self) -> None:
         self._close_request()
@@ -197,16 +199,12 @@ def flags(stream: Stream) -> int:
     )
 
 
-def holds(
-    ports: tuple[socket.socket, ...], listeners: tuple[tuple[socket.socket, tuple[str, int]], ...]
-) -> Iterable[tuple[bytes, tuple[int, ...]]]:
-    """HOLD messages for these sockets: the first replaces what was held."""
-    held: list[tuple[int, tuple[str, int] | None]] = [(port.fileno(), None) for port in ports]
-    held += [(one.fileno(), (address[0], address[1])) for one, address in listeners]
-    for first in range(0, max(1, len(held)), protocol.MOST_DESCRIPTORS):
-        part = held[first : first + protocol.MOST_DESCRIPTORS]
-        message = protocol.encode(protocol.HOLD, (first == 0, tuple(address for _, address in part)), len(part))
-        yield message, tuple(descriptor for descriptor, _ in part)
+def holds(ports: Sequence[HeldPort]) -> Iterable[tuple[bytes, tuple[int, ...]]]:
+    """HOLD messages for these sockets."""
+    for first in range(0, len(ports), protocol.MOST_DESCRIPTORS):
+        part = ports[first : first + protocol.MOST_DESCRIPTORS]
+        message = protocol.encode(protocol.HOLD, tuple(target for _, target in part), len(part))
+        yield message, tuple(held.fileno() for held, _ in part)
 
 
 def _failed(error: object) -> SetupFailed:

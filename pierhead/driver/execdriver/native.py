@@ -10,6 +10,7 @@ import errno
 import fcntl
 import logging
 import os
+import re
 import shutil
 import signal
 import socket
@@ -81,7 +82,7 @@ class NativeDriver:
             descriptors.append(self._make_folder(spec.id))
             descriptors += request.descriptors.values()
             descriptors += [stream.connection.fileno() for stream in request.streams]
-            held = list(holds(request.ports, request.listeners))
+            held = list(holds(request.ports))
             protocol.send(ours, self._settings(request, len(held), len(descriptors)), descriptors)
             for message, sockets in held:
                 protocol.send(ours, message, sockets)
@@ -216,6 +217,14 @@ class NativeDriver:
 
     def processes(self, id: str) -> tuple[int, ...]:
         return tuple(cgroupfs.pids(self.directories(id)))
+
+    def owner(self, pid: int) -> str | None:
+        try:
+            with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape") as file:
+                found = re.search(f"{re.escape(self._base)}/([0-9a-f]{{64}})", file.read())
+        except OSError:
+            return None  # it has ended
+        return found.group(1) if found else None
 
     def figures(self, id: str) -> stats.Figures:
         return stats.read(self.layout, f"{self._base}/{id}")

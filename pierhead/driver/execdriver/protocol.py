@@ -48,8 +48,9 @@ RESIZE = 4  # (rows, columns, exec id or None)
 SIGNAL = 5  # (signal, exec id or None)
 JOIN = 6  # (serial, host, inside, nft, sysctls, resolver)
 LEAVE = 7  # (serial, inside)
-HOLD = 8  # (more, (address of a listener or None, …)); the sockets
+HOLD = 8  # (target of a socket that is to be served or None, …); the sockets
 OPEN = 9  # (serial, ((family, type, protocol), …))
+KEEP = 10  # ((protocol number, address, port, target or None), …): what of the held sockets is to stay
 
 # Shim to daemon.
 STARTED = 17  # (pid, time); resolver's two sockets, or none

@@ -60,7 +60,7 @@ def _messages() -> None:
     made = shim.Shim()
     made.control = control
     made.watch_control()
-    protocol.send(daemon, protocol.encode(protocol.HOLD, (True, ()), 0))
+    protocol.send(daemon, protocol.encode(protocol.HOLD, (), 0))
     protocol.send(daemon, protocol.encode(protocol.SIGNAL, (0, "none")))
     made.loop.later(0, lambda: setattr(made.loop, "ended", True))
     made.loop.run()

@@ -188,6 +188,7 @@ class Shim:
                 protocol.JOIN: self._join,
                 protocol.LEAVE: self._leave,
                 protocol.HOLD: self.forwards.hold,
+                protocol.KEEP: self.forwards.keep,
                 protocol.OPEN: self._open,
             }.get(kind)
             if handler is None or count != len(descriptors):

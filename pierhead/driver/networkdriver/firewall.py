@@ -8,7 +8,7 @@ target by one hash lookup, however many ports there are.  Chains, in the order o
   bridge; containers of internal networks reach nothing else.
 - ``prerouting``, ``output``: published ports.  An address of the host, a port in a map → the container.
 - ``forward``: between bridges only what was published; nothing into or out of internal networks.
-- ``postrouting``: masquerade what leaves, what comes back to its own bridge (hairpin), and clients on loopback.
+- ``postrouting``: masquerade what leaves, what comes back to its own bridge (hairpin), and the host's own clients.
 
 It is an ``inet`` table: one set of rules for both families.  Nothing depends on br_netfilter; where bridged frames
 pass these chains too, a pair of equal bridges in ``same`` lets them through.
@@ -76,7 +76,7 @@ _RULES = """
   }}
   chain postrouting {{
     type nat hook postrouting priority srcnat; policy accept;
-    oifname @bridges ct status dnat ip saddr 127.0.0.0/8 masquerade
+    oifname @bridges ct status dnat fib saddr type local masquerade
     oifname @bridges ct status dnat ip saddr . oifname @own4 masquerade
     oifname @bridges ct status dnat ip6 saddr . oifname @own6 masquerade
     oifname != "lo" ip saddr @masqueraded4 ip saddr . oifname != @own4 masquerade
