@@ -266,3 +266,13 @@ def test_old_clients_see_the_short_id_among_the_aliases(api: Api) -> None:
     }
     assert seen["v1.44"]["Aliases"] == [id[:12], "me"] and seen["v1.45"]["Aliases"] is None
     assert id[:12] in seen["v1.45"]["DNSNames"]
+
+
+def test_what_an_image_exposes_does_not_keep_its_container_out_of_anothers_network(api: Api) -> None:
+    api.run("sleep", "1000", name="owner")
+    config = {"Image": "web", "HostConfig": {"NetworkMode": "container:owner"}}
+    assert api.send("POST", "/containers/create", {**config, "ExposedPorts": {"80/tcp": {}}}).message == (
+        "conflicting options: port exposing and the container type network mode"
+    )
+    api.ok("POST", "/containers/create", config, name="guest")
+    api.ok("POST", "/containers/guest/start")

@@ -3,6 +3,7 @@
 import os
 import re
 import socket
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -89,6 +90,47 @@ def test_ports_answer_without_the_daemon_and_after_it(pierd: Pierd, end: End) ->
     assert refused.status == 125 and "port is already allocated" in refused.stderr
     pierd.docker("rm", "-f", "web1").check()
     pierd.host.call(lambda: socket.create_server(("0.0.0.0", 8081))).close()
+
+
+@ends
+def test_an_established_connection_to_a_published_port_goes_on_and_the_port_stays_taken(pierd: Pierd, end: End) -> None:
+    echo = ("nc", "-ll", "-p", "8080", "-e", "cat")
+    pierd.docker("run", "-d", "--name", "echo", "-p", "8081:8080", "busybox", *echo).check()
+    listening = ("exec", "echo", "sh", "-c", "netstat -ltn | grep :8080")
+    wait_until(lambda: pierd.docker(*listening).status == 0, "the server")
+    with pierd.world.neighbour.connect(pierd.world.host_address, 8081) as connection:
+        stop = threading.Event()
+        sent = 0
+        failed: list[str] = []
+
+        def talk() -> None:
+            nonlocal sent
+            while not stop.is_set() and not failed:
+                line = f"line {sent}\n".encode()
+                connection.sendall(line)
+                got = b""
+                while len(got) < len(line) and (part := connection.recv(65536)):
+                    got += part
+                if got != line:
+                    failed.append(f"sent {line!r}, got {got!r}")
+                sent += 1
+
+        talker = threading.Thread(target=talk)
+        talker.start()
+        try:
+            wait_until(lambda: sent > 10, "an answer before")
+            end(pierd)
+            there = sent
+            wait_until(lambda: sent > there + 10 or failed, "answers without a daemon")
+            with pytest.raises(OSError, match="in use"):
+                pierd.host.call(lambda: socket.create_server(("0.0.0.0", 8081)))
+            pierd.start()
+            there = sent
+            wait_until(lambda: sent > there + 10 or failed, "answers after it")
+        finally:
+            stop.set()
+            talker.join(20)
+        assert not failed
 
 
 @ends

@@ -38,10 +38,11 @@ def _port_range(text: str) -> bool:
     return all(part.isascii() and part.isdigit() and 0 < int(part) < 65536 for part in (low, high or low))
 
 
-def check_host(host: HostConfig, config: ContainerConfig, warnings: list[str]) -> None:
-    """Refuse a HostConfig that cannot be, alone or with its Config. Raises InvalidParameter, PierheadError."""
-    _check_restart(host)
-    check_limits(host, warnings)
+def check_modes(host: HostConfig, config: ContainerConfig) -> None:
+    """Refuse what does not go with the network or UTS mode. Raises InvalidParameter.
+
+    config: as asked for: what an image exposes is no conflict.
+    """
     if host.network_mode.split(":")[0] == "container":
         if not host.network_mode.partition(":")[2]:
             raise InvalidParameter("Invalid network mode: invalid container format container:<name|id>")
@@ -69,6 +70,12 @@ def check_host(host: HostConfig, config: ContainerConfig, warnings: list[str]) -
         )
     if host.uts_mode == "host" and config.hostname:
         raise InvalidParameter("conflicting options: hostname and the UTS mode")
+
+
+def check_host(host: HostConfig, config: ContainerConfig, warnings: list[str]) -> None:
+    """Refuse a HostConfig that cannot be, alone or with its Config. Raises InvalidParameter, PierheadError."""
+    _check_restart(host)
+    check_limits(host, warnings)
     for kind, mode in (("IPC", host.ipc_mode), ("PID", host.pid_mode), ("UTS", host.uts_mode)):
         if mode in ("", "host", "private", "shareable", "none") or (mode.startswith("container:") and kind != "UTS"):
             continue

@@ -89,6 +89,7 @@ async def _create(engine: Engine, name: str, request: ContainerCreateRequest, pl
     given = names.validate(name) if name else ""
     host = request.host_config or HostConfig()
     config = ContainerConfig(**{name: getattr(request, name) for name in ContainerConfig.__struct_fields__})
+    checks.check_modes(host, config)
     with phase("graph: image"):
         image = await images.resolve(engine, config.image)
     _merge(config, image.config)
