@@ -13,7 +13,8 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6
 import pytest
 
 from pierhead.driver.networkdriver.api import Endpoint, Network, NetworkDriver, Pool, PortBinding
-from pierhead.driver.networkdriver.bridge import NAME, BridgeDriver
+from pierhead.driver.networkdriver.bridge import BridgeDriver
+from pierhead.driver.networkdriver.bridgeoptions import NAME
 from pierhead.driver.networkdriver.host import HostDriver
 from pierhead.driver.networkdriver.ipvlan import IpvlanDriver
 from pierhead.driver.networkdriver.macvlan import MacvlanDriver
@@ -344,7 +345,8 @@ def test_a_link_that_another_driver_made_stays(case: Case) -> None:
         ("bridge", {NAME: "a b"}, "bridge name"),
         ("bridge", {"com.docker.network.driver.mtu": "many"}, "mtu"),
         ("bridge", {"com.docker.network.bridge.enable_icc": "perhaps"}, "enable_icc"),
-        ("bridge", {"com.docker.network.bridge.gateway_mode_ipv4": "routed"}, "gateway mode"),
+        ("bridge", {"com.docker.network.bridge.gateway_mode_ipv4": "perhaps"}, "unknown gateway mode perhaps"),
+        ("bridge", {"com.docker.network.bridge.gateway_mode_ipv4": "isolated"}, "internal network"),
         ("macvlan", {"macvlan_mode": "bridged"}, "requested macvlan mode 'bridged' is not valid, 'bridge' mode is the"),
         ("macvlan", {"parent": "lo"}, "loopback interface is not a valid macvlan parent link"),
         ("ipvlan", {"ipvlan_mode": "l4"}, "requested ipvlan mode 'l4' is not valid, 'l2' mode is the ipvlan driver"),

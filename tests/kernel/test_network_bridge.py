@@ -12,7 +12,8 @@ import pytest
 
 from pierhead.driver.networkdriver import marks
 from pierhead.driver.networkdriver.api import Endpoint, Network, Pool, PortBinding
-from pierhead.driver.networkdriver.bridge import ICC, NAME, BridgeDriver
+from pierhead.driver.networkdriver.bridge import BridgeDriver
+from pierhead.driver.networkdriver.bridgeoptions import ICC, NAME
 from tests.harness.joining import join
 from tests.harness.netns import Namespace, World, namespace, world
 

@@ -3,31 +3,29 @@
 import errno
 import hashlib
 import os
-import socket
 from collections.abc import Callable, Iterable, Sequence
-from ipaddress import IPv4Address, IPv6Address, ip_interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_interface
 from typing import Protocol
 
 from pierhead.driver.networkdriver import inside, marks
 from pierhead.driver.networkdriver.api import Endpoint, Network, gateways
-from pierhead.driver.networkdriver.firewall import Firewall, Segment
-from pierhead.errors import Forbidden, InvalidParameter, PierheadError
+from pierhead.driver.networkdriver.bridgeoptions import NAME, BridgeOptions, GatewayMode, bridge_name, parse
+from pierhead.driver.networkdriver.firewall import Firewall
+from pierhead.driver.networkdriver.outside import device, egress_mtu
+from pierhead.driver.networkdriver.rules import Segment
+from pierhead.errors import Forbidden, PierheadError
 from pierhead.libcontainer.spec import NETNS_FD, NetworkSetup
 from pierhead.linux import netlink
 from pierhead.linux.netlink import Netlink
-
-NAME = "com.docker.network.bridge.name"
-ICC = "com.docker.network.bridge.enable_icc"
-MASQUERADE = "com.docker.network.bridge.enable_ip_masquerade"
-HOST_BINDING = "com.docker.network.bridge.host_binding_ipv4"
-DEFAULT = "com.docker.network.bridge.default_bridge"
-MTU = "com.docker.network.driver.mtu"
 
 KINDS = ("bridge", "veth")
 """Links with the instance's mark that are this driver's; others (VLANs, dummies) are other drivers'."""
 
 PORTS = 1023
 """A Linux bridge's: BR_MAX_PORTS less the first, which is reserved (net/bridge/br_private.h, br_if.c)."""
+
+FORWARDING = {4: "ipv4/ip_forward", 6: "ipv6/conf/all/forwarding"}
+"""What lets a host forward, by IP version; below /proc/sys/net."""
 
 
 class Memory(Protocol):
@@ -40,31 +38,8 @@ class Memory(Protocol):
         """Remember a value; committed before this returns."""
 
 
-def bridge_name(network: Network) -> str:
-    """The network's Linux bridge: as asked for, else br- and twelve digits of the id, as Docker names it."""
-    return network.options.get(NAME) or f"br-{network.id[:12]}"
-
-
-def _flag(network: Network, option: str) -> bool:
-    value = network.options.get(option, "true")
-    if value.lower() in ("1", "t", "true", ""):
-        return True
-    if value.lower() in ("0", "f", "false"):
-        return False
-    raise InvalidParameter(f'failed to parse {option} value: "{value}": invalid syntax')
-
-
-def _mtu(network: Network) -> int:
-    value = network.options.get(MTU, "")
-    if not value:
-        return 1500
-    if not value.isdecimal() or not 68 <= int(value) <= 65535:
-        raise InvalidParameter(f'invalid value for {MTU}: "{value}" (68 to 65535)')
-    return int(value)
-
-
 def _segment(network: Network) -> Segment:
-    return Segment(bridge_name(network), network, _flag(network, ICC), _flag(network, MASQUERADE))
+    return Segment(network, parse(network))
 
 
 def _sysctl(path: str, value: str) -> None:
@@ -73,6 +48,22 @@ def _sysctl(path: str, value: str) -> None:
         if file.read().strip() != value:
             file.seek(0)
             file.write(value)
+
+
+def _read(path: str) -> str:
+    with open(f"/proc/sys/net/{path}") as file:
+        return file.read().strip()
+
+
+def _addresses(network: Network, options: BridgeOptions) -> list[IPv4Interface | IPv6Interface]:
+    """What the bridge itself has: the gateways' addresses, unless it is to be no gateway."""
+    return [
+        ip_interface(f"{pool.gateway}/{pool.subnet.prefixlen}")
+        for pool in network.pools
+        if pool.gateway is not None
+        and options.mode(pool.subnet.version) is not GatewayMode.ISOLATED
+        and not (options.inhibit_ipv4 and pool.subnet.version == 4)
+    ]
 
 
 def _bridged_frames_are_filtered() -> bool:
@@ -112,25 +103,23 @@ class BridgeDriver:
     # Networks --------------------------------------------------------------------------------------------------------
 
     def validate(self, network: Network, others: Iterable[Network]) -> None:
-        """Raise InvalidParameter for options or pools that cannot be served. Pure."""
-        _segment(network)
-        _mtu(network)
-        name = bridge_name(network)
-        if len(name) > 15 or "/" in name or any(character.isspace() for character in name):
-            raise InvalidParameter(f'invalid bridge name "{name}": at most 15 characters, no space, no "/"')
-        mode = network.options.get("com.docker.network.bridge.gateway_mode_ipv4", "nat")
-        if mode not in ("", "nat"):
-            raise InvalidParameter(f'gateway mode "{mode}" is not supported; only "nat" is')
-        if network.options.get("com.docker.network.bridge.inhibit_ipv4", "false").lower() in ("1", "t", "true"):
-            raise InvalidParameter("com.docker.network.bridge.inhibit_ipv4 is not supported")
+        """Raise a PierheadError for options or pools that cannot be served, and a bridge that another network has.
+        Pure."""
+        name = parse(network).name
+        for other in others:
+            if other.driver == self.name and bridge_name(other) == name:
+                raise Forbidden(
+                    f"cannot create network {network.id} ({name}): conflicts with network {other.id} ({name}): "
+                    "networks have same bridge name"
+                )
 
     def create(self, network: Network) -> None:
         """Make the bridge, its address and its rules. Idempotent: also heals."""
-        self._forward(any(pool.subnet.version == 6 for pool in network.pools))
+        self._forward([network])
         if self._firewall.exists():
             self._firewall.add(_segment(network))
         else:
-            self._firewall.load([_segment(network)], (), strangers=self._strangers())
+            self._firewall.load([_segment(network)], (), self._strangers())
         self._make_bridge(network)
 
     def delete(self, network: Network, others: Iterable[Network]) -> None:
@@ -146,7 +135,8 @@ class BridgeDriver:
             link.send(netlink.link_delete(name), ignore=(errno.ENODEV,))
 
     def _make_bridge(self, network: Network) -> None:
-        name = bridge_name(network)
+        options = parse(network)
+        name = options.name
         mac = "02:42:" + hashlib.sha256(network.id.encode()).digest()[:4].hex(":")
         with Netlink() as link:
             found = link.link(name)
@@ -155,51 +145,59 @@ class BridgeDriver:
                     f"cannot create network {network.id} ({name}): an interface of that name exists and is not "
                     f"this engine's; choose another with -o {NAME}=…"
                 )
+            mtu = options.mtu or egress_mtu(link)
             if found is None:
                 # An address of its own: else the bridge takes the lowest of its ports' and changes it with them.
-                link.send(netlink.bridge_add(name, group=self._group, mac=mac, mtu=_mtu(network)))
+                link.send(netlink.bridge_add(name, group=self._group, mac=mac, mtu=mtu))
                 found = link.link(name)
                 if found is None:
                     raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), name)
             self._bridge_sysctls(network, name)
-            wanted = [ip_interface(f"{pool.gateway}/{pool.subnet.prefixlen}") for pool in network.pools if pool.gateway]
+            wanted = _addresses(network, options)
             messages = [netlink.address_add(found.index, interface) for interface in wanted]
             messages += [
                 netlink.address_delete(index, interface)  # of a default bridge that has moved out of the way
                 for index, interface in link.addresses()
-                if index == found.index and not interface.ip.is_link_local and interface not in wanted
+                if index == found.index
+                and not interface.ip.is_link_local
+                and interface not in wanted
+                and not (options.inhibit_ipv4 and interface.version == 4)
             ]
-            link.send(*messages, netlink.link_set(index=found.index, up=True))
+            link.send(*messages, netlink.link_set(index=found.index, up=True, mtu=mtu if found.mtu != mtu else 0))
 
     def _bridge_sysctls(self, network: Network, name: str) -> None:
         """route_localnet only after the table's raw chain drops 127.0.0.0/8 (``create`` loads it first)."""
         if inside.ipv6():
             _sysctl(f"ipv6/conf/{name}/accept_ra", "0")
+            # While its own link-local address is tentative (a second from the first port on), the kernel asks for no
+            # neighbour on behalf of others: nobody outside would reach a container meanwhile.
+            _sysctl(f"ipv6/conf/{name}/accept_dad", "0")
             _sysctl(f"ipv6/conf/{name}/disable_ipv6", "0" if network.ipv6 else "1")
         _sysctl(f"ipv4/conf/{name}/route_localnet", "0" if network.internal else "1")
 
     # Forwarding ------------------------------------------------------------------------------------------------------
 
-    def _forward(self, ipv6: bool) -> None:
-        """Let the host forward. What was not on before is remembered first: our table then drops strangers' packets,
-        and ``clear`` turns it off again."""
-        keys = ["ipv4/ip_forward"]
-        if ipv6 and inside.ipv6():
-            keys.append("ipv6/conf/all/forwarding")
-        for key in keys:
-            with open(f"/proc/sys/net/{key}") as file:
-                on = file.read().strip() != "0"
-            if not on:
-                self._memory.set_meta(f"forwarding {key}", _boot())
-                _sysctl(key, "1")
+    def _forward(self, networks: Iterable[Network]) -> None:
+        """Let the host forward what these networks need. What was not on before is remembered first: our table then
+        drops strangers' packets, and ``clear`` turns it off again. So is what another instance has turned on."""
+        versions = {4} | {pool.subnet.version for network in networks for pool in network.pools}
+        if not inside.ipv6():
+            versions.discard(6)
+        off = {version for version in versions if _read(FORWARDING[version]) == "0"}
+        if off != versions:
+            _, turned_on = self._firewall.others()
+        else:
+            turned_on = frozenset()
+        for version in sorted(versions):
+            if version in off or version in turned_on:
+                self._memory.set_meta(f"forwarding {FORWARDING[version]}", _boot())
+            if version in off:
+                _sysctl(FORWARDING[version], "1")
 
-    def _turned_on(self) -> list[str]:
+    def _strangers(self) -> tuple[int, ...]:
+        """The IP versions that an engine turned on, not the host's owner."""
         boot = _boot()
-        keys = ("ipv4/ip_forward", "ipv6/conf/all/forwarding")
-        return [key for key in keys if self._memory.meta(f"forwarding {key}") == boot]
-
-    def _strangers(self) -> bool:
-        return bool(self._turned_on())
+        return tuple(version for version, key in FORWARDING.items() if self._memory.meta(f"forwarding {key}") == boot)
 
     # Endpoints -------------------------------------------------------------------------------------------------------
 
@@ -216,11 +214,8 @@ class BridgeDriver:
 
         Raises OSError if the bridge is not there.
         """
-        name = bridge_name(network)
-        try:
-            bridge = socket.if_nametoindex(name)
-        except OSError as error:
-            raise OSError(error.errno, os.strerror(error.errno or 0), name) from error
+        options = parse(network)
+        bridge = device(options.name)
         outside = marks.host_link(endpoint.id)
         host = [
             netlink.veth_into(
@@ -228,15 +223,15 @@ class BridgeDriver:
                 inside=endpoint.interface,
                 index=inside.index(endpoint),
                 mac=endpoint.mac,
-                mtu=_mtu(network),
+                mtu=options.mtu or bridge.mtu,
                 outside=outside,
                 group=self._group,
             ),
-            netlink.link_set(outside, master=bridge),
+            netlink.link_set(outside, master=bridge.index),
         ]
         if inside.ipv6():
             host.insert(1, netlink.link_no_autoconf(outside))
-        icc = _flag(network, ICC)
+        icc = options.icc
         if not icc or _bridged_frames_are_filtered():
             # With br_netfilter on, a translated packet to its own bridge is bridged, not routed: a container then
             # reaches its own published port only if the port sends frames back where they came from.
@@ -257,8 +252,7 @@ class BridgeDriver:
 
     def publish(self, network: Network, endpoint: Endpoint) -> None:
         """Add the endpoint's ports to the maps. Idempotent."""
-        if not network.internal:
-            self._firewall.publish(endpoint)
+        self._firewall.publish(_segment(network), endpoint)
 
     def leave(self, network: Network, endpoint: Endpoint) -> None:
         """Take the host's side away: ports, host link off the bridge, connections. Idempotent.
@@ -272,7 +266,7 @@ class BridgeDriver:
                 link.send(netlink.link_set(outside, up=False, master=0), ignore=(errno.ENODEV,))
 
         steps: list[Callable[[], None]] = [
-            lambda: self._firewall.withdraw(endpoint),
+            lambda: self._firewall.withdraw(_segment(network), endpoint),
             unplug,
             lambda: self._firewall.forget(endpoint),
         ]
@@ -295,13 +289,16 @@ class BridgeDriver:
 
     def reconcile(self, networks: Sequence[tuple[Network, Sequence[Endpoint]]], others: Iterable[Network] = ()) -> None:
         """Make exactly these exist: what carries our mark and is not among them goes, what is missing comes back."""
-        segments = [_segment(network) for network, _ in networks]
-        endpoints = [endpoint for network, joined in networks if not network.internal for endpoint in joined]
-        wanted = {segment.bridge for segment in segments}
+        segments = [(_segment(network), joined) for network, joined in networks]
+        wanted = {segment.options.name for segment, _ in segments}
         wanted |= {marks.host_link(endpoint.id) for _, joined in networks for endpoint in joined}
         if networks:
-            self._forward(any(pool.subnet.version == 6 for network, _ in networks for pool in network.pools))
-            self._firewall.load(segments, endpoints, strangers=self._strangers())
+            self._forward(network for network, _ in networks)
+            self._firewall.load(
+                [segment for segment, _ in segments],
+                [(segment, endpoint) for segment, joined in segments for endpoint in joined],
+                self._strangers(),
+            )
         with Netlink() as link:
             for found in link.links():
                 if found.group == self._group and found.kind in KINDS and found.name not in wanted:
@@ -334,9 +331,11 @@ class BridgeDriver:
                         link.send(netlink.link_delete(found.name), ignore=(errno.ENODEV,))
 
         def forwarding() -> None:
-            for key in self._turned_on():
-                _sysctl(key, "0")
-                self._memory.set_meta(f"forwarding {key}", "")
+            others, _ = self._firewall.others()
+            for version in self._strangers():
+                if not others:  # else the last of them turns it off
+                    _sysctl(FORWARDING[version], "0")
+                self._memory.set_meta(f"forwarding {FORWARDING[version]}", "")
 
         # The table goes last: while the host forwards, its rules hold.
         _all("clear", [links, forwarding, self._firewall.clear])

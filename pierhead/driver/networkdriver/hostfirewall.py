@@ -8,9 +8,10 @@ imagined packets through them (``packetpath``).
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address
 
 from pierhead.driver.networkdriver import marks, ruletext
+from pierhead.driver.networkdriver.outside import SOMEBODY, egress
 from pierhead.driver.networkdriver.packetpath import (
     FORWARD,
     INPUT,
@@ -29,8 +30,6 @@ from pierhead.linux.nft import NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6, Netfilt
 from pierhead.linux.nftdump import Chain, Ruleset
 
 _FAMILIES = {NFPROTO_INET: "inet", NFPROTO_IPV4: "ip", NFPROTO_IPV6: "ip6"}
-_OUTSIDE = {4: ip_address("9.9.9.9"), 6: ip_address("2620:fe::fe")}
-"""Somebody out there: an address that no list of bogus ones holds. Nothing is sent to it."""
 _XTABLES = ("filter", "mangle", "raw", "security", "nat")
 _SENSE = {
     "from": "forwarding from {0}",
@@ -184,7 +183,7 @@ def forwarding(ruleset: Ruleset, bridge: Bridge, host: Host, words: Words) -> li
     Asked are: a connection to the outside and its answers, one from outside to a published port and its answers, and
     where bridged frames are filtered one between two containers.
     """
-    outside = _OUTSIDE[bridge.address.version]
+    outside = SOMEBODY[bridge.address.version]
     asked: list[tuple[str, Packet]] = []
     if not bridge.internal and bridge.egress:
         out = Packet(bridge.address, outside, dport=443, iif=bridge.name, oif=bridge.egress)
@@ -212,7 +211,7 @@ def entering(
     words: Words,
 ) -> Obstacle | None:
     """Who keeps outsiders from a port of the host's own: what a published port goes round. Pure but for ``words``."""
-    packet = Packet(_OUTSIDE[target.version], target, proto, dport=port, iif=interface)
+    packet = Packet(SOMEBODY[target.version], target, proto, dport=port, iif=interface)
     for hook in (PREROUTING, INPUT):
         stopped = walk(ruleset, packet, hook, host)
         if stopped is not None:
@@ -240,28 +239,23 @@ class Surroundings:
     @classmethod
     def read(cls) -> "Surroundings":
         """Of the present network namespace. Raises OSError."""
-        egress: dict[int, str] = {}
-        own: dict[int, IPv4Address | IPv6Address] = {}
         with Netlink() as link:
             links = {found.index: found for found in link.links()}
             addresses = link.addresses()
-            ways = {version: link.way_to(target) for version, target in _OUTSIDE.items()}
-        for version, way in ways.items():
-            if way is not None and way.interface in links:
-                egress[version] = links[way.interface].name
-                if way.source is not None:
-                    own[version] = way.source
+            ways = egress(link)
+        names = {version: way.link.name for version, way in ways.items()}
+        own = {version: way.address for version, way in ways.items() if way.address is not None}
         for index, interface in addresses:  # a host without a default route: what it has of real interfaces
             found = links.get(index)
             if found is not None and _real(found) and not interface.ip.is_loopback:
-                egress.setdefault(interface.version, found.name)
-                if found.name == egress[interface.version] and not interface.ip.is_link_local:
+                names.setdefault(interface.version, found.name)
+                if found.name == names[interface.version] and not interface.ip.is_link_local:
                     own.setdefault(interface.version, interface.ip)
         host = Host(
             {found.name: (found.index, found.group, found.kind) for found in links.values()},
             frozenset(interface.ip for _, interface in addresses),
         )
-        return cls(host, egress, own)
+        return cls(host, names, own)
 
 
 def _real(link: Link) -> bool:

@@ -6,14 +6,21 @@ DEFAULT_BRIDGES = ("docker0", "pier0")
 """The default bridge's name; the second where a docker0 exists that is not ours."""
 
 
+GROUP_MARK, GROUP_MASK = 0x50000000, 0xFF000000
+"""What the link groups of all instances have in common: one instance's rules know another's bridges by it."""
+
+TABLE = "pierhead-"
+"""The nft tables of all instances begin with this."""
+
+
 def group(instance: str) -> int:
-    """The link group of every interface of an instance (8 hex digits). Never 0, the group of everybody."""
-    return int(instance, 16) or 1
+    """The link group of every interface of an instance (8 hex digits)."""
+    return GROUP_MARK | int(instance, 16) & ~GROUP_MASK
 
 
 def table(instance: str) -> str:
     """The nft table of an instance."""
-    return f"pierhead-{instance}"
+    return f"{TABLE}{instance}"
 
 
 def default_bridge(instance: str) -> str:
