@@ -341,8 +341,8 @@ def test_a_link_that_another_driver_made_stays(case: Case) -> None:
 @pytest.mark.parametrize(
     ("driver", "options", "said"),
     [
-        ("bridge", {NAME: "a-name-that-is-too-long"}, "bridge name"),
-        ("bridge", {NAME: "a b"}, "bridge name"),
+        ("bridge", {NAME: "a-name-that-is-too-long"}, "bridge.name"),
+        ("bridge", {NAME: "a b"}, "bridge.name"),
         ("bridge", {"com.docker.network.driver.mtu": "many"}, "mtu"),
         ("bridge", {"com.docker.network.bridge.enable_icc": "perhaps"}, "enable_icc"),
         ("bridge", {"com.docker.network.bridge.gateway_mode_ipv4": "perhaps"}, "unknown gateway mode perhaps"),
