@@ -1,13 +1,20 @@
-"""The daemon's settings: what the command line and the environment say, resolved to absolute paths."""
+"""The daemon's settings: what the command line, the configuration file and the environment say (see ``flags``)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+from pierhead.driver.networkdriver.ipam import AddressPool
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """One daemon. Defaults are those of root; see ``main`` for the flags.
+    """One daemon. Defaults are those of root; paths are absolute, addresses and subnets have been checked.
 
-    hosts: "unix:///path" or "tcp://address:port".  bip: the default bridge's address, empty: chosen.
+    hosts: "unix:///path" or "tcp://address:port".
+    bip, bip6, fixed_cidr, fixed_cidr_v6, default_gateway, default_gateway_v6, ipv6, mtu (bytes), icc, ip_masq, ip: of
+    the default bridge; empty or 0: chosen.
+    host_gateway_ips: what "host-gateway" stands for; empty: the default bridge's own addresses.
+    default_network_opts: driver options of new networks, by driver.
     default_bridge_names: containers find each other by name on the default bridge too.
     """
 
@@ -18,11 +25,24 @@ class Config:
     debug: bool = False
     storage_driver: str = ""
     bip: str = ""
+    bip6: str = ""
+    fixed_cidr: str = ""
+    fixed_cidr_v6: str = ""
+    default_gateway: str = ""
+    default_gateway_v6: str = ""
+    ipv6: bool = False
+    mtu: int = 0
+    icc: bool = True
+    ip_masq: bool = True
+    ip: str = ""
+    host_gateway_ips: tuple[str, ...] = ()
+    default_address_pools: tuple[AddressPool, ...] = ()
+    default_network_opts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     insecure_registries: tuple[str, ...] = ()
     registry_mirrors: tuple[str, ...] = ()
     dns: tuple[str, ...] = ()
+    dns_opts: tuple[str, ...] = ()
     dns_search: tuple[str, ...] = ()
-    dns_options: tuple[str, ...] = ()
     default_bridge_names: bool = False
     embedded: bool = False
-    default_ulimits: tuple[str, ...] = field(default=())
+    default_ulimits: tuple[str, ...] = ()

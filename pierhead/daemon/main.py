@@ -1,6 +1,5 @@
 """pierd: puts the parts together, serves until it is told to stop. The only place that names concrete drivers."""
 
-import argparse
 import asyncio
 import fcntl
 import gc
@@ -11,9 +10,9 @@ import sys
 import time
 from collections.abc import Sequence
 
-from pierhead import __version__
 from pierhead.daemon.config import Config
 from pierhead.daemon.engine.engine import Engine
+from pierhead.daemon.flags import configure
 from pierhead.daemon.jobs import doctor, networks, supervise, volumes
 from pierhead.daemon.server.app import serve
 from pierhead.daemon.server.serving import Server
@@ -54,62 +53,6 @@ class LogFormat(logging.Formatter):
         level = record.levelname.lower()
         escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
         return f'time="{seconds}.{int(record.msecs):03d}Z" level={level} msg="{escaped}"'
-
-
-def arguments() -> argparse.ArgumentParser:
-    """dockerd's flags, as far as this daemon knows them."""
-    parser = argparse.ArgumentParser(
-        prog="pierd", description="The Pierhead daemon. It stays in the foreground.", allow_abbrev=False
-    )
-    parser.add_argument("-H", "--host", action="append", help="unix:///path or tcp://address:port; may be repeated")
-    parser.add_argument("--data-root", help="persistent state (default /var/lib/pierhead)")
-    parser.add_argument("--exec-root", help="run-time state (default /run/pierhead)")
-    parser.add_argument("-p", "--pidfile", help="where the daemon's process id is written")
-    parser.add_argument("-D", "--debug", action="store_true", help="log every job")
-    parser.add_argument("-s", "--storage-driver", default="", help="overlay2 or vfs (default: what the disk can)")
-    parser.add_argument("--bip", default="", help="address of the default bridge, for instance 172.17.0.1/16")
-    parser.add_argument("--insecure-registry", action="append", default=[], help="host[:port] without TLS")
-    parser.add_argument("--registry-mirror", action="append", default=[], help="URL of a mirror of docker.io")
-    parser.add_argument("--dns", action="append", default=[], help="name server for containers")
-    parser.add_argument("--dns-search", action="append", default=[], help="search domain for containers")
-    parser.add_argument("--dns-opt", action="append", default=[], help="option of containers' resolv.conf")
-    parser.add_argument(
-        "--default-bridge-names", action="store_true", help="names are resolved on the default bridge too"
-    )
-    parser.add_argument("--default-ulimit", action="append", default=[], help="name=soft[:hard]")
-    parser.add_argument("--embedded", action="store_true", help="end after 60 s without containers and requests")
-    parser.add_argument("--doctor", action="store_true", help="say what this machine lacks, and end")
-    parser.add_argument("-v", "--version", action="version", version=f"Pierhead version {__version__}")
-    return parser
-
-
-def configure(argv: Sequence[str] | None = None) -> tuple[Config, argparse.Namespace]:
-    """The command line as a Config; a user who is not root gets the XDG equivalents."""
-    options = arguments().parse_args(argv)
-    if os.geteuid() == 0:
-        data, run = "/var/lib/pierhead", "/run/pierhead"
-    else:
-        data = os.path.join(os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share"), "pierhead")
-        run = os.path.join(os.environ.get("XDG_RUNTIME_DIR") or f"/tmp/pierhead-{os.geteuid()}", "pierhead")
-    exec_root = os.path.abspath(options.exec_root or run)
-    config = Config(
-        hosts=tuple(options.host or (f"unix://{run}/pierd.sock",)),
-        data_root=os.path.abspath(options.data_root or data),
-        exec_root=exec_root,
-        pidfile=os.path.abspath(options.pidfile or os.path.join(exec_root, "pierd.pid")),
-        debug=options.debug,
-        storage_driver=options.storage_driver,
-        bip=options.bip,
-        insecure_registries=tuple(options.insecure_registry),
-        registry_mirrors=tuple(options.registry_mirror),
-        dns=tuple(options.dns),
-        dns_search=tuple(options.dns_search),
-        dns_options=tuple(options.dns_opt),
-        default_bridge_names=options.default_bridge_names,
-        embedded=options.embedded,
-        default_ulimits=tuple(options.default_ulimit),
-    )
-    return config, options
 
 
 def _folders(config: Config) -> tuple[int, ...]:
@@ -250,7 +193,14 @@ def _remove_if_ours(path: str) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of ``pierd``; the exit status is 0 after SIGTERM, 1 where it could not start."""
-    config, options = configure(argv)
+    try:
+        config, options = configure(argv)
+    except (OSError, PierheadError) as error:
+        print(f"pierd: {error}", file=sys.stderr)
+        return 1
+    if options.validate:
+        print("configuration OK")
+        return 0
     if options.doctor:
         return doctor.report(config, sys.stdout)
     handler = logging.StreamHandler(sys.stderr)

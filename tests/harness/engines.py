@@ -187,8 +187,15 @@ class Pierd(Engine):
         return [
             *(str(PIERD), "-H", f"unix://{self.socket}", "--data-root", str(self.data_root)),
             *("--exec-root", str(self.exec_root), "--pidfile", str(self.pidfile)),
+            *("--config-file", str(self.root / "daemon.json")),
             *(("--debug",) if self.debug else ()),
         ]
+
+    def start(self, *extra: str) -> None:
+        settings = self.root / "daemon.json"  # never the machine's own
+        if not settings.exists():
+            settings.write_text("{}")
+        super().start(*extra)
 
     @property
     def instance(self) -> str:

@@ -1,5 +1,6 @@
 """Addresses: nobody's subnet is touched, names keep theirs, and what is wrong is said in Docker's words."""
 
+from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address, ip_network
 
 import pytest
@@ -8,16 +9,23 @@ from hypothesis import strategies as st
 
 from pierhead.driver.networkdriver import ipam
 from pierhead.driver.networkdriver.api import Pool
-from pierhead.driver.networkdriver.ipam import Occupied, SubnetRequest
+from pierhead.driver.networkdriver.ipam import AddressPool, Occupied, SubnetRequest
 from pierhead.errors import Forbidden, InvalidParameter, PierheadError
 
+POOLS = [*ipam.DOCKER_POOLS, *ipam.SMALL_POOLS]
 POOL = Pool(IPv4Network("172.17.0.0/16"), IPv4Address("172.17.0.1"))
+
+
+def chosen(taken: Iterable[IPv4Network | IPv6Network]) -> IPv4Network:
+    found = ipam.choose(taken, POOLS)
+    assert isinstance(found, IPv4Network)
+    return found
 
 
 def test_a_fresh_machine_gets_dockers_subnets_in_dockers_order() -> None:
     taken: list[IPv4Network] = []
     for _ in range(31):
-        taken.append(ipam.choose(taken))
+        taken.append(chosen(taken))
     assert [str(one) for one in taken[:2]] == ["172.17.0.0/16", "172.18.0.0/16"]
     assert [str(one) for one in taken[14:17]] == ["172.31.0.0/16", "192.168.0.0/20", "192.168.16.0/20"]
 
@@ -25,29 +33,49 @@ def test_a_fresh_machine_gets_dockers_subnets_in_dockers_order() -> None:
 def test_networks_do_not_run_out_at_docker_s_thirty_one() -> None:
     taken: list[IPv4Network] = []
     for _ in range(400):
-        taken.append(ipam.choose(taken))
+        taken.append(chosen(taken))
     assert all(not a.overlaps(b) for at, a in enumerate(taken) for b in taken[:at])
 
 
 def test_libvirts_bridge_and_a_vpn_are_left_alone() -> None:
     taken = [ip_network("192.168.122.0/24"), ip_network("172.16.0.0/12")]
     for _ in range(20):
-        chosen = ipam.choose(taken)
-        assert not any(chosen.overlaps(prefix) for prefix in taken)  # type: ignore[arg-type]
-        taken.append(chosen)
+        found = chosen(taken)
+        assert not any(found.overlaps(prefix) for prefix in taken)  # type: ignore[arg-type]
+        taken.append(found)
     assert ip_network("192.168.112.0/20") not in taken
 
 
-def test_every_pool_used_is_an_error_that_says_what_to_do() -> None:
-    with pytest.raises(InvalidParameter, match=r"all predefined address pools have been fully subnetted.*--subnet"):
-        ipam.choose([ip_network("0.0.0.0/0")])
+def test_used_up_pools_are_an_error_that_says_whose_they_are_and_what_to_do() -> None:
+    host = [Occupied(ip_network("172.16.0.0/12"), "a route through tun0", False)]
+    pools = [AddressPool(ip_network("172.20.0.0/16"), 24), AddressPool(ip_network("10.9.0.0/23"), 24)]
+    networks = [ip_network("10.9.0.0/24"), ip_network("10.9.1.0/24"), ip_network("10.80.0.0/16")]
+    assert ipam.choose([*networks, *(one.prefix for one in host)], pools) is None
+    with pytest.raises(
+        InvalidParameter,
+        match=r"all predefined address pools have been fully subnetted: 172\.20\.0\.0/16, 10\.9\.0\.0/23 held by "
+        r"2 networks, 172\.16\.0\.0/12 of a route through tun0; .*--subnet.*--default-address-pool",
+    ):
+        raise ipam.exhausted(pools, networks, host)
 
 
 def test_ipv6_subnets_are_the_instances_own() -> None:
-    first = ipam.choose_ipv6([], "0a1b2c3d")
+    own = [ipam.unique_local_pool("0a1b2c3d")]
+    first = ipam.choose([], own)
     assert first == IPv6Network("fd0a:1b2c:3d00::/64")
-    assert ipam.choose_ipv6([first], "0a1b2c3d") != first
-    assert ipam.choose_ipv6([], "ffffffff") != first
+    assert ipam.choose([first], own) == IPv6Network("fd0a:1b2c:3d00:1::/64")
+    assert ipam.choose([], [ipam.unique_local_pool("ffffffff")]) != first
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 1023), st.integers(22, 32)), max_size=30),
+    st.integers(24, 28),
+)
+def test_what_is_chosen_is_the_first_that_is_free(held: list[tuple[int, int]], size: int) -> None:
+    base = IPv4Network("10.0.0.0/22")
+    taken = [ip_network((int(base.network_address) + at, length), strict=False) for at, length in held]
+    free = [net for net in base.subnets(new_prefix=size) if not any(net.overlaps(one) for one in taken)]
+    assert ipam.choose(taken, [AddressPool(base, size)]) == (free[0] if free else None)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Sequence
 from ipaddress import ip_address
 
 from pierhead.daemon.engine.engine import Engine
@@ -11,7 +12,7 @@ from pierhead.daemon.jobs.files import container_folder, digest
 from pierhead.daemon.jobs.network_rows import find_row, pools_of
 from pierhead.daemon.jobs.zones import overrides
 from pierhead.driver.networkdriver import resolvconf
-from pierhead.errors import InvalidParameter, PierheadError
+from pierhead.errors import InvalidParameter
 from pierhead.graph.containers import Container
 from pierhead.wire.containers import HostConfig
 
@@ -41,7 +42,7 @@ async def files(engine: Engine, container_id: str) -> tuple[bytes, bytes]:
 
 def check(host: HostConfig) -> None:
     """Raise InvalidParameter for name settings of a HostConfig that are none."""
-    extra_hosts(host, "0.0.0.0")
+    extra_hosts(host, ())
     for server in host.dns or ():
         try:
             ip_address(server)
@@ -52,15 +53,16 @@ def check(host: HostConfig) -> None:
             raise InvalidParameter(f"invalid DNS search domain or option: {value!r}")
 
 
-def extra_hosts(host: HostConfig, gateway: str) -> list[tuple[str, str]]:
-    """(address, name) of --add-host. Raises InvalidParameter."""
+def extra_hosts(host: HostConfig, gateways: Sequence[str]) -> list[tuple[str, str]]:
+    """(address, name) of --add-host. gateways: what host-gateway stands for. Raises InvalidParameter."""
     found = []
     for entry in host.extra_hosts or ():
         name, colon, address = entry.partition(":")
         if not colon or not _HOST.fullmatch(name):
             raise InvalidParameter(f'bad format for add-host: "{entry}"')
         if address == HOST_GATEWAY:
-            address = gateway
+            found += [(gateway, name) for gateway in gateways]
+            continue
         try:
             ip_address(address)
         except ValueError:
@@ -101,22 +103,20 @@ def own_lines(engine: Engine, container: Container) -> list[str]:
     ]
 
 
-def _gateway(engine: Engine) -> str:
-    """What host-gateway stands for: the default bridge's address."""
+def _gateways(engine: Engine) -> tuple[str, ...]:
+    """What host-gateway stands for: the daemon's setting, else the default bridge's addresses."""
+    if engine.config.host_gateway_ips:
+        return engine.config.host_gateway_ips
     pools = pools_of(engine, find_row(engine, "bridge")["id"])
-    for pool in pools:
-        if pool.gateway is not None:
-            return str(pool.gateway)
-    raise PierheadError("unable to derive the IP value for host-gateway")
+    return tuple(str(pool.gateway) for pool in pools if pool.gateway is not None)
 
 
 def _hosts(engine: Engine, container: Container, host: HostConfig, kind: str) -> bytes:
     base = (_host_file("/etc/hosts") or _LOCALHOST) if kind == "host" else _LOCALHOST
     if not base.endswith("\n"):
         base += "\n"
-    lines = [
-        f"{address}\t{name}\n" for address, name in extra_hosts(host, _gateway(engine) if host.extra_hosts else "")
-    ]
+    gateways = _gateways(engine) if host.extra_hosts else ()
+    lines = [f"{address}\t{name}\n" for address, name in extra_hosts(host, gateways)]
     return "".join([base, *lines, *own_lines(engine, container)]).encode()
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from ipaddress import ip_network
 
 from pierhead.daemon.engine.engine import Engine, blocking, phase
-from pierhead.daemon.jobs.network_rows import PREDEFINED, insert, others
+from pierhead.daemon.jobs.network_rows import PREDEFINED, free_subnet, insert, others
 from pierhead.driver.networkdriver import ipam, marks
 from pierhead.driver.networkdriver.api import Network, NetworkDriver, Pool
 from pierhead.errors import Conflict, Forbidden, InvalidParameter, NotFound, PierheadError
@@ -30,6 +30,9 @@ async def _create(engine: Engine, request: NetworkCreateRequest) -> NetworkCreat
         raise Forbidden(f"operation is not permitted on predefined {name} network ")
     if request.driver == "overlay":
         raise Forbidden("This node is not a swarm manager. There is no swarm in this engine: use a bridge network.")
+    if not (request.config_from and request.config_from.network):
+        defaults = engine.config.default_network_opts.get(request.driver or "bridge", {})
+        request.options = {**defaults, **(request.options or {})}
     ipv4 = _enabled(request, 4, request.enable_ipv4, default=True)
     ipv6 = _enabled(request, 6, request.enable_ipv6, default=False)
     ipam.parse(_subnets(request), ipv6=ipv6)
@@ -162,13 +165,13 @@ def _pools(
     host = ipam.occupied(marks.group(engine.db.instance))
     for pool in asked:
         ipam.refuse_overlap(pool, known, () if driver.wired else host)
-    taken = [*map(ip_network, known), *(one.prefix for one in host), *(pool.subnet for pool in asked)]
+    networks = [*map(ip_network, known), *(pool.subnet for pool in asked)]
     versions = {pool.subnet.version for pool in asked}
     pools = [pool for pool in asked if ipv4 or pool.subnet.version == 6]
     if ipv4 and 4 not in versions:
-        pools.insert(0, Pool(ipam.choose(taken)))
+        pools.insert(0, Pool(free_subnet(engine, 4, networks, host)))
     if draft.ipv6 and 6 not in versions:
-        pools.append(Pool(ipam.choose_ipv6(taken, engine.db.instance)))
+        pools.append(Pool(free_subnet(engine, 6, networks, host)))
     if not pools:
         raise InvalidParameter("IPv4 or IPv6 must be enabled")
     return tuple(ipam.complete(pool) if driver.gated(draft) else pool for pool in pools)

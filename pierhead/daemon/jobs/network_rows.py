@@ -3,11 +3,12 @@
 import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from ipaddress import ip_address, ip_network
 
 from pierhead.daemon.engine.engine import Engine
+from pierhead.driver.networkdriver import ipam
 from pierhead.driver.networkdriver.api import Network, Pool
 from pierhead.errors import InvalidParameter, NoSuchNetwork
 from pierhead.graph.graphdb import Row
@@ -73,6 +74,25 @@ def others(engine: Engine, network_id: str) -> Iterator[Network]:
     """Every network but one, also those that are being made or removed; no mere configurations."""
     for row in engine.db.all("SELECT * FROM network WHERE id <> ? AND config_only = 0", (network_id,)):
         yield network_of(engine, row)
+
+
+def free_subnet(
+    engine: Engine, version: int, networks: Iterable[ipam.Prefix], host: Sequence[ipam.Occupied]
+) -> ipam.Prefix:
+    """A subnet for a new network out of the daemon's pools, of an IP version. Raises InvalidParameter.
+
+    networks: what this engine's networks have; host: what else is in use here.
+    """
+    pools = [pool for pool in engine.config.default_address_pools if pool.base.version == version]
+    if not pools and version == 6:
+        pools = [ipam.unique_local_pool(engine.db.instance)]
+    elif not pools:
+        pools = [*ipam.DOCKER_POOLS, *ipam.SMALL_POOLS]
+    known = list(networks)
+    found = ipam.choose([*known, *(one.prefix for one in host)], pools)
+    if found is None:
+        raise ipam.exhausted(pools, known, host)
+    return found
 
 
 def members(engine: Engine, network_id: str) -> list[Row]:

@@ -121,8 +121,14 @@ def _shown_ipam(engine: Engine, row: Row) -> IPAM:
     chosen = {version for version in shown if not shown[version]}
     for pool in pools_of(engine, row["id"]):
         if pool.subnet.version in chosen:
-            gateway = str(pool.gateway) if pool.gateway else ""
-            shown[pool.subnet.version].append(IPAMConfig(subnet=str(pool.subnet), gateway=gateway))
+            shown[pool.subnet.version].append(
+                IPAMConfig(
+                    subnet=str(pool.subnet),
+                    ip_range=str(pool.ip_range or ""),
+                    gateway=str(pool.gateway or ""),
+                    auxiliary_addresses={name: str(address) for name, address in pool.aux.items()} or None,
+                )
+            )
     return IPAM(driver=given.driver or "default", options=given.options, config=[*shown[4], *shown[6]])
 
 

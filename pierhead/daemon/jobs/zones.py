@@ -29,7 +29,7 @@ def overrides(engine: Engine, host: HostConfig) -> resolvconf.Overrides:
     return resolvconf.Overrides(
         tuple(host.dns or config.dns),
         tuple(host.dns_search or config.dns_search),
-        tuple(host.dns_options or config.dns_options),
+        tuple(host.dns_options or config.dns_opts),
     )
 
 

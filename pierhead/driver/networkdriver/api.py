@@ -66,6 +66,10 @@ class Endpoint:
     ports: tuple[PortBinding, ...] = ()
 
 
+DEFAULT_GATEWAYS = {4: "DefaultGatewayIPv4", 6: "DefaultGatewayIPv6"}
+"""Auxiliary addresses of these names are endpoints' way out, in place of the subnet's gateway (Docker's names)."""
+
+
 def gateways(network: Network, endpoint: Endpoint) -> tuple[IPv4Address | IPv6Address, ...]:
     """The gateways of the subnets that an endpoint's addresses are in: IPv4's, IPv6's."""
     found: list[IPv4Address | IPv6Address] = []
@@ -73,7 +77,7 @@ def gateways(network: Network, endpoint: Endpoint) -> tuple[IPv4Address | IPv6Ad
         if interface is not None:
             pool = next((pool for pool in network.pools if interface.ip in pool.subnet), None)
             if pool is not None and pool.gateway is not None:
-                found.append(pool.gateway)
+                found.append(pool.aux.get(DEFAULT_GATEWAYS[interface.version], pool.gateway))
     return tuple(found)
 
 

@@ -4,7 +4,7 @@ Docker's words are kept where it has any; a clash also says whose subnet it is.
 """
 
 import socket
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import (
     IPv4Address,
@@ -22,7 +22,8 @@ from pierhead.linux.netlink import Netlink
 Prefix = IPv4Network | IPv6Network
 Address = IPv4Address | IPv6Address
 
-DEFAULT_BRIDGE = IPv4Network("172.17.0.0/16")
+LISTED = 4
+"""How many of a list are named in a message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +76,27 @@ def occupied(ignore_group: int = 0) -> list[Occupied]:
 # Pools ---------------------------------------------------------------------------------------------------------------
 
 
-def _candidates() -> Iterator[IPv4Network]:
-    """Docker's default pools in its order, then /24s: it has 31 networks and no more, we have some thousand."""
-    for second in range(17, 32):
-        yield IPv4Network(f"172.{second}.0.0/16")
-    yield from IPv4Network("192.168.0.0/16").subnets(new_prefix=20)
-    yield from IPv4Network("172.16.0.0/16").subnets(new_prefix=24)
-    yield from IPv4Network("10.192.0.0/12").subnets(new_prefix=24)
+@dataclass(frozen=True, slots=True)
+class AddressPool:
+    """Where new networks get their subnets from: those of prefix length ``size`` in ``base``."""
+
+    base: Prefix
+    size: int
+
+
+DOCKER_POOLS = (
+    *(AddressPool(IPv4Network(f"172.{second}.0.0/16"), 16) for second in range(17, 32)),
+    AddressPool(IPv4Network("192.168.0.0/16"), 20),
+)
+"""Docker's, in its order: 31 networks, and no more."""
+
+SMALL_POOLS = (AddressPool(IPv4Network("172.16.0.0/16"), 24), AddressPool(IPv4Network("10.192.0.0/12"), 24))
+"""Ours, when Docker's are used up: some thousand."""
+
+
+def unique_local_pool(instance: str) -> AddressPool:
+    """The instance's own IPv6 prefix (RFC 4193: fd, 40 bits of its own), in /64s. instance: 8 hex digits."""
+    return AddressPool(IPv6Network(f"fd{instance[:2]}:{instance[2:6]}:{instance[6:8]}00::/48"), 64)
 
 
 def _span(prefix: Prefix) -> tuple[int, int]:
@@ -89,26 +104,39 @@ def _span(prefix: Prefix) -> tuple[int, int]:
     return first, first + prefix.num_addresses - 1
 
 
-def choose(taken: Collection[Prefix]) -> IPv4Network:
-    """The first default pool that touches nothing in ``taken``. Raises InvalidParameter when all are used."""
-    # As numbers: some hundred networks against some thousand candidates.
-    used = [_span(prefix) for prefix in taken if isinstance(prefix, IPv4Network)]
-    for candidate in _candidates():
-        first, last = _span(candidate)
-        if not any(low <= last and first <= high for low, high in used):
-            return candidate
-    raise InvalidParameter("all predefined address pools have been fully subnetted: give one with --subnet")
+def choose(taken: Iterable[Prefix], pools: Iterable[AddressPool]) -> Prefix | None:
+    """The first subnet of the pools (all of one IP version) that touches nothing in ``taken``; None: there is none."""
+    given = list(pools)
+    version = given[0].base.version if given else 4
+    used = sorted(_span(prefix) for prefix in taken if prefix.version == version)
+    for pool in given:
+        first, last = _span(pool.base)
+        width = 1 << (pool.base.max_prefixlen - pool.size)
+        for low, high in used:
+            if first <= high and low < first + width:
+                first = (high // width + 1) * width
+        if first + width - 1 <= last:
+            return type(pool.base)((first, pool.size))
+    return None
 
 
-def choose_ipv6(taken: Collection[Prefix], instance: str) -> IPv6Network:
-    """A /64 of the instance's unique local prefix (RFC 4193: fd, 40 bits of its own)."""
-    used = {prefix for prefix in taken if isinstance(prefix, IPv6Network)}
-    base = int(IPv6Address(f"fd{instance[:2]}:{instance[2:6]}:{instance[6:8]}00::"))
-    for number in range(1 << 16):
-        candidate = IPv6Network((base | number << 64, 64))
-        if not any(candidate.overlaps(prefix) for prefix in used):
-            return candidate
-    raise InvalidParameter("all predefined address pools have been fully subnetted: give one with --subnet")
+def exhausted(pools: Iterable[AddressPool], networks: Iterable[Prefix], host: Iterable[Occupied]) -> InvalidParameter:
+    """That ``choose`` found nothing: whose the pools are now, and what helps."""
+    bases = [pool.base for pool in pools]
+
+    def touched(prefix: Prefix) -> bool:
+        return any(prefix.version == base.version and prefix.overlaps(base) for base in bases)
+
+    count = sum(map(touched, networks))
+    others = [f"{one.prefix} of {one.owner}" for one in host if touched(one.prefix)]
+    if len(others) > LISTED:
+        others[LISTED:] = [f"{len(others) - LISTED} more"]
+    holders = ", ".join([f"{count} networks", *others])
+    shown = ", ".join(map(str, bases[:LISTED])) + (", …" if len(bases) > LISTED else "")
+    return InvalidParameter(
+        f"all predefined address pools have been fully subnetted: {shown} held by {holders}; remove networks that "
+        "nothing uses ('network prune'), choose a --subnet, or give the daemon more with --default-address-pool"
+    )
 
 
 def parse(requests: Iterable[SubnetRequest], *, ipv6: bool) -> list[Pool]:
