@@ -46,10 +46,6 @@ def check_modes(host: HostConfig, config: ContainerConfig) -> None:
     if host.network_mode.split(":")[0] == "container":
         if not host.network_mode.partition(":")[2]:
             raise InvalidParameter("Invalid network mode: invalid container format container:<name|id>")
-        if host.port_bindings or host.publish_all_ports:
-            raise InvalidParameter("conflicting options: port publishing and the container type network mode")
-        if config.exposed_ports:
-            raise InvalidParameter("conflicting options: port exposing and the container type network mode")
         if config.hostname:
             raise InvalidParameter("conflicting options: hostname and the network mode")
         if host.links:
@@ -63,6 +59,10 @@ def check_modes(host: HostConfig, config: ContainerConfig) -> None:
             raise InvalidParameter("conflicting options: custom host-to-IP mapping and the network mode")
         if config.mac_address:
             raise InvalidParameter("conflicting options: mac-address and the network mode")
+        if host.port_bindings or host.publish_all_ports:
+            raise InvalidParameter("conflicting options: port publishing and the container type network mode")
+        if config.exposed_ports:
+            raise InvalidParameter("conflicting options: port exposing and the container type network mode")
     if host.network_mode == "host" and host.links:
         raise InvalidParameter(
             "conflicting options: host type networking can't be used with links. "

@@ -3,13 +3,14 @@
 import os
 import secrets
 import time
+from contextlib import suppress
 from dataclasses import replace
 
 from pierhead.daemon.engine.engine import Engine, blocking, phase
 from pierhead.daemon.jobs import checks, images, mounts, names, networks, removal, specs, volumes
 from pierhead.daemon.jobs.describe import attributes, mounts_of, network_kind
 from pierhead.daemon.jobs.files import container_folder, log_config
-from pierhead.errors import Conflict, InvalidParameter, PierheadError, listed
+from pierhead.errors import Conflict, InvalidParameter, NoSuchContainer, PierheadError, listed
 from pierhead.graph.containers import Container
 from pierhead.graph.state import State
 from pierhead.wire import codec
@@ -77,6 +78,15 @@ def _complete(host: HostConfig) -> None:
         host.console_size = [0, 0]
 
 
+def _name_by_id(engine: Engine, host: HostConfig) -> None:
+    """Containers whose namespaces are joined are known by their ids: they may be renamed. As Docker, if they exist."""
+    for field in ("network_mode", "ipc_mode", "pid_mode"):
+        kind, _, name = getattr(host, field).partition(":")
+        if kind == "container":
+            with suppress(NoSuchContainer):
+                setattr(host, field, f"container:{engine.containers.find(name).id}")
+
+
 async def create(
     engine: Engine, name: str, request: ContainerCreateRequest, platform: str = ""
 ) -> ContainerCreateResponse:
@@ -100,6 +110,7 @@ async def _create(engine: Engine, name: str, request: ContainerCreateRequest, pl
     _complete(host)
     wanted = mounts.wanted(config, host, engine.containers.find, mounts_of)
     endpoints = _endpoints(engine, request, host)
+    _name_by_id(engine, host)
     id = secrets.token_hex(32)
     if not config.hostname and network_kind(host.network_mode) != "container" and host.uts_mode != "host":
         config.hostname = os.uname().nodename if host.network_mode == "host" else id[:12]

@@ -4,6 +4,7 @@ import errno
 import os
 import signal
 import time
+from copy import copy
 
 from pierhead.daemon.engine.engine import Engine, log, phase
 from pierhead.daemon.engine.running import Running, watch
@@ -12,11 +13,12 @@ from pierhead.daemon.jobs.describe import attributes, config_of, host_config_of,
 from pierhead.daemon.jobs.files import container_folder, log_config, write_files
 from pierhead.driver.execdriver.api import Exited, NotBegun, Started, StartRequest
 from pierhead.driver.networkdriver import reservations
-from pierhead.errors import Conflict, InvalidParameter, NoSuchContainer, PierheadError, StartFailed
+from pierhead.errors import Conflict, InvalidParameter, NoSuchContainer, NotFound, PierheadError, StartFailed
 from pierhead.graph.containers import Container
 from pierhead.graph.state import State
 from pierhead.libcontainer.spec import NamespaceKind, SetupFailed
-from pierhead.wire.containers import HostConfig
+from pierhead.wire import codec
+from pierhead.wire.containers import ContainerConfig, HostConfig
 
 TRIES = 3
 """Of one start, where the driver's processes are killed before they have begun with it."""
@@ -50,7 +52,7 @@ async def launch(engine: Engine, container: Container) -> None:
         for stream in engine.waiting.pop(id, []):
             stream.connection.close()  # as Docker: who has attached beforehand sees the end
         if isinstance(error, PierheadError):
-            code = error.exit_code if isinstance(error, StartFailed) else 128
+            code = error.exit_code if isinstance(error, StartFailed) else container.exit_code or 128
             _record_failure(engine, container, str(error), code)
         else:
             engine.containers.update(id, intent="")
@@ -66,7 +68,7 @@ def _record_failure(engine: Engine, container: Container, error: str, code: int)
 async def _execute(engine: Engine, container: Container, joined: networks.Joined) -> None:
     id = container.id
     config, host = config_of(container), host_config_of(container)
-    descriptors = _namespaces(engine, host)
+    descriptors = _namespaces(engine, container, host)
     try:
         with phase("graphdriver: root"):
             folder = container_folder(engine, id)
@@ -75,6 +77,7 @@ async def _execute(engine: Engine, container: Container, joined: networks.Joined
                 write_files(folder, specs.hostname_of(engine, container, config, host), hosts, resolv)
             root = engine.layers.root(container.layer_id)
         with phase("libcontainer: spec"):
+            config = _adopted(engine, container, config, host)
             spec = specs.build(engine, container, config, host, root, joined.setup)
             request = StartRequest(
                 spec=spec,
@@ -147,6 +150,21 @@ async def _begin(engine: Engine, container: Container, request: StartRequest) ->
     raise AssertionError("the last try returns or raises")
 
 
+def _adopted(engine: Engine, container: Container, config: ContainerConfig, host: HostConfig) -> ContainerConfig:
+    """A Config with the names of the container whose network is joined; kept, as Docker does, for inspect."""
+    owner = specs.network_owner(engine, container, host)
+    if owner.id == container.id:
+        return config
+    theirs = config_of(owner)
+    hostname = specs.hostname_of(engine, owner, theirs, host_config_of(owner))
+    if (config.hostname, config.domainname) == (hostname, theirs.domainname):
+        return config
+    config = copy(config)
+    config.hostname, config.domainname = hostname, theirs.domainname
+    engine.containers.update(container.id, config=codec.encode(config))
+    return config
+
+
 def announce_volumes(engine: Engine, container: Container, action: str) -> None:
     """Docker's events of a container's volumes: "mount" at its start, "unmount" after its end."""
     for point in mounts_of(container):
@@ -196,7 +214,7 @@ def _what(error: SetupFailed) -> str:
     return f"{error.call} {error.filename}: {text}" if error.filename else f"{error.call}: {text}"
 
 
-def _namespaces(engine: Engine, host: HostConfig) -> dict[str, int]:
+def _namespaces(engine: Engine, container: Container, host: HostConfig) -> dict[str, int]:
     """Descriptors of the other containers' namespaces that this one joins ("container:NAME")."""
     modes = {
         NamespaceKind.NETWORK: host.network_mode,
@@ -211,13 +229,19 @@ def _namespaces(engine: Engine, host: HostConfig) -> dict[str, int]:
             name = mode.removeprefix("container:")
             try:
                 other = engine.containers.find(name)
-            except NoSuchContainer:
-                raise NoSuchContainer(name) from None
-            if not other.live or not other.pid:
-                what = "network namespace" if kind is NamespaceKind.NETWORK else f"{kind} namespace"
+            except NoSuchContainer as error:
                 if kind is NamespaceKind.NETWORK:
-                    raise Conflict(f"cannot join network of a non running container: {other.id}")
-                raise Conflict(f"cannot join {what} of a non running container: {other.id}")
+                    raise NotFound(f"joining network namespace of container: {error}") from None
+                raise NoSuchContainer(name) from None
+            if kind is NamespaceKind.NETWORK and other.id == container.id:
+                raise PierheadError("cannot join own network namespace")
+            if not other.live or not other.pid:
+                if kind is NamespaceKind.NETWORK:
+                    raise Conflict(
+                        "cannot join network namespace of a non running container: "
+                        f"container {other.name} is {other.state}"
+                    )
+                raise Conflict(f"cannot join {kind} namespace of a non running container: {other.id}")
             descriptors[f"ns:{kind}"] = os.open(f"/proc/{other.pid}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC)
     except BaseException:
         for descriptor in descriptors.values():

@@ -172,7 +172,11 @@ async def kill(engine: Engine, name: str, signal: str = "SIGKILL") -> None:
 async def restart(engine: Engine, name: str, signal: str | None = None, timeout: int | None = None) -> None:
     """Stop where it runs, then start."""
     container = engine.containers.find(name)
-    await engine.finish(_restart(engine, container.id, signal, timeout))
+    try:
+        await engine.finish(_restart(engine, container.id, signal, timeout))
+    except PierheadError as error:
+        error.args = (f"Cannot restart container {name}: {error}",)  # as Docker; class and status stay
+        raise
     engine.events.publish("container", "restart", container.id, attributes(container))
 
 
