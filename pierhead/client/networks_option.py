@@ -22,6 +22,8 @@ def networks(options: Options) -> tuple[str, dict[str, Any]]:
             _apply(endpoint, name, options)
         own = name not in PREDEFINED and not name.startswith("container:")
         has_own, has_predefined = has_own or own, has_predefined or not own
+        if endpoint.get("Aliases") and not own:
+            raise ClientError("network-scoped aliases are only supported for user-defined networks")
         if name in endpoints:
             raise ClientError(f'network "{name}" is specified multiple times')
         endpoints[name] = endpoint

@@ -227,6 +227,10 @@ run --rm -p 80:80/foo busybox true
 run --rm --network nosuch busybox true
 run --rm --network= busybox true
 run --rm --network container:runs -p 80:80 busybox true
+run --rm --network container:runs --network-alias a busybox true
+run --rm --network container:runs --hostname h busybox true
+run --rm --network container:nosuch busybox true
+run --rm --network host --network-alias a busybox true
 run --rm --net host -p 8090:80 busybox true
 run --rm --mount type=bind,src=/nosuch,dst=/x busybox true
 run --rm --mount type=bind busybox true
@@ -259,6 +263,9 @@ network create bridge
 network create --subnet 10.99.0.0/24 --gateway 10.98.0.1 x
 network create --subnet 10.99.0.0/24 --ip-range 10.98.0.0/25 x
 network create --gateway 10.98.0.1 x
+network create -d macvlan -o macvlan_mode=x x
+network create -d macvlan -o parent=lo x
+network create -d macvlan -o parent=eth99 x
 network connect nosuch runs
 network disconnect bridge nosuch
 container prune
