@@ -25,11 +25,31 @@ IntegrityError = sqlite3.IntegrityError
 Row = sqlite3.Row
 Parameters = Sequence[Any] | Mapping[str, Any]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 WAL_SIZE = 4 * 1024 * 1024 + 64 * 1024
 """SQLite folds the log into the database at 1,000 pages and then begins at the front again."""
 
 _STATES = ", ".join(f"'{state}'" for state in State)
+
+_SAME_ADDRESS = """
+    (ip = new.ip
+     OR ip = '' OR new.ip = ''
+     OR (ip = '0.0.0.0' AND new.ip NOT LIKE '%:%') OR (new.ip = '0.0.0.0' AND ip NOT LIKE '%:%')
+     OR (ip = '::' AND new.ip LIKE '%:%') OR (new.ip = '::' AND ip LIKE '%:%'))"""
+
+# Two questions, each answered by an index: who begins within the new range, and which range reaches into it from below.
+# The obvious one (low <= new.high AND high >= new.low) looks at every port there is.
+_PORT_OVERLAP = f"""
+CREATE INDEX port_low ON port (proto, low);
+CREATE INDEX port_range ON port (proto, high) WHERE high > low;
+CREATE TRIGGER port_overlap BEFORE INSERT ON port
+WHEN EXISTS (
+    SELECT 1 FROM port WHERE proto = new.proto AND low BETWEEN new.low AND new.high AND {_SAME_ADDRESS})
+OR EXISTS (
+    SELECT 1 FROM port
+    WHERE high > low AND proto = new.proto AND high >= new.low AND low < new.low AND {_SAME_ADDRESS})
+BEGIN SELECT RAISE(ABORT, 'port is already allocated'); END;
+"""
 
 SCHEMA = f"""
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -156,15 +176,7 @@ CREATE TABLE port (                             -- published ports of running co
     PRIMARY KEY (proto, ip, low)
 ) WITHOUT ROWID;
 CREATE INDEX port_container ON port (container_id);
-CREATE TRIGGER port_overlap BEFORE INSERT ON port
-WHEN EXISTS (
-    SELECT 1 FROM port WHERE proto = new.proto AND low <= new.high AND high >= new.low
-        AND (ip = new.ip
-             OR ip = '' OR new.ip = ''
-             OR (ip = '0.0.0.0' AND new.ip NOT LIKE '%:%') OR (new.ip = '0.0.0.0' AND ip NOT LIKE '%:%')
-             OR (ip = '::' AND new.ip LIKE '%:%') OR (new.ip = '::' AND ip LIKE '%:%')))
-BEGIN SELECT RAISE(ABORT, 'port is already allocated'); END;
-
+{_PORT_OVERLAP}
 -- Volumes -----------------------------------------------------------------------------------------------------------
 CREATE TABLE volume (
     name      TEXT PRIMARY KEY,
@@ -201,6 +213,8 @@ MIGRATIONS = (
         WHERE mode NOT LIKE 'container:%'
             AND NOT EXISTS (SELECT 1 FROM network n WHERE mode IN (n.name, n.id));
     """,
+    # 2 → 3
+    f"DROP TRIGGER port_overlap; {_PORT_OVERLAP}",
 )
 """What makes of a file of version N one of version N + 1, by N - 1. New columns are the last of their table."""
 

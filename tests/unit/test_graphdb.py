@@ -1,12 +1,15 @@
 """GraphDB's file over time: one that an older Pierhead wrote goes on being used."""
 
 import sqlite3
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as some
 
-from pierhead.graph.graphdb import SCHEMA_VERSION, GraphDB
+from pierhead.graph.graphdb import SCHEMA_VERSION, GraphDB, IntegrityError
 
 FIRST = Path(__file__).with_name("graphdb_1.sql").read_text()
 
@@ -60,3 +63,52 @@ def test_a_file_of_a_newer_version_is_refused(tmp_path: Path) -> None:
         db.execute(f"PRAGMA user_version={SCHEMA_VERSION + 1}")
     with pytest.raises(OSError, match="newer Pierhead"):
         GraphDB(str(tmp_path / "db"))
+
+
+ADDRESSES = ("", "0.0.0.0", "::", "127.0.0.1", "192.0.2.10", "::1")
+
+
+def shared(one: str, other: str) -> bool:
+    """Whether two addresses, as published ports have them, have one in common."""
+    wide = {"": "46", "0.0.0.0": "4", "::": "6"}
+    families = [wide.get(ip) or ("6" if ":" in ip else "4") for ip in (one, other)]
+    return one == other or (bool({one, other} & set(wide)) and bool(set(families[0]) & set(families[1])))
+
+
+@pytest.fixture(scope="module")
+def ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GraphDB]:
+    db = GraphDB(str(tmp_path_factory.mktemp("ports") / "db"))
+    db.execute(
+        "INSERT INTO container (id, name, image_id, image_name, layer_id, driver, config, host_config, path, args, "
+        "created) VALUES (?, 'web', 'i', 'i', 'l', 'd', '{}', '{}', 'p', '[]', 0)",
+        ("c" * 64,),
+    )
+    yield db
+    db.close()
+
+
+@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    some.lists(
+        some.tuples(
+            some.sampled_from(("tcp", "udp")), some.sampled_from(ADDRESSES), some.integers(1, 30), some.integers(0, 9)
+        ),
+        max_size=12,
+    )
+)
+def test_a_published_port_belongs_to_one_container_alone(
+    ports: GraphDB, asked: list[tuple[str, str, int, int]]
+) -> None:
+    ports.execute("DELETE FROM port")
+    kept: list[tuple[str, str, int, int]] = []
+    for proto, ip, low, more in asked:
+        high = low + more
+        free = not any(
+            proto == other[0] and low <= other[3] and other[2] <= high and shared(ip, other[1]) for other in kept
+        )
+        try:
+            ports.execute("INSERT INTO port VALUES (?, ?, ?, ?, ?, 80)", ("c" * 64, proto, ip, low, high))
+            kept.append((proto, ip, low, high))
+            assert free
+        except IntegrityError:
+            assert not free
