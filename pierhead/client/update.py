@@ -3,17 +3,22 @@
 from pierhead.client.api import quote
 from pierhead.client.errors import ClientError, DaemonError
 from pierhead.client.flags import Options
+from pierhead.client.ports import publish
 from pierhead.client.run_options import resources, restart_policy
 from pierhead.client.session import Session
 
 
 def update(session: Session, options: Options) -> int:
-    """Change the limits or the restart policy of containers."""
+    """Change the limits, the restart policy or the published ports of containers."""
     if not options.said:
         raise ClientError("you must provide one or more flags when using this command")
     body = resources(options)
     if options.given("restart"):
         body["RestartPolicy"] = restart_policy(options.text("restart"))
+    if options.given("publish-add"):
+        _, body["PublishAdd"] = publish(options.all("publish-add"))
+    if options.given("publish-rm"):
+        body["PublishRemove"] = options.all("publish-rm")
     problems = []
     for name in options.operands:
         try:

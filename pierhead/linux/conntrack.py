@@ -6,7 +6,7 @@ by one.  Source: linux/netfilter/nfnetlink_conntrack.h, net/netfilter/nf_conntra
 
 import errno
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
@@ -17,7 +17,7 @@ NFNL_SUBSYS_CTNETLINK = 1
 IPCTNL_MSG_CT_GET, IPCTNL_MSG_CT_DELETE = 1, 2
 CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, CTA_ID, CTA_ZONE, CTA_FILTER = 1, 2, 12, 18, 25
 CTA_TUPLE_IP, CTA_TUPLE_PROTO = 1, 2
-CTA_IP_V4_SRC, CTA_IP_V6_SRC = 1, 3
+CTA_IP_V4_SRC, CTA_IP_V4_DST, CTA_IP_V6_SRC, CTA_IP_V6_DST = 1, 2, 3, 4
 CTA_PROTO_NUM, CTA_PROTO_DST_PORT = 1, 3
 CTA_FILTER_ORIG_FLAGS, CTA_FILTER_REPLY_FLAGS = 1, 2
 FILTER_IP_SRC, FILTER_PROTO_NUM, FILTER_PROTO_DST_PORT = 0x1, 0x8, 0x20
@@ -59,12 +59,17 @@ def _flows(family: int, original: int, reply: int, *tuples: bytes) -> Flows:
 def connections_of(address: IPv4Address | IPv6Address) -> list[Flows]:
     """Every tracked connection from or to an address, before and after address translation."""
     family, source = (NFPROTO_IPV4, CTA_IP_V4_SRC) if address.version == 4 else (NFPROTO_IPV6, CTA_IP_V6_SRC)
-    packed = address.packed
     return [
         # What it opened; what was opened to it directly; what was translated to it (it is the source of replies).
-        _flows(family, FILTER_IP_SRC, 0, _tuple(CTA_TUPLE_ORIG, (source, packed))),
-        _flows(family, 0, FILTER_IP_SRC, _tuple(CTA_TUPLE_REPLY, (source, packed))),
+        _flows(family, FILTER_IP_SRC, 0, _tuple(CTA_TUPLE_ORIG, (source, address.packed))),
+        translated_to(address),
     ]
+
+
+def translated_to(address: IPv4Address | IPv6Address) -> Flows:
+    """What is answered by an address: opened to it directly, or translated to it."""
+    family, source = (NFPROTO_IPV4, CTA_IP_V4_SRC) if address.version == 4 else (NFPROTO_IPV6, CTA_IP_V6_SRC)
+    return _flows(family, 0, FILTER_IP_SRC, _tuple(CTA_TUPLE_REPLY, (source, address.packed)))
 
 
 def flows_to_port(family: int, protocol: int, port: int) -> Flows:
@@ -102,6 +107,16 @@ class Conntrack:
                     self._by_filter = False
             for entry in self._netfilter.dump(some.message(IPCTNL_MSG_CT_GET, NLM_F_DUMP), "conntrack dump"):
                 self._delete(_entry(some.family, entry))
+
+    def forget_to(self, flows: Flows, gone: Callable[[bytes, int, int], bool]) -> None:
+        """Delete those of which ``gone`` is true of what they were opened to: packed address, protocol, port."""
+        for entry in self._netfilter.dump(flows.message(IPCTNL_MSG_CT_GET, NLM_F_DUMP), "conntrack dump"):
+            opened = dict(attributes(dict(attributes(entry))[CTA_TUPLE_ORIG]))
+            addresses, transport = dict(attributes(opened[CTA_TUPLE_IP])), dict(attributes(opened[CTA_TUPLE_PROTO]))
+            address = addresses.get(CTA_IP_V4_DST) or addresses.get(CTA_IP_V6_DST) or b""
+            port = int.from_bytes(transport.get(CTA_PROTO_DST_PORT, b""), "big")
+            if gone(address, transport[CTA_PROTO_NUM][0], port):
+                self._delete(_entry(flows.family, entry))
 
     def _delete(self, message: bytes) -> None:
         try:

@@ -271,6 +271,10 @@ class ContainerUpdateRequest(Resources):
     """POST /containers/{id}/update."""
 
     restart_policy: RestartPolicy = always_new(RestartPolicy)
+    publish_add: PortMap | None = None
+    """Ours: ports to be published as well, in the form of HostConfig.PortBindings."""
+    publish_remove: list[str] | None = None
+    """Ours: ports to be published no longer, "[ip:]host port[:container port][/protocol]" each."""
 
 
 class ContainerUpdateResponse(Message):

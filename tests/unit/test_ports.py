@@ -77,3 +77,45 @@ def test_ranges_that_differ_in_length_are_refused() -> None:
 def test_a_refused_specification_is_named_as_docker_names_it() -> None:
     with pytest.raises(InvalidParameter, match=r'invalid port specification: "x"$'):
         ports.requests({"x/tcp": [("", "80")]})
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("8080", {"tcp 127.0.0.1:8080->80", "tcp :8080->80"}),
+        ("8080/udp", {"udp :8080->80"}),
+        ("127.0.0.1:8080", {"tcp 127.0.0.1:8080->80"}),
+        ("8080:80", {"tcp 127.0.0.1:8080->80", "tcp :8080->80"}),
+        ("8080:81", set()),
+        (":90", {"tcp :0->90", "tcp [::1]:9000->90"}),
+        ("[::1]:9000", {"tcp [::1]:9000->90"}),
+        ("[0::1]:9000:90/TCP", {"tcp [::1]:9000->90"}),
+        ("32768", {"tcp :0->90"}),
+        ("9000-9010", {"tcp [::1]:9000->90", "tcp :9000-9010->91"}),
+    ],
+)
+def test_what_is_to_be_published_no_longer_is_found(text: str, named: set[str]) -> None:
+    asked = {
+        "tcp 127.0.0.1:8080->80": PortRequest("tcp", 80, "127.0.0.1", 8080, 8080),
+        "tcp :8080->80": PortRequest("tcp", 80, "", 8080, 8080),
+        "udp :8080->80": PortRequest("udp", 80, "", 8080, 8080),
+        "tcp :0->90": PortRequest("tcp", 90, "", 0, 0),
+        "tcp [::1]:9000->90": PortRequest("tcp", 90, "::1", 9000, 9000),
+        "tcp :9000-9010->91": PortRequest("tcp", 91, "", 9000, 9010),
+    }
+    chosen = {asked["tcp :0->90"]: 32768, asked["tcp :9000-9010->91"]: 9005}
+    withdrawal = ports.withdrawal(text)
+    assert {name for name, one in asked.items() if withdrawal.names(one, chosen.get(one, 0))} == named
+
+
+@pytest.mark.parametrize("text", ["", "x", ":", "0", "8080/icmp", "9-8", "1.2.3:80", "1:2:3:4", "70000", "[::1]"])
+def test_what_names_no_port_is_refused(text: str) -> None:
+    with pytest.raises(InvalidParameter):
+        ports.withdrawal(text)
+
+
+def test_a_binding_without_some_ports_is_few_pieces() -> None:
+    whole = binding(8000, 9000, 100)
+    assert ports.without(whole, lambda port: 8050 <= port < 8060) == [binding(8000, 9000, 50), binding(8060, 9060, 40)]
+    assert ports.without(whole, lambda port: False) == [whole]
+    assert ports.without(whole, lambda port: True) == []

@@ -117,7 +117,7 @@ def test_what_is_held_already_is_not_bound_again() -> None:
     first, second = binding(free_port(), 80), binding(free_port(), 81)
     before = reserve([first], V4)
     try:
-        release(reserve([first, second], V4, kept=[first]))
+        release(reserve([first, second], V4, reservations.held([first])))
     finally:
         release(before)
 

@@ -101,6 +101,8 @@ Update configuration of one or more containers
 --memory-reservation bytes  Memory soft limit
 --memory-swap bytes  Swap limit equal to memory plus swap: -1 to enable unlimited swap
 --pids-limit int  Tune container pids limit (set -1 for unlimited)
+--publish-add list  Publish further ports, in every form of run's -p; at once where the container runs
+--publish-rm list  Publish ports no longer: [ip:]host-port[:container-port][/protocol], numbers or ranges
 --restart string  Restart policy to apply when a container exits""",
     "wait": """CONTAINER [CONTAINER...]
 Block until one or more containers stop, then print their exit codes""",

@@ -7,7 +7,18 @@ import time
 from typing import Any
 
 from pierhead.daemon.engine.engine import Engine, blocking
-from pierhead.daemon.jobs import checks, creation, images, launch, names, networks, processes, removal, specs
+from pierhead.daemon.jobs import (
+    checks,
+    creation,
+    images,
+    launch,
+    names,
+    networks,
+    port_updates,
+    processes,
+    removal,
+    specs,
+)
 from pierhead.daemon.jobs.describe import args_of, attributes, config_of, host_config_of, mounts_of
 from pierhead.daemon.jobs.files import log_path
 from pierhead.errors import Conflict, InvalidParameter, NoSuchContainer
@@ -236,34 +247,41 @@ async def rename(engine: Engine, name: str, new: str) -> None:
 
 
 async def update(engine: Engine, name: str, request: ContainerUpdateRequest) -> ContainerUpdateResponse:
-    """Change limits and restart policy; what was not said stays."""
-    container = engine.containers.find(name)
-    host = codec.copy(host_config_of(container))
-    given = codec.to_builtins(request)
-    fields: dict[str, Any] = {
+    """Change limits, restart policy and published ports; what was not said stays."""
+    id = engine.containers.find(name).id
+    return await engine.finish(_update(engine, id, request))
+
+
+async def _update(engine: Engine, id: str, request: ContainerUpdateRequest) -> ContainerUpdateResponse:
+    limits: dict[str, Any] = {
         key: getattr(request, key)
         for key in (
             "cpu_shares memory nano_cpus blkio_weight cpu_period cpu_quota cpuset_cpus cpuset_mems memory_reservation "
             "memory_swap pids_limit"
         ).split()
+        if getattr(request, key)
     }
-    for key, value in fields.items():
-        if value:
+    async with engine.locks.hold(id):
+        container = engine.containers.get(id)
+        host = codec.copy(host_config_of(container))
+        for key, value in limits.items():
             setattr(host, key, value)
-    if request.restart_policy is not None and request.restart_policy.name:
-        if host.auto_remove and request.restart_policy.name != "no":
-            raise InvalidParameter("Restart policy cannot be updated because AutoRemove is enabled for the container")
-        host.restart_policy = request.restart_policy
-    warnings: builtins.list[str] = []
-    checks.check_limits(host, warnings)
-    async with engine.locks.hold(container.id):
-        container = engine.containers.get(container.id)
-        if container.live and given:
+        if request.restart_policy is not None and request.restart_policy.name:
+            if host.auto_remove and request.restart_policy.name != "no":
+                raise InvalidParameter(
+                    "Restart policy cannot be updated because AutoRemove is enabled for the container"
+                )
+            host.restart_policy = request.restart_policy
+        warnings: builtins.list[str] = []
+        checks.check_limits(host, warnings)
+        if container.live and limits:
             _, rules = specs.devices(host)
-            await blocking(engine.exec.update, container.id, specs.resources(host, rules))
+            await blocking(engine.exec.update, id, specs.resources(host, rules))
         with engine.db.transaction(durable=True):
-            engine.containers.update(container.id, host_config=codec.encode(host))
-    engine.events.publish("container", "update", container.id, attributes(container))
+            engine.containers.update(id, host_config=codec.encode(host))
+        if request.publish_add or request.publish_remove:
+            warnings += await port_updates.update(engine, engine.containers.get(id), request)
+    engine.events.publish("container", "update", id, attributes(container))
     return ContainerUpdateResponse(warnings=warnings or None)
 
 

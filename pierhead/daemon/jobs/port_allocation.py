@@ -7,7 +7,7 @@ they say whose a port was.  Then sockets keep other programs away (``driver.netw
 import asyncio
 import errno
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from ipaddress import ip_address
 
@@ -41,8 +41,13 @@ def allocate_ports(engine: Engine, container: Container, host: HostConfig) -> No
     """Write the ports that the configuration publishes, if the container's way out is a network that publishes any.
     Within a transaction, after the gateway's endpoint is written. Raises PierheadError."""
     wanted = requests(config_of(container), host)
-    if not wanted or not _publishes(engine, container):
-        return
+    if wanted and _publishes(engine, container):
+        write(engine, container, wanted)
+
+
+def write(engine: Engine, container: Container, wanted: Iterable[ports.PortRequest]) -> None:
+    """Write rows for ports, choosing those that are not fixed. Within a transaction. Raises PierheadError."""
+    wanted = list(wanted)
     fixed = [PortBinding(one.proto, one.port, one.port, one.ip, one.low, one.low) for one in wanted if one.fixed]
     for binding in ports.coalesce(fixed):
         _write_port(engine, container, binding)
@@ -66,12 +71,13 @@ def _publishes(engine: Engine, container: Container) -> bool:
 
 def _write_port(engine: Engine, container: Container, binding: PortBinding) -> None:
     try:
-        _insert_port(engine, container, binding)
+        insert(engine, container, binding)
     except IntegrityError as error:
         raise _external(engine, container, _taken(engine, container, binding)) from error
 
 
-def _insert_port(engine: Engine, container: Container, binding: PortBinding) -> None:
+def insert(engine: Engine, container: Container, binding: PortBinding) -> None:
+    """Write a binding. Raises IntegrityError where a container has one of its ports."""
     engine.db.execute(
         "INSERT INTO port (container_id, proto, ip, low, high, container_low) VALUES (?, ?, ?, ?, ?, ?)",
         (
@@ -109,7 +115,7 @@ def _insert_all(engine: Engine, container: Container, bindings: list[PortBinding
     """Write all of them or, where a container has one of the ports, none."""
     for number, binding in enumerate(bindings):
         try:
-            _insert_port(engine, container, binding)
+            insert(engine, container, binding)
         except IntegrityError:
             for written in bindings[:number]:
                 engine.db.execute(
@@ -181,18 +187,19 @@ def addresses(endpoint: Endpoint) -> reservations.Addresses:
     )
 
 
-async def reserve(engine: Engine, container: Container, kept: Sequence[PortBinding] = ()) -> list[HeldPort]:
-    """Bind what the rows say, but for ``kept``. Raises PierheadError that names who holds a port.
+async def reserve(engine: Engine, container: Container, kept: Collection[tuple[str, str, int]] = ()) -> list[HeldPort]:
+    """Bind what the rows say, but for what the container holds already (``reservations.held``).
+
+    Raises PierheadError that names who holds a port.
 
     A port that the rows say is free may be held for some more ms by the process of a container that has just ended.
     """
     endpoint = next((found for _, found in endpoints.active(engine, container.id) if found.gateway), None)
     if endpoint is None or not endpoint.ports:
         return []
-    wanted = [binding for binding in endpoint.ports if binding not in kept]
     for attempt in range(RESERVE_ATTEMPTS):
         try:
-            return reservations.reserve(wanted, addresses(endpoint), kept)
+            return reservations.reserve(endpoint.ports, addresses(endpoint), kept)
         except reservations.PortRefused as error:
             if error.errno != errno.EADDRINUSE or attempt + 1 == RESERVE_ATTEMPTS:
                 who = await blocking(_holder, engine, error)

@@ -105,7 +105,7 @@ async def _movegateway_of(engine: Engine, container: Container) -> None:
         return
     running.monitor.keep_ports(reservations.kept(kept, addresses(endpoint)))
     try:
-        running.monitor.hold_ports(await reserve(engine, container, kept))
+        running.monitor.hold_ports(await reserve(engine, container, reservations.held(kept)))
     except PierheadError as error:
         log.error("container %s: its ports are not published: %s", container.id[:12], error)
         engine.db.execute("DELETE FROM port WHERE container_id = ?", (container.id,))

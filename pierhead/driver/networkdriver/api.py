@@ -133,8 +133,12 @@ class NetworkDriver(Protocol):
     def plan(self, network: Network, endpoint: Endpoint) -> NetworkSetup:
         """What joins a container's namespace to the network. Pure: computes bytes, touches nothing."""
 
-    def publish(self, network: Network, endpoint: Endpoint) -> None:
-        """Make the endpoint's ports reachable (elements of the nft maps). Idempotent."""
+    def publish(self, network: Network, endpoint: Endpoint, before: Endpoint | None = None) -> None:
+        """Make the endpoint's ports reachable (elements of the nft maps). Idempotent.
+
+        before: the endpoint with the ports that it had until now; those that it has no longer are taken away in the
+        same transaction, and connections through them end.
+        """
 
     def leave(self, network: Network, endpoint: Endpoint) -> None:
         """Take the endpoint's host side away: ports, conntrack entries, host link off the bridge. Idempotent;

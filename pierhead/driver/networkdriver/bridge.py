@@ -250,9 +250,9 @@ class BridgeDriver:
         """The default route through this endpoint's network."""
         return NetworkSetup(inside=tuple(self._routes(network, endpoint)))
 
-    def publish(self, network: Network, endpoint: Endpoint) -> None:
-        """Add the endpoint's ports to the maps. Idempotent."""
-        self._firewall.publish(_segment(network), endpoint)
+    def publish(self, network: Network, endpoint: Endpoint, before: Endpoint | None = None) -> None:
+        """Add the endpoint's ports to the maps, and take those of ``before`` off them. Idempotent."""
+        self._firewall.publish(_segment(network), endpoint, before)
 
     def leave(self, network: Network, endpoint: Endpoint) -> None:
         """Take the host's side away: ports, host link off the bridge, connections. Idempotent.

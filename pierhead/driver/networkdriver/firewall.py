@@ -61,16 +61,19 @@ class Firewall:
                 except OSError:
                     continue
 
-    def publish(self, segment: Segment, endpoint: Endpoint) -> None:
-        """Add the elements of an endpoint's ports. Idempotent; replaces a stale element of the same port."""
-        elements = [one.element() for one in published(segment, endpoint)]
-        if not elements:
-            return
-        try:
-            self._netfilter.commit(nft.add_elements(NFPROTO_INET, self.table, elements))
-        except FileExistsError:
-            self._withdraw(elements)
-            self._netfilter.commit(nft.add_elements(NFPROTO_INET, self.table, elements))
+    def publish(self, segment: Segment, endpoint: Endpoint, before: Endpoint | None = None) -> None:
+        """Add the elements of an endpoint's ports. Idempotent; replaces a stale element of the same port.
+
+        before: see ``NetworkDriver.publish``.
+        """
+        wanted = dict.fromkeys(one.element() for one in published(segment, endpoint))
+        present = dict.fromkeys(one.element() for one in published(segment, before)) if before is not None else {}
+        self._exchange(
+            [element for element in present if element not in wanted],
+            [element for element in wanted if element not in present],
+        )
+        if before is not None:
+            self._end_connections(before, endpoint)
         # A client's UDP flow that went on meanwhile is tracked as untranslated and would pass the new element by.
         self._conntrack.forget(
             [
@@ -81,6 +84,36 @@ class Firewall:
                 for family in (NFPROTO_IPV4, NFPROTO_IPV6)
             ]
         )
+
+    def _exchange(self, gone: Sequence[Element], elements: Sequence[Element]) -> None:
+        """Take elements away and add others, in one transaction where it is not larger than a socket's buffer."""
+        table = self.table
+        if not gone and not elements:
+            return
+        try:
+            self._netfilter.commit(
+                [
+                    *nft.delete_elements(NFPROTO_INET, table, gone),
+                    *nft.add_elements(NFPROTO_INET, table, elements),
+                ]
+            )
+        except (FileExistsError, FileNotFoundError):
+            self._withdraw([*gone, *elements])
+            if elements:
+                self._netfilter.commit(nft.add_elements(NFPROTO_INET, table, elements))
+
+    def _end_connections(self, before: Endpoint, after: Endpoint) -> None:
+        """Forget what was opened to ports that an endpoint has no longer, at the host's addresses or at its own."""
+        own = {interface.ip.packed: interface.ip for interface in (before.ipv4, before.ipv6) if interface is not None}
+        ended = _numbers(before) - _numbers(after)
+        if not ended:
+            return
+
+        def lost(address: bytes, kind: int, port: int) -> bool:
+            return (kind, port, address in own) in ended
+
+        for address in own.values():
+            self._conntrack.forget_to(conntrack.translated_to(address), lost)
 
     def withdraw(self, segment: Segment, endpoint: Endpoint) -> None:
         """Remove the elements of an endpoint's ports. Idempotent."""
@@ -112,3 +145,13 @@ class Firewall:
     def close(self) -> None:
         """Let go of the socket."""
         self._netfilter.close()
+
+
+def _numbers(endpoint: Endpoint) -> set[tuple[int, int, bool]]:
+    """The ports that an endpoint publishes: protocol, port, and whether it is the container's own or the host's."""
+    found: set[tuple[int, int, bool]] = set()
+    for binding in endpoint.ports:
+        kind = PROTOCOLS[binding.proto]
+        found |= {(kind, port, False) for port in range(binding.host_low, binding.host_high + 1)}
+        found |= {(kind, port, True) for port in range(binding.container_low, binding.container_high + 1)}
+    return found

@@ -44,7 +44,7 @@ class HostDriver:
         """A container in the host's namespace needs nothing."""
         return NetworkSetup()
 
-    def publish(self, network: Network, endpoint: Endpoint) -> None:
+    def publish(self, network: Network, endpoint: Endpoint, before: Endpoint | None = None) -> None:
         """Its server listens on the host's own port."""
 
     def leave(self, network: Network, endpoint: Endpoint) -> None:

@@ -45,7 +45,7 @@ class NoneDriver:
         """Loopback goes up, and that is all."""
         return NetworkSetup(inside=(netlink.link_set(index=netlink.LOOPBACK_INDEX, up=True),))
 
-    def publish(self, network: Network, endpoint: Endpoint) -> None:
+    def publish(self, network: Network, endpoint: Endpoint, before: Endpoint | None = None) -> None:
         """Nothing can reach it."""
 
     def leave(self, network: Network, endpoint: Endpoint) -> None:

@@ -136,7 +136,7 @@ class ParentedDriver:
         """The default route through this endpoint's network."""
         return NetworkSetup(inside=tuple(self._routes(network, endpoint)))
 
-    def publish(self, network: Network, endpoint: Endpoint) -> None:
+    def publish(self, network: Network, endpoint: Endpoint, before: Endpoint | None = None) -> None:
         """A container is reached at its own address, by the wire: the host cannot publish anything of it."""
 
     def leave(self, network: Network, endpoint: Endpoint) -> None:

@@ -1,6 +1,6 @@
 """Published ports as they are asked for: a container's configuration becomes requests, and runs of them one binding."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
 
@@ -111,6 +111,54 @@ def _each(proto: str, low: int, high: int, ip: str, first: int, last: int) -> It
             yield PortRequest(proto, number, ip, first, last)
 
 
+@dataclass(frozen=True, slots=True)
+class Withdrawal:
+    """What is to be published no longer. ip "": whichever; low, high: host ports; inner_low, inner_high: container
+    ports; 0: whichever. text: as it was asked for."""
+
+    text: str
+    proto: str
+    ip: str = ""
+    low: int = 0
+    high: int = 0
+    inner_low: int = 0
+    inner_high: int = 0
+
+    def names(self, one: PortRequest, chosen: int) -> bool:
+        """Whether a request is among it. chosen: the host port that a request without a fixed one has now, or 0."""
+        if self.proto != one.proto or (self.ip and self.ip != one.ip):
+            return False
+        if self.inner_low and not self.inner_low <= one.port <= self.inner_high:
+            return False
+        if not self.low:
+            return True
+        if not one.fixed and one.low and (one.low, one.high) == (self.low, self.high):
+            return True
+        return self.low <= (one.low if one.fixed else chosen) <= self.high
+
+
+def withdrawal(text: str) -> Withdrawal:
+    """[ip:]host port[:container port][/protocol], each a number or a range; the host's may be empty where the
+    container's is given. Raises InvalidParameter."""
+    wrong = InvalidParameter(f'invalid port specification: "{text}"')
+    body, slash, proto = text.rpartition("/")
+    if not slash:
+        body, proto = text, "tcp"
+    ip = ""
+    if body.startswith("["):
+        ip, _, body = body[1:].partition("]:")
+    elif "." in body.partition(":")[0]:
+        ip, _, body = body.partition(":")
+    host, _, inner = body.partition(":")
+    try:
+        (low, high), (inner_low, inner_high) = host_ports(host), host_ports(inner)
+    except InvalidParameter:
+        raise wrong from None
+    if not (low or inner_low) or proto.lower() not in PROTOCOLS:
+        raise wrong
+    return Withdrawal(text, proto.lower(), host_ip(ip), low, high, inner_low, inner_high)
+
+
 def groups(found: Iterable[PortRequest]) -> list[list[PortRequest]]:
     """Requests without a fixed port, those together that differ in the address alone: these get the same port, so that
     a client may take whichever address a name gives it (as Docker 28)."""
@@ -138,6 +186,16 @@ def coalesce(bindings: Iterable[PortBinding]) -> list[PortBinding]:
         else:
             found.append(one)
     return found
+
+
+def without(binding: PortBinding, gone: Callable[[int], bool]) -> list[PortBinding]:
+    """What is left of a binding when the host ports that are gone are taken out of it, as few pieces as can be."""
+    shift = binding.container_low - binding.host_low
+    return coalesce(
+        PortBinding(binding.proto, port + shift, port + shift, binding.host_ip, port, port)
+        for port in range(binding.host_low, binding.host_high + 1)
+        if not gone(port)
+    )
 
 
 def dynamic_range() -> tuple[int, int]:

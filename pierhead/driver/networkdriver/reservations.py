@@ -11,7 +11,7 @@ that such clients come to also listen, and the shim copies.  A socket that liste
 import errno
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
@@ -74,7 +74,7 @@ def split(bindings: Sequence[PortBinding]) -> tuple[list[PortBinding], list[Port
     kept: list[PortBinding] = []
     beyond: list[PortBinding] = []
     count = 0
-    for binding in sorted(bindings, key=size):
+    for binding in sorted(bindings, key=lambda one: (size(one), one.proto, one.host_ip, one.host_low)):
         if count + size(binding) <= SOCKETS:
             count += size(binding)
             kept.append(binding)
@@ -112,17 +112,29 @@ def kept(bindings: Sequence[PortBinding], container: Addresses) -> list[Kept]:
 # Reserving -----------------------------------------------------------------------------------------------------------
 
 
-def reserve(bindings: Sequence[PortBinding], container: Addresses, kept: Sequence[PortBinding] = ()) -> list[Held]:
-    """Keep the ports; of ``kept`` the container holds sockets already. Raises PortRefused; then nothing is kept."""
-    within, beyond = split([*kept, *bindings])
-    _look([binding for binding in beyond if binding not in kept])
+def held(bindings: Sequence[PortBinding]) -> set[tuple[str, str, int]]:
+    """What sockets of a container hold: (protocol, host address, port)."""
+    return {
+        (binding.proto, binding.host_ip, port)
+        for binding in split(bindings)[0]
+        for port in range(binding.host_low, binding.host_high + 1)
+    }
+
+
+def reserve(
+    bindings: Sequence[PortBinding], container: Addresses, kept: Collection[tuple[str, str, int]] = ()
+) -> list[Held]:
+    """Keep the ports, but for those that the container's sockets hold already. Raises PortRefused; then nothing new is
+    kept."""
+    within, beyond = split(bindings)
+    _look(beyond, kept)
     held: list[Held] = []
     try:
         for binding in within:
-            if binding in kept:
-                continue
             listens = serves(binding, container)
             for port in range(binding.host_low, binding.host_high + 1):
+                if (binding.proto, binding.host_ip, port) in kept:
+                    continue
                 one = _bind(binding, port)
                 if one is None:
                     continue
@@ -202,14 +214,18 @@ def dual_stack() -> bool:
         return False
 
 
-def _look(bindings: Sequence[PortBinding]) -> None:
+def _look(bindings: Sequence[PortBinding], kept: Collection[tuple[str, str, int]]) -> None:
     """For more ports than sockets are worth: is one of them taken now?"""
     for proto in {binding.proto for binding in bindings} & {"tcp", "udp"}:
         used = list(sockdiag.bound(_TYPES[proto][1]))
         for binding in bindings:
             wanted = ip_address(binding.host_ip) if binding.host_ip else None
             for one in used if binding.proto == proto else ():
-                if binding.host_low <= one.port <= binding.host_high and sockdiag.clashes(one, wanted):
+                if (
+                    binding.host_low <= one.port <= binding.host_high
+                    and (proto, binding.host_ip, one.port) not in kept
+                    and sockdiag.clashes(one, wanted)
+                ):
                     raise PortRefused(binding, one.port, errno.EADDRINUSE)
 
 
