@@ -4,6 +4,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
@@ -25,19 +26,27 @@ _ANSWER = struct.Struct("=BBBB")
 class Bound:
     """A socket that keeps a port of an address; wildcard addresses are 0.0.0.0 and ::.
 
-    only: of :: that it does not keep IPv4 too (IPV6_V6ONLY).
+    serves: it takes connections or datagrams, and does not just keep the port.  only: of :: that it does not keep IPv4
+    too (IPV6_V6ONLY).  device: the ifindex that it is bound to, or 0.
     """
 
     address: IPv4Address | IPv6Address
     port: int
     inode: int
     only: bool = False
+    serves: bool = True
+    device: int = 0
 
 
-def bound(protocol: int) -> Iterator[Bound]:
-    """Every socket of IPPROTO_TCP or IPPROTO_UDP that keeps a port, both families. Raises OSError."""
+def bound(protocol: int, opened: socket.socket | None = None) -> Iterator[Bound]:
+    """Every socket of IPPROTO_TCP or IPPROTO_UDP that keeps a port, both families. Raises OSError.
+
+    opened: a NETLINK_SOCK_DIAG socket of another network namespace, which then is the one that is asked.
+    """
+    serving = TCP_LISTEN if protocol == socket.IPPROTO_TCP else TCP_CLOSE
     states = 1 << TCP_LISTEN | 1 << TCP_BOUND_INACTIVE if protocol == socket.IPPROTO_TCP else 1 << TCP_CLOSE
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG) as diag:
+    diag = opened or socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG)
+    with nullcontext() if opened else diag:
         for family in (socket.AF_INET, socket.AF_INET6):
             request = _REQUEST.pack(family, protocol, 0, states) + bytes(_ID_SIZE)
             diag.send(message(SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, request))
@@ -50,18 +59,18 @@ def bound(protocol: int) -> Iterator[Bound]:
                         number = error_of(body)
                         raise OSError(number, os.strerror(number), "sock_diag")
                     else:
-                        yield _parse(body)
+                        yield _parse(body, serving)
 
 
-def _parse(body: memoryview) -> Bound:
-    family = body[0]
+def _parse(body: memoryview, serving: int) -> Bound:
+    family, state = body[0], body[1]
     (port,) = struct.unpack_from(">H", body, 4)
     source = bytes(body[8:24])
+    (device,) = struct.unpack_from("=I", body, 40)
     (inode,) = struct.unpack_from("=I", body, 4 + _ID_SIZE + 16)
-    if family == socket.AF_INET:
-        return Bound(IPv4Address(source[:4]), port, inode)
+    address = IPv4Address(source[:4]) if family == socket.AF_INET else IPv6Address(source)
     only = any(kind == INET_DIAG_SKV6ONLY and value[0] for kind, value in attributes(body[_MESSAGE_SIZE:]))
-    return Bound(IPv6Address(source), port, inode, only)
+    return Bound(address, port, inode, only, state == serving, device)
 
 
 def clashes(one: Bound, wanted: IPv4Address | IPv6Address | None) -> bool:
