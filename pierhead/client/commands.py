@@ -69,6 +69,7 @@ network create||networks:create|Create a network
 network disconnect||networks:disconnect|Disconnect a container from a network
 network inspect||inspect:network|Display detailed information on one or more networks
 network ls|network list|networks:ls|List networks
+network map||network_map:map_|Draw the networks as they really are: interfaces, bridges, containers, ports
 network prune||prune:networks|Remove all unused networks
 network rm|network remove|networks:rm|Remove one or more networks
 system df||df:df|Show docker disk usage

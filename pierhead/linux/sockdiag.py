@@ -3,7 +3,7 @@
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
@@ -85,17 +85,42 @@ def clashes(one: Bound, wanted: IPv4Address | IPv6Address | None) -> bool:
 
 def holder(protocol: int, wanted: IPv4Address | IPv6Address | None, port: int) -> tuple[int, str] | None:
     """The process (pid, name) that holds a port, or None if it cannot be found."""
-    inodes = {f"socket:[{one.inode}]" for one in bound(protocol) if one.port == port and clashes(one, wanted)}
+    inodes = {one.inode for one in bound(protocol) if one.port == port and clashes(one, wanted)}
     if not inodes:
         return None
-    for pid in os.listdir("/proc"):
-        if not pid.isdecimal():
-            continue
+    for pid in map(int, filter(str.isdecimal, os.listdir("/proc"))):
         try:
-            for descriptor in os.listdir(f"/proc/{pid}/fd"):
-                if os.readlink(f"/proc/{pid}/fd/{descriptor}") in inodes:
-                    with open(f"/proc/{pid}/comm") as file:
-                        return int(pid), file.read().strip()
+            if not inodes.isdisjoint(_sockets(pid)):
+                return pid, _name(pid)
         except OSError:
             continue  # it has ended meanwhile, or is not ours to look at
     return None
+
+
+def owners(pids: Iterable[int]) -> dict[int, str]:
+    """The sockets that these processes have open: by inode, the name of the first process that has it."""
+    found: dict[int, str] = {}
+    for pid in pids:
+        try:
+            name = _name(pid)
+            for inode in _sockets(pid):
+                found.setdefault(inode, name)
+        except OSError:
+            continue
+    return found
+
+
+def _sockets(pid: int) -> Iterator[int]:
+    """The inodes of a process's sockets."""
+    for descriptor in os.listdir(f"/proc/{pid}/fd"):
+        try:
+            target = os.readlink(f"/proc/{pid}/fd/{descriptor}")
+        except FileNotFoundError:
+            continue  # just closed
+        if target.startswith("socket:["):
+            yield int(target[8:-1])
+
+
+def _name(pid: int) -> str:
+    with open(f"/proc/{pid}/comm") as file:
+        return file.read().strip()

@@ -313,8 +313,12 @@ def test_inspect_and_templates_print_what_docker_prints(stage: Engine, line: str
 @pytest.mark.parametrize("line", lines(MISTAKES))
 def test_a_mistake_is_answered_in_dockers_words(stage: Engine, line: str) -> None:
     words = shlex.split(line)
-    assert comparable(stage.pier(*words)) == comparable(stage.docker(*words))
+    status, out, errors = comparable(stage.pier(*words))
+    assert (status, out, OURS.sub("", errors)) == comparable(stage.docker(*words))
 
+
+OURS = re.compile(r"^  (check|map) .*\n", re.MULTILINE)
+"""Commands of Pierhead's own, in the list of a group's."""
 
 HELPS = "ps", "container ls", "images", "logs", "rm", "network create", "network connect", "exec", "stop", "inspect"
 

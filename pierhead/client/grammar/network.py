@@ -42,6 +42,10 @@ List networks
 --format string  @table
 --no-trunc  Do not truncate the output
 -q, --quiet  Only display network IDs""",
+    "map": """[OPTIONS]
+Draw the networks as they really are: interfaces, bridges, containers, ports
+--format string  Output format ("tree", "svg", "json"); by default what the output's name ends in, else "tree"
+-o, --output string  Write to a file, instead of STDOUT""",
     "prune": """[OPTIONS]
 Remove all unused networks
 --filter filter  Provide filter values (e.g. "until=<timestamp>")

@@ -114,6 +114,9 @@ class NetworkDriver(Protocol):
     def gated(self, network: Network) -> bool:
         """Whether a subnet has a gateway even if the user gave none: its first address, which is then kept. Pure."""
 
+    def device(self, network: Network) -> str:
+        """The host's interface that a network stands on: its bridge, its parent; empty where there is none. Pure."""
+
     def validate(self, network: Network, others: Iterable[Network]) -> None:
         """Raise a PierheadError with Docker's words for options or pools that this driver cannot serve. Pure.
 

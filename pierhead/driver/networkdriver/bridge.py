@@ -100,6 +100,10 @@ class BridgeDriver:
         """The bridge itself has the gateway's address."""
         return True
 
+    def device(self, network: Network) -> str:
+        """The bridge."""
+        return bridge_name(network)
+
     # Networks --------------------------------------------------------------------------------------------------------
 
     def validate(self, network: Network, others: Iterable[Network]) -> None:

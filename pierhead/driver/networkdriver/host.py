@@ -26,6 +26,10 @@ class HostDriver:
         """There are no subnets."""
         return False
 
+    def device(self, network: Network) -> str:
+        """It stands on all of them."""
+        return ""
+
     def validate(self, network: Network, others: Iterable[Network]) -> None:
         """Only the predefined network may be of this driver."""
         if network.name != "host":

@@ -27,6 +27,10 @@ class NoneDriver:
         """There are no subnets."""
         return False
 
+    def device(self, network: Network) -> str:
+        """It stands on none."""
+        return ""
+
     def validate(self, network: Network, others: Iterable[Network]) -> None:
         """Only the predefined network may be of this driver."""
         if network.name != "none":

@@ -45,6 +45,10 @@ class ParentedDriver:
         """Routers on the parent's wire."""
         return gateways(network, endpoint) if self.outward(network) else ()
 
+    def device(self, network: Network) -> str:
+        """The parent."""
+        return self._parent(network)
+
     def gated(self, network: Network) -> bool:
         """Only where a default route leads to one."""
         return self.outward(network)

@@ -1,6 +1,6 @@
-"""Networks."""
+"""Networks; and below /pierhead/network what is ours and not Docker's."""
 
-from pierhead.daemon.jobs import networks
+from pierhead.daemon.jobs import network_map, networks
 from pierhead.daemon.server import answer
 from pierhead.daemon.server.answer import NO_CONTENT, Answer
 from pierhead.daemon.server.call import Call
@@ -40,6 +40,10 @@ async def prune(call: Call) -> Answer:
     return answer.json(await call.engine.run(networks.prune, call.filters()))
 
 
+async def map_(call: Call) -> Answer:
+    return answer.json(await call.engine.run(network_map.show))
+
+
 ROUTES = (
     Route("GET", "/networks", list_),
     Route("GET", "/networks/", list_),
@@ -49,4 +53,5 @@ ROUTES = (
     Route("DELETE", "/networks/{name}", remove),
     Route("POST", "/networks/{name}/connect", connect),
     Route("POST", "/networks/{name}/disconnect", disconnect),
+    Route("GET", "/pierhead/network/map", map_),
 )
