@@ -25,7 +25,7 @@ IntegrityError = sqlite3.IntegrityError
 Row = sqlite3.Row
 Parameters = Sequence[Any] | Mapping[str, Any]
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 WAL_SIZE = 4 * 1024 * 1024 + 64 * 1024
 """SQLite folds the log into the database at 1,000 pages and then begins at the front again."""
 
@@ -49,6 +49,19 @@ OR EXISTS (
     SELECT 1 FROM port
     WHERE high > low AND proto = new.proto AND high >= new.low AND low < new.low AND {_SAME_ADDRESS})
 BEGIN SELECT RAISE(ABORT, 'port is already allocated'); END;
+"""
+
+_LINKS = """
+CREATE TABLE link (                             -- legacy links: what a container calls another one
+    container_id TEXT NOT NULL REFERENCES container (id) ON DELETE CASCADE,
+    alias        TEXT NOT NULL,
+    target_id    TEXT REFERENCES container (id) ON DELETE SET NULL,
+    target_name  TEXT NOT NULL,                 -- the last name of a target that is gone
+    UNIQUE (container_id, alias)
+);
+CREATE INDEX link_target ON link (target_id);
+CREATE TRIGGER link_target_gone BEFORE DELETE ON container
+BEGIN UPDATE link SET target_name = old.name WHERE target_id = old.id; END;
 """
 
 SCHEMA = f"""
@@ -106,7 +119,7 @@ CREATE TABLE container (
     stopped       INTEGER NOT NULL DEFAULT 0,   -- by the user: "unless-stopped" and "always" leave it alone
     intent        TEXT NOT NULL DEFAULT ''      -- what was going on when the row was written: 'start', 'create', …
 ) WITHOUT ROWID;
-CREATE TABLE transition (before TEXT NOT NULL, after TEXT NOT NULL, PRIMARY KEY (before, after)) WITHOUT ROWID;
+{_LINKS}CREATE TABLE transition (before TEXT NOT NULL, after TEXT NOT NULL, PRIMARY KEY (before, after)) WITHOUT ROWID;
 CREATE TRIGGER container_state BEFORE UPDATE OF state ON container
 WHEN old.state <> new.state
     AND NOT EXISTS (SELECT 1 FROM transition WHERE before = old.state AND after = new.state)
@@ -215,6 +228,8 @@ MIGRATIONS = (
     """,
     # 2 → 3
     f"DROP TRIGGER port_overlap; {_PORT_OVERLAP}",
+    # 3 → 4
+    _LINKS,
 )
 """What makes of a file of version N one of version N + 1, by N - 1. New columns are the last of their table."""
 

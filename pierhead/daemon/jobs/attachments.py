@@ -1,7 +1,7 @@
 """The connect and disconnect jobs: a container becomes a member of a network, or is none any longer."""
 
 from pierhead.daemon.engine.engine import Engine, phase
-from pierhead.daemon.jobs import endpoints, memberships, netfiles, rewiring
+from pierhead.daemon.jobs import endpoints, memberships, netfiles, rewiring, sandboxes
 from pierhead.daemon.jobs.describe import host_config_of, network_kind
 from pierhead.daemon.jobs.memberships import CONFIG_ONLY
 from pierhead.daemon.jobs.network_rows import find_row
@@ -42,6 +42,7 @@ async def _connect(engine: Engine, row: Row, container_id: str, wanted: Endpoint
             _forget(engine, container_id, row["id"])
             raise
         netfiles.rewrite(engine, container, before)
+        sandboxes.followed(engine, container_id)
 
 
 def _refuse_removed(container: Container) -> None:

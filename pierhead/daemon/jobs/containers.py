@@ -12,6 +12,7 @@ from pierhead.daemon.jobs import (
     creation,
     images,
     launch,
+    links,
     names,
     networks,
     port_updates,
@@ -36,6 +37,7 @@ from pierhead.wire.containers import (
     ContainerUpdateRequest,
     ContainerUpdateResponse,
     FilesystemChange,
+    HostConfig,
     SummaryHostConfig,
     SummaryNetworkSettings,
 )
@@ -165,7 +167,7 @@ def _summary(engine: Engine, container: Container) -> ContainerSummary:
     """All of a list's entry that changes only with GraphDB's content."""
     return ContainerSummary(
         id=container.id,
-        names=[f"/{container.name}"],
+        names=[f"/{container.name}", *links.names(engine, container.id)],
         image=images.display_name(engine, container.image_id, container.image_name),
         image_id=container.image_id,
         command=_command(container),
@@ -220,7 +222,7 @@ async def inspect(engine: Engine, name: str, size: bool = False) -> ContainerIns
         restart_count=container.restarts,
         driver=container.driver,
         exec_ids=execs or None,
-        host_config=host_config_of(container),
+        host_config=_shown_host_config(engine, container),
         graph_driver=images.driver_data(engine, container.layer_id),
         mounts=mounts_of(container),
         config=config_of(container),
@@ -229,6 +231,17 @@ async def inspect(engine: Engine, name: str, size: bool = False) -> ContainerIns
     if size:
         answer.size_rw, answer.size_root_fs = await _sizes(engine, container)
     return answer
+
+
+def _shown_host_config(engine: Engine, container: Container) -> HostConfig:
+    """With the links as they are: both containers may have got other names."""
+    found = host_config_of(container)
+    shown = links.shown(engine, container)
+    if shown == found.links:
+        return found
+    found = copy.copy(found)
+    found.links = shown
+    return found
 
 
 async def rename(engine: Engine, name: str, new: str) -> None:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from pierhead.daemon.engine.engine import Engine, blocking, phase
-from pierhead.daemon.jobs import checks, images, mounts, names, networks, removal, specs, volumes
+from pierhead.daemon.jobs import checks, images, links, mounts, names, networks, removal, specs, volumes
 from pierhead.daemon.jobs.describe import attributes, mounts_of, network_kind
 from pierhead.daemon.jobs.files import container_folder, log_config
 from pierhead.errors import Conflict, InvalidParameter, NoSuchContainer, PierheadError, listed
@@ -110,6 +110,7 @@ async def _create(engine: Engine, name: str, request: ContainerCreateRequest, pl
     _complete(host)
     wanted = mounts.wanted(config, host, engine.containers.find, mounts_of)
     endpoints = _endpoints(engine, request, host)
+    linked = links.targets(engine, host)
     _name_by_id(engine, host)
     id = secrets.token_hex(32)
     if not config.hostname and network_kind(host.network_mode) != "container" and host.uts_mode != "host":
@@ -122,7 +123,7 @@ async def _create(engine: Engine, name: str, request: ContainerCreateRequest, pl
     async with engine.locks.hold(id):
         container = _reserve_name(engine, container)
         try:
-            await _make(engine, container, image.layer, wanted, endpoints)
+            await _make(engine, container, image.layer, wanted, endpoints, linked)
         except BaseException:
             await removal.erase(engine, id, with_volumes=True)
             raise
@@ -178,8 +179,12 @@ async def _make(
     parent: str | None,
     wanted: list[mounts.Wanted],
     endpoints: dict[str, EndpointSettings],
+    linked: dict[str, Container],
 ) -> None:
-    """What belongs to a container whose row is there: layer, folder, volumes, endpoints. The caller holds its lock."""
+    """What belongs to a container whose row is there: layer, folder, volumes, endpoints, links.
+
+    The caller holds its lock.
+    """
     with phase("graphdriver: layer"):
         engine.layers.create(container.layer_id, parent, writable=True)
         container_folder(engine, container.id)
@@ -187,6 +192,7 @@ async def _make(
     with engine.db.transaction(durable=True):
         for network, settings in endpoints.items():
             networks.assign(engine, container.id, network, settings)
+        links.register(engine, container.id, linked)
         engine.containers.update(container.id, intent="", mounts=codec.encode(points))
 
 

@@ -47,7 +47,7 @@ async def create(engine: Engine, name: str, request: ExecConfig) -> ExecCreateRe
     _live(engine, container)
     config, host = config_of(container), host_config_of(container)
     hostname = specs.hostname_of(engine, container, config, host)
-    environment = specs.environment(config, hostname)
+    environment = specs.environment(engine, container, config, hostname)
     base = [entry for entry in environment if request.tty or not entry.startswith("TERM=") or not config.tty]
     if request.tty and not any(entry.startswith("TERM=") for entry in base):
         base.append("TERM=xterm")

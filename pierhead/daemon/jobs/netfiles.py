@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from ipaddress import ip_address
 
 from pierhead.daemon.engine.engine import Engine
-from pierhead.daemon.jobs import endpoints
+from pierhead.daemon.jobs import endpoints, links
 from pierhead.daemon.jobs.describe import config_of, host_config_of, network_kind
 from pierhead.daemon.jobs.files import container_folder, digest
 from pierhead.daemon.jobs.network_rows import find_row, pools_of
@@ -117,7 +117,8 @@ def _hosts(engine: Engine, container: Container, host: HostConfig, kind: str) ->
         base += "\n"
     gateways = _gateways(engine) if host.extra_hosts else ()
     lines = [f"{address}\t{name}\n" for address, name in extra_hosts(host, gateways)]
-    return "".join([base, *lines, *own_lines(engine, container)]).encode()
+    linked = [link.line for link in links.of(engine, container.id)]
+    return "".join([base, *lines, *linked, *own_lines(engine, container)]).encode()
 
 
 def _resolv(engine: Engine, container: Container, host: HostConfig, kind: str) -> bytes:
@@ -151,7 +152,34 @@ def rewrite(engine: Engine, container: Container, before: list[str]) -> None:
     if digest(_copy(engine, container.id, "resolv.conf")) == _copy(engine, container.id, "resolv.conf.hash"):
         files |= {"resolv.conf": resolv, "resolv.conf.hash": digest(resolv)}
     for name, content in files.items():
-        # The same inode: it is mounted in the container.
-        flags = os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-        with open(os.open(os.path.join(folder, name), flags), "wb") as file:
-            file.write(content)
+        _overwrite(os.path.join(folder, name), content)
+
+
+def relink(engine: Engine, container_id: str, gone: str = "") -> None:
+    """The lines of a running container's links in its hosts follow the others' addresses.
+
+    gone: an alias that is no link any longer. Of one that does not run now the line stays as it is.
+    """
+    path = os.path.join(container_folder(engine, container_id), "hosts")
+    lines = _copy(engine, container_id, "hosts").decode(errors="surrogateescape").splitlines(keepends=True)
+    new = {link.alias: link.line for link in links.of(engine, container_id) if link.addresses}
+    if gone:
+        new[gone] = ""
+    kept: list[str] = []
+    for line in lines:
+        address, tab, names = line.partition("\t")
+        alias = names.split(" ")[0].strip() if tab and address and not address.startswith("#") else ""
+        if alias not in new:
+            kept.append(line)
+        elif new[alias]:
+            kept.append(new[alias])
+            new[alias] = ""  # further lines of it were for its other addresses
+    kept += [line for line in new.values() if line]
+    _overwrite(path, "".join(kept).encode(errors="surrogateescape"))
+
+
+def _overwrite(path: str, content: bytes) -> None:
+    """In the same inode: it is mounted in the container."""
+    flags = os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    with open(os.open(path, flags), "wb") as file:
+        file.write(content)

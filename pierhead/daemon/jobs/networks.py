@@ -8,7 +8,7 @@ import logging
 from ipaddress import ip_network
 
 from pierhead.daemon.engine.engine import Engine, blocking, phase
-from pierhead.daemon.jobs import attachments, memberships, netfiles, network_creation, port_allocation
+from pierhead.daemon.jobs import attachments, links, memberships, netfiles, network_creation, port_allocation
 from pierhead.daemon.jobs.attachments import renamed
 from pierhead.daemon.jobs.endpoints import (
     endpoint_settings,
@@ -241,6 +241,13 @@ async def prune(engine: Engine, filters: Filters) -> NetworkPruneResponse:
 async def connect(engine: Engine, name: str, request: NetworkConnectRequest) -> None:
     """See ``attachments.connect``."""
     await attachments.connect(engine, name, request)
+
+
+def unlink(engine: Engine, path: str) -> None:
+    """End the legacy link "container/alias". Raises NoSuchContainer, Conflict."""
+    container = links.remove(engine, path)
+    if container.id in engine.running:
+        netfiles.relink(engine, container.id, gone=path.rpartition("/")[2])
 
 
 async def disconnect(engine: Engine, name: str, request: NetworkDisconnectRequest) -> None:

@@ -7,7 +7,7 @@ from pierhead.daemon.engine.waiters import Condition
 from pierhead.daemon.jobs import launch, lifecycle, networks, restarts, volumes
 from pierhead.daemon.jobs.describe import attributes
 from pierhead.driver.graphdriver.remove import remove_tree
-from pierhead.errors import Conflict, InvalidParameter, NoSuchContainer
+from pierhead.errors import Conflict, NoSuchContainer
 from pierhead.graph.containers import Container
 from pierhead.graph.state import State
 
@@ -18,10 +18,14 @@ WITH_VOLUMES = "remove with volumes"
 async def remove(
     engine: Engine, name: str, force: bool = False, with_volumes: bool = False, link: bool = False
 ) -> None:
-    """Remove a container and give its bytes back. Raises Conflict for one that runs, unless forced."""
-    container = engine.containers.find(name)
+    """Remove a container and give its bytes back. Raises Conflict for one that runs, unless forced.
+
+    link: not a container but a link, "container/alias".
+    """
     if link:
-        raise InvalidParameter("Cannot remove a link: legacy links between containers are not supported")
+        networks.unlink(engine, name)
+        return
+    container = engine.containers.find(name)
     if container.state is State.REMOVING:
         raise Conflict(f"removal of container {name} is already in progress")
     if (container.live or container.state is State.RESTARTING) and not force:

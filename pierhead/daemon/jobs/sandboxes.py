@@ -13,7 +13,7 @@ from ipaddress import IPv4Address, ip_address
 
 from pierhead.daemon.engine.engine import Engine, blocking, phase
 from pierhead.daemon.engine.running import Running
-from pierhead.daemon.jobs import endpoints, memberships
+from pierhead.daemon.jobs import endpoints, links, memberships, netfiles
 from pierhead.daemon.jobs.describe import host_config_of, network_kind
 from pierhead.daemon.jobs.network_rows import pools_of
 from pierhead.daemon.jobs.port_allocation import allocate_ports, reserve
@@ -50,6 +50,7 @@ async def prepare(engine: Engine, container_id: str) -> Joined:
     kind = network_kind(host_config_of(container).network_mode)
     if kind == "container":
         return Joined()
+    links.resolve(engine, container)
     await release(engine, container_id)
     try:
         with phase("networkdriver: addresses and ports"), engine.db.transaction():
@@ -204,6 +205,14 @@ async def joined(engine: Engine, container_id: str, started: Started) -> None:
         announce(engine, "connect", network, container_id)
     if started.resolver is not None:
         serve(engine, container_id, started.resolver)
+    followed(engine, container_id)
+
+
+def followed(engine: Engine, container_id: str) -> None:
+    """A container has other addresses now: those that have a link to it learn of it."""
+    for other in links.linked_by(engine, container_id):
+        if other in engine.running:
+            netfiles.relink(engine, other)
 
 
 async def reattach(engine: Engine, container_id: str, started: Started) -> None:

@@ -8,6 +8,7 @@ from functools import lru_cache
 
 from pierhead.daemon.config import Config
 from pierhead.daemon.engine.engine import Engine
+from pierhead.daemon.jobs import links
 from pierhead.daemon.jobs.describe import args_of, config_of, host_config_of, mounts_of, network_kind
 from pierhead.daemon.jobs.files import container_folder
 from pierhead.daemon.jobs.mounts import PROPAGATIONS
@@ -74,12 +75,12 @@ def merge_env(base: list[str], over: list[str]) -> list[str]:
     return list(result.values())
 
 
-def environment(config: ContainerConfig, hostname: str) -> tuple[str, ...]:
+def environment(engine: Engine, container: Container, config: ContainerConfig, hostname: str) -> tuple[str, ...]:
     """What the container's process gets; init adds HOME where it is missing."""
     base = [DEFAULT_PATH, f"HOSTNAME={hostname}"]
     if config.tty:
         base.append("TERM=xterm")
-    return tuple(merge_env(base, config.env or []))
+    return tuple(merge_env(base + links.environment(engine, container), config.env or []))
 
 
 @lru_cache(maxsize=1)
@@ -388,7 +389,7 @@ def build(
     size = host.console_size if len(host.console_size or []) == 2 else [0, 0]
     process = Process(
         args=args,
-        env=environment(config, hostname),
+        env=environment(engine, container, config, hostname),
         cwd=config.working_dir or "/",
         user=config.user,
         groups=tuple(host.group_add or ()),

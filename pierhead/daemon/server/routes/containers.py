@@ -9,7 +9,7 @@ from pierhead.daemon.server.answer import MULTIPLEXED_STREAM, NO_CONTENT, RAW_ST
 from pierhead.daemon.server.call import Call, has_keys_besides
 from pierhead.daemon.server.progress import after_first, lines
 from pierhead.daemon.server.router import Route
-from pierhead.errors import InvalidParameter, PierheadError
+from pierhead.errors import InvalidParameter, NoSuchContainer, PierheadError
 from pierhead.wire import codec, legacy, versions
 from pierhead.wire.containers import (
     ContainerCreateRequest,
@@ -93,6 +93,8 @@ async def update(call: Call) -> Answer:
 
 
 async def remove(call: Call) -> Answer:
+    if "/" in call.path["name"] and not call.flag("link"):  # the name of a link
+        raise NoSuchContainer(call.path["name"])
     await call.engine.run(containers.remove, call.path["name"], call.flag("force"), call.flag("v"), call.flag("link"))
     return NO_CONTENT
 
@@ -223,5 +225,5 @@ ROUTES = (
     Route("GET", "/containers/{name}/stats", stats, cancellable=True),
     Route("GET", "/containers/{name}/top", top),
     Route("GET", "/containers/{name}/changes", changes),
-    Route("DELETE", "/containers/{name}", remove),
+    Route("DELETE", "/containers/{name*}", remove),
 )
