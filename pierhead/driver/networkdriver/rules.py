@@ -98,6 +98,7 @@ _CHAINS = """
   chain forward {
     type filter hook forward priority filter; policy accept;
     iifname . oifname @same accept
+    iifname . oifname @quiet ct status dnat accept
     iifname . oifname @quiet drop
     iifname @internal drop
     oifname @internal drop
