@@ -78,12 +78,12 @@ class _Served:
 class Resolvers:
     """All containers' resolver sockets. Everything happens on the loop's thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, health: Health | None = None) -> None:
         self._served: dict[str, _Served] = {}
         self._zones: dict[str, Zone] = {}
         self._stale: set[str] = set()
         self._changes = 0
-        self._health = Health()
+        self._health = health or Health()
         self.asking = 0
         """Questions to other servers that wait for their answer now."""
         self._lines: deque[str] = deque()

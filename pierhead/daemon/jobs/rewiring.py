@@ -3,13 +3,12 @@
 import logging
 
 from pierhead.daemon.engine.engine import Engine, blocking
-from pierhead.daemon.jobs import endpoints
+from pierhead.daemon.jobs import address_allocation, endpoints
 from pierhead.daemon.jobs.describe import host_config_of
 from pierhead.daemon.jobs.port_allocation import addresses, allocate_ports, reserve
 from pierhead.daemon.jobs.sandboxes import (
     allocate_endpoint,
     announce,
-    forget_addresses,
     gateway_of,
     merge,
     plan_endpoint,
@@ -69,7 +68,7 @@ async def leave(engine: Engine, container: Container, network_id: str) -> None:
         except (OSError, ExceptionGroup) as error:
             log.error("container %s could not leave %s: %s", container.id[:12], network.name, error, exc_info=error)
         with engine.db.transaction():
-            forget_addresses(engine, network, endpoint, container.name)
+            address_allocation.release(engine, network, endpoint, container.name)
         engine.resolvers.changed(network.id)
         announce(engine, "disconnect", network, container.id)
         if endpoint.gateway:

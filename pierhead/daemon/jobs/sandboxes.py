@@ -7,15 +7,13 @@ crash the daemon knows whose they were.
 import errno
 import logging
 import secrets
-import time
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, ip_address
+from ipaddress import IPv4Address
 
 from pierhead.daemon.engine.engine import Engine, blocking, phase
 from pierhead.daemon.engine.running import Running
-from pierhead.daemon.jobs import endpoints, links, memberships, netfiles
+from pierhead.daemon.jobs import address_allocation, endpoints, links, memberships, netfiles
 from pierhead.daemon.jobs.describe import host_config_of, network_kind
-from pierhead.daemon.jobs.network_rows import pools_of
 from pierhead.daemon.jobs.port_allocation import allocate_ports, reserve
 from pierhead.daemon.jobs.zones import resolver_setup, serve
 from pierhead.driver.execdriver.api import HeldPort, Started
@@ -28,9 +26,6 @@ from pierhead.libcontainer.spec import NetworkSetup
 from pierhead.linux import netlink
 
 log = logging.getLogger("pierd")
-
-HISTORY = 1024
-"""Addresses that a network remembers the last owner of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +103,8 @@ def allocate_endpoint(engine: Engine, container: Container, row: Row, interface:
         driver.room(endpoints.network_at(engine, row), _count(engine, row["network_id"]))
         settings = endpoints.asked(row)
         config = settings.ipam_config
-        ipv4 = _address(engine, container, row, 4, config.ipv4_address if config else "")
-        ipv6 = _address(engine, container, row, 6, config.ipv6_address if config else "")
+        ipv4 = address_allocation.choose(engine, container, row, 4, config.ipv4_address if config else "")
+        ipv6 = address_allocation.choose(engine, container, row, 6, config.ipv6_address if config else "")
         mac = settings.mac_address
         if mac and not driver.own_mac:
             raise PierheadError(f"{driver.name} interfaces do not support custom mac address assignment")
@@ -125,37 +120,6 @@ def allocate_endpoint(engine: Engine, container: Container, row: Row, interface:
 def _count(engine: Engine, network_id: str) -> int:
     found = engine.db.one("SELECT count(*) AS n FROM endpoint WHERE network_id = ? AND active = 1", (network_id,))
     return int(found["n"])
-
-
-def _address(engine: Engine, container: Container, row: Row, version: int, wanted: str) -> str | None:
-    """An address with prefix length, or None where the network has no pool of that version."""
-    network, column = row["network_id"], f"ipv{version}"
-    pools = [pool for pool in pools_of(engine, network) if pool.subnet.version == version]
-    if not pools:
-        return None
-    used = {
-        found[column].partition("/")[0]
-        for found in engine.db.all(
-            f"SELECT {column} FROM endpoint WHERE network_id = ? AND {column} IS NOT NULL", (network,)
-        )
-    }
-    if wanted:
-        address = ip_address(wanted)
-        return f"{address}/{ipam.claim(pools, used, address).subnet.prefixlen}"
-    own: list[str] = []
-    resting: dict[str, int] = {}
-    if row["network_name"] != "bridge":
-        for found in engine.db.all("SELECT * FROM address_history WHERE network_id = ?", (network,)):
-            if found["name"] == container.name:
-                own.append(found["address"])
-            resting[found["address"]] = found["released"]
-    chosen = ipam.allocate(pools, used, own=own, resting=resting)
-    if chosen is None:
-        raise PierheadError(
-            f"no available IPv{version} addresses on this network's address pools: {row['network_name']} ({network})"
-        )
-    address, pool = chosen
-    return f"{address}/{pool.subnet.prefixlen}"
 
 
 # Joining -------------------------------------------------------------------------------------------------------------
@@ -256,7 +220,7 @@ async def release(engine: Engine, container_id: str) -> None:
     with engine.db.transaction():
         engine.db.execute("DELETE FROM port WHERE container_id = ?", (container_id,))
         for network, endpoint in left:
-            forget_addresses(engine, network, endpoint, name)
+            address_allocation.release(engine, network, endpoint, name)
     for network, _ in left:
         engine.resolvers.changed(network.id)
         announce(engine, "disconnect", network, container_id)
@@ -282,29 +246,3 @@ async def unplug(engine: Engine, running: Running, network: Network, endpoint: E
             if error.errno != errno.ENODEV:
                 raise
     await blocking(driver.unplug, network, endpoint)
-
-
-def forget_addresses(engine: Engine, network: Network, endpoint: Endpoint, name: str) -> None:
-    """Write an endpoint as inactive; on a user's network its addresses rest. Within a transaction."""
-    if endpoints.named(engine, network.driver, network.name):
-        for interface in (endpoint.ipv4, endpoint.ipv6):
-            if interface is not None:
-                engine.db.execute(
-                    "INSERT OR REPLACE INTO address_history (network_id, address, name, released) VALUES (?, ?, ?, ?)",
-                    (network.id, str(interface.ip), name, time.time_ns()),
-                )
-        _trim_history(engine, network.id)
-    engine.db.execute(
-        "UPDATE endpoint SET active = 0, interface = '', mac = '', ipv4 = NULL, ipv6 = NULL, gateway = 0 WHERE id = ?",
-        (endpoint.id,),
-    )
-
-
-def _trim_history(engine: Engine, network_id: str) -> None:
-    count = engine.db.one("SELECT count(*) AS n FROM address_history WHERE network_id = ?", (network_id,))["n"]
-    if count > 2 * HISTORY:
-        engine.db.execute(
-            "DELETE FROM address_history WHERE network_id = ? AND released < (SELECT released FROM address_history "
-            "WHERE network_id = ? ORDER BY released DESC LIMIT 1 OFFSET ?)",
-            (network_id, network_id, HISTORY),
-        )
