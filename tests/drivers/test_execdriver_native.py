@@ -14,7 +14,7 @@ from pierhead.driver.execdriver import protocol
 from pierhead.driver.execdriver.api import ExecStarted, Exited, Lost, NotBegun, Started, StartError
 from pierhead.driver.execdriver.native import NativeDriver
 from tests.drivers.containers import PATIENCE, Box, Running, busybox_root, process
-from tests.harness.processes import end
+from tests.harness.processes import end, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -158,9 +158,11 @@ def test_a_starter_is_gone_when_its_container_runs(box: Box) -> None:
 
 def test_the_drivers_processes_end_with_the_driver(box: Box) -> None:
     sleeping(box)
-    pids = box.driver.pids()
+    wait_until(lambda: len(box.driver.pids()) == 3, "the next spare and its starter")
+    zygote, spare, starter = box.driver.pids()
     box.driver.close()
-    assert all(gone(pid) for pid in pids)
+    assert not os.path.exists(f"/proc/{zygote}") and not os.path.exists(f"/proc/{spare}")
+    assert gone(starter)
 
 
 def test_neither_zygote_nor_shim_carries_the_daemons_environment_or_files(

@@ -11,6 +11,7 @@ import _signal as signal  # type: ignore[import-not-found]
 import _socket as socket
 import gc
 import os
+import select
 import sys
 
 # -I and -S leave only the standard library on the path; later nothing may be imported at all.
@@ -41,8 +42,16 @@ def prepare() -> None:
 class Spare:
     """A shim that has been forked beforehand and waits for its container: a start need not wait for a fork."""
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, pidfd: int) -> None:
         self.connection = connection
+        self.pidfd = pidfd
+
+    def end(self) -> None:
+        """Not needed any more: whoever has waited for the zygote finds none of its processes."""
+        self.connection.close()
+        poll = select.poll()
+        poll.register(self.pidfd, select.POLLIN)
+        poll.poll(1000)
 
     def give(self, control: int) -> bool:
         """Hand it a control connection; False if it has died."""
@@ -52,6 +61,7 @@ class Spare:
             return False
         finally:
             self.connection.close()
+            os.close(self.pidfd)
         return True
 
 
@@ -66,9 +76,8 @@ def fork(daemon: socket.socket) -> Spare | socket.socket:
         theirs.close()
         raise
     if pid:
-        os.close(pidfd)
         theirs.close()
-        return Spare(ours)
+        return Spare(ours, pidfd)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     daemon.close()
     ours.close()
@@ -86,6 +95,7 @@ def serve(daemon: socket.socket) -> socket.socket | None:
             spare = made
         message, descriptors = protocol.receive(daemon, 4)
         if not message:
+            spare.end()
             return None
         if message == protocol.FORK and len(descriptors) == 1:
             given, spare = spare.give(descriptors[0]), None
