@@ -12,7 +12,7 @@ import pytest
 from tests.harness.api import Api, demultiplex
 from tests.harness.engines import Pierd
 from tests.harness.processes import wait_until
-from tests.harness.reality import differences
+from tests.harness.reality import settled
 
 pytestmark = pytest.mark.only_pierhead("kill -9 of ours")
 
@@ -155,14 +155,6 @@ def check(pierd: Pierd, one: Known) -> None:
     for run in runs:
         numbers = [int(line.split()[1]) for line in run.splitlines()]
         assert numbers == list(range(2, len(numbers) + 2)), f"{one.name}: a gap in its log"
-
-
-def settled(pierd: Pierd) -> list[str]:
-    """The differences that stay (the kernel takes a namespace's links away in its own time)."""
-    end = time.monotonic() + 10
-    while (left := differences(pierd)) and time.monotonic() < end:
-        time.sleep(0.1)
-    return left
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import pytest
 from tests.harness.api import demultiplex
 from tests.harness.engines import Pierd, engine
 from tests.harness.processes import wait_until
+from tests.harness.reality import settled
 from tests.harness.terminal import Terminal
 
 COUNT = "n=0; while :; do n=$((n+1)); echo line $n; sleep 0.02; done"
@@ -196,6 +197,36 @@ def test_removed_with_the_daemon_killed_in_between_nothing_is_left(pierd: Pierd)
     assert states == {"c0": "exited", "c1": "exited", "c2": "exited", "c3": "running", "c4": "running"}
     veths = {name for name in pierd.host.interfaces() if name not in ("lo", "ens33", "virbr0", "docker0")}
     assert len(veths) == 2, f"of the ended containers no interface is left: {veths}"
+
+
+def test_twenty_restarts_in_a_row_cost_no_line_no_answer_and_no_name(pierd: Pierd) -> None:
+    """Killed and stopped in turn, under containers that write, rotate their logs, serve, and ask for names."""
+    pierd.docker("network", "create", "own").check()
+    pierd.docker("run", "-d", "--name", "web1", "--network", "own", "-p", "8081:8080", "web").check()
+    ask = "n=0; while :; do n=$((n+1)); nslookup web1 > /said 2>&1 && echo line $n || cat /said; sleep 0.1; done"
+    quick = COUNT.replace("0.02", "0.002")
+    rotated = ("--log-opt", "max-size=10k", "--log-opt", "max-file=100")
+    for name, script, *flags in (
+        ("counts", quick),
+        ("rotates", quick, *rotated),
+        ("terminal", quick, "-t"),
+        ("asks", ask, "--network", "own"),
+    ):
+        pierd.docker("run", "-d", "--name", name, *flags, "busybox", "sh", "-c", script).check()
+    wait_until(lambda: answers(pierd, 8081), "an answer")
+    for number in range(20):
+        (pierd.stop if number % 2 else pierd.kill)()
+        assert answers(pierd, 8081)
+        pierd.start()
+        assert answers(pierd, 8081)
+        assert settled(pierd) == []
+    for name in ("counts", "rotates", "terminal", "asks"):
+        pierd.docker("stop", "-t", "0", name).check()
+        lines = pierd.docker("logs", name).check().lines
+        assert all(line.startswith("line ") for line in lines), lines
+        numbers = [int(line.split()[1]) for line in lines]
+        first = numbers[0] if name == "rotates" else 1
+        assert numbers == list(range(first, first + len(numbers))), name
 
 
 def test_stopped_with_nothing_running_the_machine_is_as_before(pierd: Pierd) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+import time
 from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
@@ -24,6 +25,14 @@ def differences(pierd: Pierd) -> list[str]:
             *_ports(pierd, db),
             *(f"mount {mount} in the host's namespace" for mount in mounts_below(pierd.root)),
         ]
+
+
+def settled(pierd: Pierd) -> list[str]:
+    """The differences that stay: links go with their namespace and helper processes end, each in its own time."""
+    end = time.monotonic() + 20
+    while (left := differences(pierd)) and time.monotonic() < end:
+        time.sleep(0.1)
+    return left
 
 
 def _ids(db: sqlite3.Connection, query: str) -> set[str]:

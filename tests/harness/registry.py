@@ -2,8 +2,10 @@
 
 import http.client
 import json
+import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from tests.harness.engines import PEERS
@@ -79,3 +81,67 @@ def registry(host: Namespace, folder: Path, port: int = PORT) -> Iterator[Regist
         yield made
     finally:
         daemon.terminate()
+
+
+class StallingRegistry:
+    """A registry of one image, ``image``, that stops in the middle of its last layer until it is told to ``go``."""
+
+    def __init__(self, server: ThreadingHTTPServer, layers: Sequence[bytes]) -> None:
+        self.image = f"127.0.0.1:{server.server_port}/stalls:here"
+        self.stalled = threading.Event()
+        self.go = threading.Event()
+        config = config_of(layers)
+        blobs = [compressed(layer) for layer in layers]
+        self.last = digest(blobs[-1])
+        manifest = oci_manifest(config, blobs, docker=True)
+        self.answers = {f"/v2/stalls/blobs/{digest(blob)}": blob for blob in (config, *blobs)}
+        self.answers |= {f"/v2/stalls/manifests/{name}": manifest for name in ("here", digest(manifest))}
+        self.answers["/v2/"] = b"{}"
+
+    def answer(self, request: BaseHTTPRequestHandler) -> None:
+        """Answer a GET or HEAD."""
+        body = self.answers.get(request.path)
+        request.send_response(404 if body is None else 200)
+        body = body or b""
+        request.send_header("Content-Length", str(len(body)))
+        request.send_header("Docker-Distribution-API-Version", "registry/2.0")
+        if "/manifests/" in request.path:
+            request.send_header("Content-Type", DOCKER_MANIFEST)
+            request.send_header("Docker-Content-Digest", digest(body))
+        request.end_headers()
+        if request.command == "HEAD":
+            return
+        with suppress(ConnectionError):  # given up
+            if request.path.endswith(self.last):
+                request.wfile.write(body[: len(body) // 2])
+                self.stalled.set()
+                self.go.wait(60)
+                body = body[len(body) // 2 :]
+            request.wfile.write(body)
+
+
+@contextmanager
+def stalling_registry(host: Namespace, layers: Sequence[bytes], port: int = PORT) -> Iterator[StallingRegistry]:
+    """One at 127.0.0.1:5000 of a machine."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            made.answer(self)
+
+        do_HEAD = do_GET
+
+        def log_message(self, *arguments: object) -> None:
+            """Nothing."""
+
+    server = host.call(lambda: ThreadingHTTPServer(("127.0.0.1", port), Handler))
+    server.daemon_threads = True
+    made = StallingRegistry(server, layers)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        yield made
+    finally:
+        made.go.set()
+        server.shutdown()
+        thread.join()
+        server.server_close()
