@@ -25,6 +25,9 @@ _CAPPED = 0x100  # NLM_F_CAPPED: the answer holds our header alone
 _TLVS = 0x200  # NLM_F_ACK_TLVS: attributes follow, one of them may be the kernel's reason
 _ATTR_MSG = 1
 
+_NEWLINK, _DELLINK, _SETLINK = 16, 17, 19
+_IFNAME, _NET_NS_FD, _NEW_IFINDEX = 3, 28, 49  # IFLA_…
+
 ATTEMPTS, PAUSE = 100, 0.02
 """The kernel takes a network namespace apart in some ten ms after its last process, longer on a busy machine."""
 
@@ -49,18 +52,69 @@ def send_route(netlink: socket.socket, messages: tuple[bytes, ...], busy: tuple[
     link, its kind ("RTM_NEWLINK macvlan").
     """
     for message in messages:
-        buffer = bytearray(message)
-        flags = struct.unpack_from("=H", buffer, 6)[0]
-        struct.pack_into("=H", buffer, 6, flags | const.NLM_F_ACK)
         for attempt in range(ATTEMPTS):
-            netlink.send(buffer)
             try:
-                _answers(netlink, message)
+                _send(netlink, message)
                 break
             except OSError as error:
+                if error.errno == 17 and _wants_number_elsewhere(message):
+                    make_and_move(netlink, message)
+                    break
                 if error.errno not in busy or attempt + 1 == ATTEMPTS:
                     raise
             time.sleep(PAUSE)
+
+
+def _send(netlink: socket.socket, message: bytes, about: bytes = b"") -> None:
+    """about: the message that an error speaks of, if it is another."""
+    buffer = bytearray(message)
+    flags = struct.unpack_from("=H", buffer, 6)[0]
+    struct.pack_into("=H", buffer, 6, flags | const.NLM_F_ACK)
+    netlink.send(buffer)
+    _answers(netlink, about or message)
+
+
+def _wants_number_elsewhere(message: bytes) -> bool:
+    """Whether it makes a link with a given ifindex in another namespace."""
+    kind, index = struct.unpack_from("=H", message, 4)[0], struct.unpack_from("=i", message, 20)[0]
+    return kind == _NEWLINK and index > 0 and _NET_NS_FD in _attributes(message[32:])
+
+
+def make_and_move(netlink: socket.socket, message: bytes) -> None:
+    """Do what a message asks that makes a link with a given ifindex in another namespace, in two steps.
+
+    Before Linux 6.15 the kernel looks for that ifindex among the sender's links, not among those of the namespace that
+    the link is for, and refuses (EEXIST) if the host has such a number.  Hence the link is made here under a passing
+    name and whatever number, and moved: slower, for the kernel waits for an RCU grace period.  Raises OSError; then
+    nothing is left.
+    """
+    index, attributes = struct.unpack_from("=i", message, 20)[0], _attributes(message[32:])
+    name = f"pier-{os.getpid()}"
+    here = {**attributes, _IFNAME: name.encode() + b"\0"}
+    namespace = here.pop(_NET_NS_FD)
+    _send(netlink, _link_message(message, 0, here), message)
+    made = socket.if_nametoindex(name)
+    moved = {_NET_NS_FD: namespace, _NEW_IFINDEX: struct.pack("=i", index), _IFNAME: attributes[_IFNAME]}
+    try:
+        _send(netlink, _link_message(_header(_SETLINK), made, moved), message)
+    except OSError:
+        _send(netlink, _link_message(_header(_DELLINK), made, {}))
+        raise
+
+
+def _header(kind: int) -> bytes:
+    """nlmsghdr and ifinfomsg of a request; length and index come later."""
+    return _HEADER.pack(0, kind, 1, 0, 0) + bytes(16)  # NLM_F_REQUEST
+
+
+def _link_message(like: bytes, index: int, attributes: dict[int, bytes]) -> bytes:
+    """A message with the header of another, about the link of this number, with these attributes."""
+    made = bytearray(like[:32])
+    struct.pack_into("=i", made, 20, index)
+    for kind, value in attributes.items():
+        made += struct.pack("=HH", len(value) + 4, kind) + value + b"\0" * (-len(value) % 4)
+    struct.pack_into("=I", made, 0, len(made))
+    return bytes(made)
 
 
 def send_batch(batch: bytes) -> None:

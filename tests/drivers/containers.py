@@ -22,10 +22,11 @@ from pierhead.libcontainer.spec import (
     Spec,
 )
 from pierhead.linux.mount import DirectoryRoot, OverlayRoot
+from tests.harness.processes import DEADLINE
 
 E = TypeVar("E")
 
-PATIENCE = 30.0
+PATIENCE = DEADLINE / 2
 """Seconds against hanging; nothing is measured by it."""
 
 PROGRAMS = "sh true false cat echo sleep seq dd tty stty kill printf trap head yes ps mount hostname nc ip ls readlink"

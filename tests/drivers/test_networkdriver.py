@@ -12,6 +12,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6
 
 import pytest
 
+from pierhead.driver.networkdriver import inside as inside_of_a_container
 from pierhead.driver.networkdriver.api import Endpoint, Network, NetworkDriver, Pool, PortBinding
 from pierhead.driver.networkdriver.bridge import BridgeDriver
 from pierhead.driver.networkdriver.bridgeoptions import NAME
@@ -20,9 +21,9 @@ from pierhead.driver.networkdriver.ipvlan import IpvlanDriver
 from pierhead.driver.networkdriver.macvlan import MacvlanDriver
 from pierhead.driver.networkdriver.none import NoneDriver
 from pierhead.errors import PierheadError
-from pierhead.linux import sublinks
 from pierhead.linux.netlink import Netlink, link_delete, veth_into
 from tests.harness.joining import join, leave
+from tests.harness.kernel import need
 from tests.harness.netns import Namespace, namespace
 
 INSTANCE = "4d000001"
@@ -126,22 +127,10 @@ class Case:
         return found
 
 
-def _missing(host: Namespace, kinds: tuple[str, ...]) -> str:
-    """The first kind of link that this kernel cannot make, or nothing."""
-    for kind in kinds:
-        if kind == "dummy":
-            made = host.run("ip", "link", "add", "probe", "type", "dummy").status == 0
-            host.run("ip", "link", "delete", "probe")
-            if not made:
-                return kind
-        elif not host.call(lambda kind=kind: sublinks.supported(kind)):  # type: ignore[misc]
-            return kind
-    return ""
-
-
 @pytest.fixture(params=KINDS)
 def case(request: pytest.FixtureRequest) -> Iterator[Case]:
     kind = KINDS[request.param]
+    need(*kind.needs)
     driver = DRIVERS[kind.driver]()
     pools = (V4, V6) if driver.addressed else ()
     network = Network("ab" * 32, kind.name, kind.driver, pools, ipv6=bool(pools), options=kind.options)
@@ -159,9 +148,6 @@ def case(request: pytest.FixtureRequest) -> Iterator[Case]:
     )
     with ExitStack() as stack:
         host = stack.enter_context(namespace(f"{PREFIX}-host"))
-        missing = _missing(host, kind.needs)
-        if missing:
-            pytest.skip(f"this kernel has no {missing}")
         container = stack.enter_context(namespace(f"{PREFIX}-inner"))
         container.ip("link", "set", "lo", "down")
         beyond = stack.enter_context(namespace(f"{PREFIX}-next"))
@@ -226,6 +212,23 @@ def test_a_container_has_what_was_promised_and_loses_it_again(case: Case) -> Non
         case.leave()
         assert case.container.interfaces() == {"lo"}
         assert case.host.interfaces() == made
+
+
+def test_the_hosts_links_may_have_any_number(case: Case) -> None:
+    """Before Linux 6.15 the kernel refuses a container's link a number that a link of the host has."""
+    if not case.driver.addressed:
+        return
+    case.do(lambda: case.driver.create(case.network))
+    number = inside_of_a_container.index(case.endpoint)
+    case.host.ip("link", "add", "taken", "index", str(number), "type", "bridge")
+    case.join()
+    links = {link["ifname"]: link for link in json.loads(case.container.ip("-j", "addr").stdout)}
+    assert set(links) == {"lo", "eth0"} and links["eth0"]["ifindex"] == number
+    if case.driver.own_mac:
+        assert links["eth0"]["address"] == case.endpoint.mac
+    assert "taken" in case.host.interfaces()
+    case.leave()
+    assert case.container.interfaces() == {"lo"}
 
 
 def test_what_ends_may_begin_again_at_once(case: Case) -> None:

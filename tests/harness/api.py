@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
+from tests.harness.processes import DEADLINE
+
 VERSION = "v1.41"
 """What Debian's dockerd speaks, so that every test can be aimed at both."""
 
@@ -15,15 +17,15 @@ VERSION = "v1.41"
 class UnixConnection(http.client.HTTPConnection):
     """http.client over a unix socket."""
 
-    def __init__(self, path: str, timeout: float = 60) -> None:
+    def __init__(self, path: str, timeout: float = DEADLINE) -> None:
         super().__init__("docker", timeout=timeout)
         self.path = path
 
     def connect(self) -> None:
-        self.sock = connect(self.path, self.timeout or 60)
+        self.sock = connect(self.path, self.timeout or DEADLINE)
 
 
-def connect(path: str, timeout: float = 60) -> socket.socket:
+def connect(path: str, timeout: float = DEADLINE) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     connection.settimeout(timeout)
     try:
@@ -123,7 +125,7 @@ class Api:
         *,
         raw: bytes | None = None,
         content_type: str = "application/json",
-        timeout: float = 60,
+        timeout: float = DEADLINE,
         **query: Any,
     ) -> Answer:
         """One request and its whole answer, whatever its status."""
@@ -146,7 +148,7 @@ class Api:
     def get(self, path: str, **query: Any) -> Any:
         return self.ok("GET", path, **query).json
 
-    def stream(self, path: str, timeout: float = 60, **query: Any) -> Iterator[Any]:
+    def stream(self, path: str, timeout: float = DEADLINE, **query: Any) -> Iterator[Any]:
         """JSON objects as they come; closing the iterator closes the connection."""
         connection = UnixConnection(self.path, timeout)
         try:
@@ -160,7 +162,7 @@ class Api:
             connection.close()
 
     def hijack(
-        self, path: str, body: Any = None, *, upgrade: bool = True, timeout: float = 60, **query: Any
+        self, path: str, body: Any = None, *, upgrade: bool = True, timeout: float = DEADLINE, **query: Any
     ) -> Hijacked:
         """POST that turns the connection into a raw stream (attach, exec start)."""
         data = json.dumps(body).encode() if body is not None else b""

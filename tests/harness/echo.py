@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tests.harness.netns import call_in
+from tests.harness.processes import DEADLINE
 
 SCTP = 132
 KINDS = {
@@ -66,7 +67,7 @@ def server(netns: str, port: int, proto: str = "tcp", name: str = "") -> Iterato
         listener.close()
 
 
-def ask(netns: str, address: str, port: int, proto: str = "tcp", patience: float = 10) -> str:
+def ask(netns: str, address: str, port: int, proto: str = "tcp", patience: float = DEADLINE / 6) -> str:
     """The server's answer to a client in a namespace, or "" (refused, unreachable, or silence for so many seconds)."""
     kind, number = KINDS[proto]
     family = socket.AF_INET6 if ":" in address else socket.AF_INET

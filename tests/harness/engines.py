@@ -18,7 +18,7 @@ from urllib.parse import quote
 from tests.harness.api import Api
 from tests.harness.images import WEB, busybox_rootfs
 from tests.harness.netns import World, world
-from tests.harness.processes import Daemon, Output, end, run, wait_until
+from tests.harness.processes import DEADLINE, Daemon, Output, end, run, wait_until
 
 TOP = Path(__file__).resolve().parents[2]
 PEERS = TOP / ".cache/peers/root"
@@ -109,14 +109,14 @@ class Engine:
 
     # Clients
 
-    def docker(self, *arguments: str, stdin: bytes = b"", timeout: float = 60) -> Output:
+    def docker(self, *arguments: str, stdin: bytes = b"", timeout: float = DEADLINE) -> Output:
         """The real docker client, to its end."""
         return run(self.docker_argv(*arguments), stdin=stdin, env=self.client_environment(), timeout=timeout)
 
     def docker_argv(self, *arguments: str) -> list[str]:
         return [docker_client(), "-H", f"unix://{self.socket}", *arguments]
 
-    def pier(self, *arguments: str, stdin: bytes = b"", timeout: float = 60) -> Output:
+    def pier(self, *arguments: str, stdin: bytes = b"", timeout: float = DEADLINE) -> Output:
         return run(self.pier_argv(*arguments), stdin=stdin, env=self.client_environment(), timeout=timeout)
 
     def pier_argv(self, *arguments: str) -> list[str]:

@@ -12,7 +12,7 @@ import docker
 from docker.errors import APIError
 
 from tests.harness.engines import Engine
-from tests.harness.processes import Output
+from tests.harness.processes import DEADLINE, Output
 
 
 class Refused(Exception):
@@ -165,7 +165,7 @@ class DockerPy:
     name = "docker-py"
 
     def __init__(self, path: str) -> None:
-        self.client = docker.DockerClient(f"unix://{path}", version="auto", timeout=60)
+        self.client = docker.DockerClient(f"unix://{path}", version="auto", timeout=DEADLINE)
 
     def close(self) -> None:
         self.client.close()
@@ -288,7 +288,7 @@ class Background:
         self.thread = threading.Thread(target=body, daemon=True)
         self.thread.start()
 
-    def finish(self, timeout: float = 60) -> Any:
+    def finish(self, timeout: float = DEADLINE) -> Any:
         self.thread.join(timeout)
         assert not self.thread.is_alive(), "it did not end"
         if self.error is not None:

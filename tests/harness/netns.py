@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
-from tests.harness.processes import Output, run
+from tests.harness.processes import DEADLINE, Output, run
 
 T = TypeVar("T")
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -33,7 +33,7 @@ class Namespace:
         """The command line that runs a command in here."""
         return ["nsenter", f"--net={self.path}", "--", *command]
 
-    def run(self, *command: str, stdin: bytes = b"", timeout: float = 60) -> Output:
+    def run(self, *command: str, stdin: bytes = b"", timeout: float = DEADLINE) -> Output:
         return run(self.argv(*command), stdin=stdin, timeout=timeout)
 
     def ip(self, *arguments: str) -> Output:
@@ -43,11 +43,11 @@ class Namespace:
         """Run a function in a thread that has joined this namespace; sockets it makes stay in here."""
         return call_in(self.path, work)
 
-    def connect(self, address: str, port: int, timeout: float = 10) -> socket.socket:
+    def connect(self, address: str, port: int, timeout: float = DEADLINE / 6) -> socket.socket:
         """A TCP connection made from in here."""
         return self.call(lambda: socket.create_connection((address, port), timeout))
 
-    def http_get(self, address: str, port: int, path: str = "/", timeout: float = 10) -> str:
+    def http_get(self, address: str, port: int, path: str = "/", timeout: float = DEADLINE / 6) -> str:
         """The whole answer (head and body) of one HTTP/1.0 request sent from in here."""
         with self.connect(address, port, timeout) as connection:
             connection.sendall(f"GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n".encode())

@@ -10,6 +10,8 @@ import termios
 import time
 from collections.abc import Mapping, Sequence
 
+from tests.harness.processes import DEADLINE
+
 
 class Terminal:
     """A program with a terminal of its own, of the given size."""
@@ -41,7 +43,7 @@ class Terminal:
         except OSError:
             return b""
 
-    def expect(self, text: str, timeout: float = 30) -> str:
+    def expect(self, text: str, timeout: float = DEADLINE / 2) -> str:
         """Read until the text has appeared since the last call; returns what came up to and with it."""
         end = time.monotonic() + timeout
         marker = text.encode()
@@ -55,7 +57,7 @@ class Terminal:
         before, _, self.seen = self.seen.partition(marker)
         return (before + marker).decode(errors="replace")
 
-    def wait(self, timeout: float = 30) -> int:
+    def wait(self, timeout: float = DEADLINE / 2) -> int:
         """The exit status, once the program has ended by itself; what it still prints is read."""
         end = time.monotonic() + timeout
         while self.process.poll() is None:

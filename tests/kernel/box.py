@@ -13,6 +13,7 @@ from pierhead.libcontainer import container, plan
 from pierhead.libcontainer.cgroups import Plan
 from pierhead.libcontainer.spec import Device, Mount, NamespaceKind, NamespaceMode, Process, Spec
 from pierhead.linux.mount import DirectoryRoot, OverlayRoot
+from tests.harness.processes import DEADLINE
 
 BUSYBOX = Path("/bin/busybox")
 PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -52,7 +53,6 @@ MASKED = (
     "/sys/devices/virtual/powercap",
 )
 READONLY = tuple(f"/proc/{name}" for name in ("bus", "fs", "irq", "sys", "sysrq-trigger"))
-DEADLINE = 20.0
 
 _APPLETS = (
     "sh cat ls id mount readlink stat sleep true false echo touch mkdir env hostname grep head tail wc chmod chown"

@@ -9,6 +9,7 @@ import pytest
 from pierhead.libcontainer import cgroupfs, cgroups, container, plan, rootfs, seccomp
 from pierhead.libcontainer.spec import Mount, NamespaceKind, NamespaceMode, Rlimit
 from pierhead.linux import calls, const, mountapi, tty
+from tests.harness.kernel import need
 from tests.kernel.box import CAPABILITIES, MOUNTS, Box, enter, run, running, script
 
 
@@ -427,8 +428,7 @@ def test_a_cgroup_namespace_of_its_own_begins_at_the_containers_cgroup(box: Box,
 
 
 def test_exec_works_in_a_container_that_manages_its_own_cgroups(box: Box, base: str) -> None:
-    if cgroups.detect().version == 1:
-        pytest.skip("needs cgroup v2 with controllers: make test-vm")
+    need("cgroup v2 alone")
     mounts = (*MOUNTS, Mount("/sys/fs/cgroup", "cgroup", "cgroup", ("nosuid", "noexec", "nodev")))
     text = (
         "cd /sys/fs/cgroup; mkdir init; echo 1 > init/cgroup.procs; echo +pids > cgroup.subtree_control; exec sleep 100"

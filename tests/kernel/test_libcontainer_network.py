@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pierhead.libcontainer import container
+from pierhead.libcontainer import container, network
 from pierhead.libcontainer.init import SetupError
 from pierhead.libcontainer.plan import sysctl_path
 from pierhead.libcontainer.spec import NETNS_FD, NamespaceKind, NamespaceMode, NetworkSetup
@@ -40,21 +40,20 @@ def host() -> Iterator[None]:
 
 
 def _send(*messages: bytes) -> None:
-    from pierhead.libcontainer import network
-
     made = network.route_socket()
     network.send_route(made, messages)
     made.close()
 
 
-def veth(number: int = 2) -> NetworkSetup:
-    """eth<n> at 10.0.<n>.2/24, the host's end h1v<n> up."""
+def veth(number: int = 2, outside: str = "") -> NetworkSetup:
+    """eth<n> at 10.0.<n>.2/24, the host's end (h1v<n>) up."""
+    outside = outside or f"h1v{number}"
     return NetworkSetup(
         host=(
             netlink.veth_into(
-                NETNS_FD, inside=f"eth{number}", index=number, mac=MAC, mtu=1500, outside=f"h1v{number}", group=0
+                NETNS_FD, inside=f"eth{number}", index=number, mac=MAC, mtu=1500, outside=outside, group=0
             ),
-            netlink.link_set(f"h1v{number}", up=True),
+            netlink.link_set(outside, up=True),
         ),
         inside=(
             netlink.link_set(index=netlink.LOOPBACK_INDEX, up=True),
@@ -102,6 +101,32 @@ def test_the_resolver_sockets_are_the_containers_and_port_53_leads_to_them(box: 
         assert (question, answer, responder) == (b"question", b"answer", ("127.0.0.11", 53))
         udp.close()
         tcp.close()
+
+
+def test_a_link_of_the_hosts_may_have_the_number_that_a_container_wants(box: Box, host: None) -> None:
+    """Before Linux 6.15 the kernel refuses such a number at first."""
+    host_links = (netlink.bridge_add(f"h1b{number}", group=0) for number in range(2, 6))
+    _send(*host_links)
+    assert socket.if_nametoindex("h1b3") == 3
+    assert "inet 10.0.3.2/24" in script(box, "ip addr show eth3", network=veth(3)).out
+
+
+def test_a_link_can_be_made_here_and_moved(box: Box, host: None) -> None:
+    """What is done where the number is refused."""
+    setup = veth(3)
+    with running(box.spec("sleep", "100")) as child, network.route_socket() as netlink_socket:
+        descriptor = os.open(f"/proc/{child.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        calls.duplicate_to(descriptor, NETNS_FD)
+        network.make_and_move(netlink_socket, setup.host[0])
+        _send(*setup.host[1:])
+        with pytest.raises(OSError, match="eth3"):  # the number is taken there, too
+            network.make_and_move(netlink_socket, veth(3, outside="h1other").host[0])
+        os.close(NETNS_FD)
+        assert [name for _, name in socket.if_nameindex()] == ["lo", "h1v3"]
+        container.net_inside(descriptor, setup.inside)
+        out = Path(f"/proc/{child.pid}/net/fib_trie").read_text()
+        os.close(descriptor)
+    assert "10.0.3.2" in out
 
 
 def test_what_the_kernel_refuses_is_told_with_its_name_and_nothing_is_left(box: Box, host: None) -> None:

@@ -15,7 +15,9 @@ from pierhead.driver.networkdriver.api import Endpoint, Network, Pool, PortBindi
 from pierhead.driver.networkdriver.bridge import BridgeDriver
 from pierhead.driver.networkdriver.bridgeoptions import ICC, NAME
 from tests.harness.joining import join
+from tests.harness.kernel import need
 from tests.harness.netns import Namespace, World, namespace, world
+from tests.harness.processes import DEADLINE
 
 INSTANCE = "4a110c01"
 
@@ -129,7 +131,7 @@ class Lab:
         self.stack.callback(end)
 
 
-def ask(client: Namespace, address: str, port: int, proto: str = "tcp", patience: float = 5) -> str:
+def ask(client: Namespace, address: str, port: int, proto: str = "tcp", patience: float = DEADLINE / 12) -> str:
     """The server's answer, or "" (refused, unreachable, or silence for ``patience`` seconds)."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
 
@@ -185,7 +187,7 @@ def bridge_nf(request: pytest.FixtureRequest, outside: World) -> Iterator[int]:
 
     if not outside.host.call(files[0].exists):
         if request.param:
-            pytest.skip("no br_netfilter in this kernel")
+            need("br_netfilter")
         yield 0
         return
     outside.host.call(write(request.param))

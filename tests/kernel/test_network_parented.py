@@ -9,6 +9,7 @@ from pierhead.linux import sublinks
 from tests.harness.api import frames
 from tests.harness.engines import Engine, Pierd
 from tests.harness.images import WEB
+from tests.harness.kernel import lacking, need
 from tests.harness.processes import wait_until
 
 SUBNET = {"IPAM": {"Config": [{"Subnet": "192.0.2.0/24", "Gateway": "192.0.2.20", "IPRange": "192.0.2.128/25"}]}}
@@ -22,17 +23,6 @@ DUAL = {
     },
 }
 ROUTED = {"IPAM": {"Config": [{"Subnet": "10.77.0.0/24"}, {"Subnet": "fd77::/64"}]}, "EnableIPv6": True}
-
-
-def need(engine: Engine, *kinds: str) -> None:
-    for kind in kinds:
-        if kind == "dummy":
-            there = engine.host.run("ip", "link", "add", "probe", "type", "dummy").status == 0
-            engine.host.run("ip", "link", "delete", "probe")
-        else:
-            there = engine.host.call(lambda kind=kind: sublinks.supported(kind))  # type: ignore[misc]
-        if not there:
-            pytest.skip(f"this kernel has no {kind}")
 
 
 def inside(engine: Engine, container: str, *command: str) -> str:
@@ -76,7 +66,7 @@ def neighbour_reaches(engine: Engine, address: str, port: int = 8080) -> bool:
 
 @pytest.mark.parametrize("driver", ["macvlan", "ipvlan"])
 def test_a_neighbour_on_the_parents_wire_reaches_the_container_and_is_reached(engine: Engine, driver: str) -> None:
-    need(engine, driver)
+    need(driver)
     network(engine, "wire", driver, config=DUAL)
     web = run(engine, "web", "wire", "sh", "-c", WEB.replace("-p 8080", "-p [::]:8080"))
     shown = endpoint(engine, web, "wire")
@@ -92,7 +82,7 @@ def test_a_neighbour_on_the_parents_wire_reaches_the_container_and_is_reached(en
 
 @pytest.mark.parametrize("driver", ["macvlan", "ipvlan"])
 def test_containers_find_each_other_by_name_and_address(engine: Engine, driver: str) -> None:
-    need(engine, driver)
+    need(driver)
     network(engine, "wire", driver, config=DUAL)
     run(engine, "one", "wire", "sleep", "1000")
     two = run(engine, "two", "wire", "sleep", "1000")
@@ -103,7 +93,7 @@ def test_containers_find_each_other_by_name_and_address(engine: Engine, driver: 
 
 @pytest.mark.parametrize("driver", ["macvlan", "ipvlan"])
 def test_a_running_container_is_connected_and_disconnected(engine: Engine, driver: str) -> None:
-    need(engine, driver)
+    need(driver)
     network(engine, "wire", driver)
     plain = engine.api.run("sh", "-c", WEB, name="plain")
     engine.api.ok("POST", "/networks/wire/connect", {"Container": plain})
@@ -120,7 +110,7 @@ def test_a_running_container_is_connected_and_disconnected(engine: Engine, drive
 
 @pytest.mark.parametrize("driver", ["macvlan", "ipvlan"])
 def test_a_container_starts_again_with_its_address_as_soon_as_it_has_ended(engine: Engine, driver: str) -> None:
-    need(engine, driver)
+    need(driver)
     network(engine, "wire", driver)
     web = run(engine, "again", "wire", "sleep", "1000")
     for _ in range(3):
@@ -131,7 +121,7 @@ def test_a_container_starts_again_with_its_address_as_soon_as_it_has_ended(engin
 
 @pytest.mark.parametrize("driver", ["macvlan", "ipvlan"])
 def test_published_ports_are_neither_programmed_nor_shown(engine: Engine, driver: str) -> None:
-    need(engine, driver)
+    need(driver)
     network(engine, "wire", driver)
     web = run(engine, "web", "wire", PortBindings={"8080/tcp": [{"HostPort": "8081"}]})
     wait_until(lambda: neighbour_reaches(engine, "192.0.2.128"), "an answer")
@@ -148,7 +138,7 @@ def test_published_ports_are_neither_programmed_nor_shown(engine: Engine, driver
 
 @pytest.mark.parametrize("driver", ["macvlan", "ipvlan"])
 def test_an_internal_network_has_no_way_out_and_asks_nobody(engine: Engine, driver: str) -> None:
-    need(engine, driver)
+    need(driver)
     network(engine, "closed", driver, config={**SUBNET, "Internal": True})
     one = run(engine, "one", "closed", "sleep", "1000")
     run(engine, "two", "closed", "sleep", "1000")
@@ -159,7 +149,7 @@ def test_an_internal_network_has_no_way_out_and_asks_nobody(engine: Engine, driv
 
 @pytest.mark.parametrize("driver", ["macvlan", "ipvlan"])
 def test_without_a_parent_containers_reach_each_other_only(engine: Engine, driver: str) -> None:
-    need(engine, driver, "dummy")
+    need(driver, "dummy")
     id = network(engine, "alone", driver, parent="", config={})
     made = {"macvlan": "dm-", "ipvlan": "di-"}[driver] + id[:12]
     assert made in engine.host.interfaces()
@@ -176,7 +166,7 @@ def test_without_a_parent_containers_reach_each_other_only(engine: Engine, drive
 
 @pytest.mark.parametrize("driver", ["macvlan", "ipvlan"])
 def test_a_vlan_is_made_and_goes_with_the_last_network_on_it(engine: Engine, driver: str) -> None:
-    need(engine, driver, "vlan")
+    need(driver, "vlan")
     neighbour = engine.world.neighbour
     neighbour.ip("link", "add", "link", "ens33", "name", "ens33.7", "type", "vlan", "id", "7")
     neighbour.ip("addr", "add", "10.7.0.1/24", "dev", "ens33.7")
@@ -198,7 +188,7 @@ def test_a_vlan_is_made_and_goes_with_the_last_network_on_it(engine: Engine, dri
 
 
 def test_a_users_own_vlan_stays(engine: Engine) -> None:
-    need(engine, "macvlan", "vlan")
+    need("macvlan", "vlan")
     engine.host.ip("link", "add", "link", "ens33", "name", "ens33.9", "type", "vlan", "id", "9")
     network(engine, "nine", "macvlan", parent="ens33.9", config={})
     engine.api.ok("DELETE", "/networks/nine")
@@ -208,7 +198,7 @@ def test_a_users_own_vlan_stays(engine: Engine) -> None:
 
 @pytest.mark.parametrize("driver", ["macvlan", "ipvlan"])
 def test_a_parent_that_vanishes_is_told_at_the_next_start(engine: Engine, driver: str) -> None:
-    need(engine, driver)
+    need(driver)
     engine.host.ip("link", "add", "usb0", "type", "veth", "peer", "name", "usb1")
     network(engine, "usb", driver, parent="usb0", config={})
     there = run(engine, "there", "usb", "sleep", "1000")
@@ -227,7 +217,7 @@ def test_a_parent_that_vanishes_is_told_at_the_next_start(engine: Engine, driver
 
 
 def test_a_joined_container_is_left_with_lo_when_the_owner_of_a_macvlan_ends(engine: Engine) -> None:
-    need(engine, "macvlan")
+    need("macvlan")
     network(engine, "wire", "macvlan")
     run(engine, "owner", "wire", "sleep", "1000")
     guest = run(engine, "guest", "container:owner", "sleep", "1000")
@@ -244,7 +234,7 @@ def test_a_joined_container_is_left_with_lo_when_the_owner_of_a_macvlan_ends(eng
 @pytest.mark.parametrize(("mode", "together"), [("bridge", True), ("private", False), ("vepa", False)])
 def test_macvlan_modes_decide_whether_containers_reach_each_other(engine: Engine, mode: str, together: bool) -> None:
     """The neighbour's end of the cable sends no frame back, so vepa parts containers as private does."""
-    need(engine, "macvlan")
+    need("macvlan")
     network(engine, "wire", "macvlan", macvlan_mode=mode)
     one = run(engine, "one", "wire", "sleep", "1000")
     two = run(engine, "two", "wire", "sleep", "1000")
@@ -254,7 +244,7 @@ def test_macvlan_modes_decide_whether_containers_reach_each_other(engine: Engine
 
 @pytest.mark.parametrize(("flag", "together"), [("bridge", True), ("private", False), ("vepa", False)])
 def test_ipvlan_flags_decide_whether_containers_reach_each_other(engine: Engine, flag: str, together: bool) -> None:
-    need(engine, "ipvlan")
+    need("ipvlan")
     network(engine, "wire", "ipvlan", ipvlan_flag=flag)
     one = run(engine, "one", "wire", "sleep", "1000")
     run(engine, "two", "wire", "sleep", "1000")
@@ -264,7 +254,7 @@ def test_ipvlan_flags_decide_whether_containers_reach_each_other(engine: Engine,
 
 def test_a_macvlan_container_is_not_the_hosts_neighbour(engine: Engine) -> None:
     """The kernel's doing, and the first surprise of everybody: docs/network-macvlan.md says what to do."""
-    need(engine, "macvlan")
+    need("macvlan")
     network(engine, "wire", "macvlan")
     web = run(engine, "web", "wire")
     wait_until(lambda: neighbour_reaches(engine, "192.0.2.128"), "an answer")
@@ -272,7 +262,7 @@ def test_a_macvlan_container_is_not_the_hosts_neighbour(engine: Engine) -> None:
 
 
 def test_passthru_gives_the_parent_to_one_container(engine: Engine) -> None:
-    need(engine, "macvlan")
+    need("macvlan")
     engine.host.ip("link", "add", "p0", "type", "veth", "peer", "name", "p0", "netns", engine.world.neighbour.name)
     engine.host.ip("link", "set", "p0", "up")
     engine.world.neighbour.ip("link", "set", "p0", "up")
@@ -308,7 +298,7 @@ def test_passthru_gives_the_parent_to_one_container(engine: Engine) -> None:
 
 @pytest.mark.parametrize("mode", ["l3", "l3s"])
 def test_ipvlan_l3_routes_without_a_next_hop(engine: Engine, mode: str) -> None:
-    need(engine, "ipvlan")
+    need("ipvlan")
     neighbour = engine.world.neighbour
     network(engine, "routed", "ipvlan", config=ROUTED, ipvlan_mode=mode)
     one = run(engine, "one", "routed", "sh", "-c", WEB.replace("-p 8080", "-p [::]:8080"))
@@ -331,7 +321,7 @@ def test_ipvlan_l3_routes_without_a_next_hop(engine: Engine, mode: str) -> None:
 
 @pytest.mark.parametrize("driver", ["macvlan", "ipvlan"])
 def test_a_killed_daemon_finds_containers_and_parents_again(pierd: Pierd, driver: str) -> None:
-    need(pierd, driver)
+    need(driver)
     vlan = pierd.host.call(lambda: sublinks.supported("vlan"))
     network(pierd, "wire", driver)
     web = run(pierd, "web", "wire")
@@ -353,7 +343,7 @@ def test_a_killed_daemon_finds_containers_and_parents_again(pierd: Pierd, driver
 
 
 def test_a_daemon_starts_where_a_parent_has_gone(pierd: Pierd) -> None:
-    need(pierd, "macvlan")
+    need("macvlan")
     pierd.host.ip("link", "add", "usb0", "type", "veth", "peer", "name", "usb1")
     network(pierd, "usb", "macvlan", parent="usb0", config={})
     pierd.stop()
@@ -367,7 +357,7 @@ def test_a_daemon_starts_where_a_parent_has_gone(pierd: Pierd) -> None:
 
 
 def test_a_kernel_without_ipvlan_says_so_when_the_network_is_made(engine: Engine) -> None:
-    if engine.host.call(lambda: sublinks.supported("ipvlan")):
+    if not lacking("ipvlan"):
         pytest.skip("this kernel has ipvlan")
     refused = engine.api.send("POST", "/networks/create", {"Name": "no", "Driver": "ipvlan", **SUBNET})
     assert refused.status == 500 and "this kernel has no ipvlan (modprobe ipvlan)" in refused.message

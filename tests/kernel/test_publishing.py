@@ -1,6 +1,5 @@
 """A published port from everywhere: who may reach it does, and the container sees whom it should."""
 
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -8,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.echo import SCTP, ask, server, silent
+from tests.harness.echo import ask, server, silent
 from tests.harness.engines import Engine
 from tests.harness.engines import engine as started_engine
+from tests.harness.kernel import need
 from tests.harness.netns import World
 
 NETWORKS = {
@@ -100,7 +100,7 @@ def bridge_nf(request: pytest.FixtureRequest, street: Street) -> Iterator[int]:
     host = street.world.host
     if not host.call(files[0].exists):
         if request.param:
-            pytest.skip("no br_netfilter in this kernel")
+            need("br_netfilter")
         yield 0
         return
     host.call(write(request.param))
@@ -148,17 +148,10 @@ WAYS = [
 ]
 
 
-def needs(proto: str) -> None:
-    if proto == "sctp":
-        try:
-            socket.socket(socket.AF_INET, socket.SOCK_STREAM, SCTP).close()
-        except OSError as error:
-            pytest.skip(f"no SCTP in this kernel: {error}")
-
-
 @pytest.mark.parametrize("proto", ["tcp", "udp", "sctp"])
 def test_a_published_port_answers_everyone_and_sees_whom_it_should(street: Street, bridge_nf: int, proto: str) -> None:
-    needs(proto)
+    if proto == "sctp":
+        need("sctp")
     wrong = []
     with ExitStack() as stack:
         for name, port in PORTS.items():

@@ -7,8 +7,10 @@ from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 from pierhead.driver.networkdriver.api import Endpoint
 from pierhead.linux import netlink
 
-FIRST_INDEX = 16
-"""ifindex of eth0 inside; ethN has this plus N. Low ones belong to lo and the kernel's fallback tunnels."""
+FIRST_INDEX = 128
+"""ifindex of eth0 inside; ethN has this plus N. Low ones belong to lo and the kernel's fallback tunnels, and the host's
+own links, whose numbers cost an older kernel time (``libcontainer.network.make_and_move``); ifconfig reads two hex
+digits of one."""
 
 
 def index(endpoint: Endpoint) -> int:

@@ -1,0 +1,80 @@
+"""What a kernel may or may not have, asked by trying.
+
+A test that needs some of it says so (``need("sctp")``): where it is missing the test is skipped, and the reason names
+it.  The test machine (`make test-vm`, PIERHEAD_VM=1) has Debian's kernel, which has all of it: there it is a failure.
+"""
+
+import socket
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tests.harness.echo import SCTP
+from tests.harness.processes import IN_TEST_MACHINE, Output, run
+
+
+def need(*features: str) -> None:
+    """Skip the test (in the test machine: fail it) unless this kernel has all of these; see FEATURES."""
+    for feature in features:
+        if why := lacking(feature):
+            lacks(feature, why)
+
+
+def lacks(feature: str, why: str) -> None:
+    """This kernel was found not to have it."""
+    reason = f"this kernel has no {feature}: {why}"
+    if IN_TEST_MACHINE:
+        pytest.fail(f"{reason}; but the test machine's has", pytrace=False)
+    pytest.skip(reason)
+
+
+@cache
+def lacking(feature: str) -> str:
+    """What the kernel says when this is tried; empty where it works. Needs root."""
+    return FEATURES[feature]()
+
+
+def _sctp() -> str:
+    try:
+        socket.socket(socket.AF_INET, socket.SOCK_STREAM, SCTP).close()
+    except OSError as error:
+        return str(error)
+    return ""
+
+
+def _said(done: Output) -> str:
+    return (done.stderr.strip() or f"status {done.status}") if done.status else ""
+
+
+def _link(*what: str) -> Callable[[], str]:
+    """Whether a link of this kind can be made on a veth, in a network namespace of its own."""
+    script = f"ip link add base type veth peer name other && ip link add {' '.join(what)}"
+
+    def probe() -> str:
+        return _said(run(["unshare", "--net", "sh", "-c", script]))
+
+    return probe
+
+
+def _br_netfilter() -> str:
+    file = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
+    return "" if file.exists() else f"there is no {file}"
+
+
+def _unified() -> str:
+    controllers = Path("/sys/fs/cgroup/cgroup.controllers")
+    return "" if controllers.exists() else f"there is no {controllers}"
+
+
+FEATURES: dict[str, Callable[[], str]] = {
+    "vlan": _link("base.5", "link", "base", "type", "vlan", "id", "5"),
+    "br_netfilter": _br_netfilter,
+    "cgroup v2 alone": _unified,
+    "dummy": _link("probe", "type", "dummy"),
+    "ipvlan": _link("probe", "link", "base", "type", "ipvlan"),
+    "macvlan": _link("probe", "link", "base", "type", "macvlan"),
+    "sctp": _sctp,
+}
+"""Name to a probe that gives what is wrong, or an empty string."""
