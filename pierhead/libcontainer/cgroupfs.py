@@ -96,9 +96,18 @@ def pids(directories: tuple[str, ...]) -> list[int]:
     found: set[int] = set()
     for directory in directories:
         for group in subgroups(directory):
-            found.update(map(int, (read(f"{group}/cgroup.procs") or "").split()))
+            found.update(_processes(group))
     found.discard(0)  # a process of another PID namespace than ours has no number here
     return sorted(found)
+
+
+def _processes(group: str) -> list[int]:
+    try:
+        return list(map(int, (read(f"{group}/cgroup.procs") or "").split()))
+    except OSError as error:
+        if error.errno != 95:  # threaded: the list of the first group above that is not has its processes
+            raise
+        return []
 
 
 def kill(directories: tuple[str, ...], wait: float = KILL_WAIT) -> None:

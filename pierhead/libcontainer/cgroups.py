@@ -10,7 +10,6 @@ and the v2 freezer.  As Docker does, a container's cgroup is below the mounted r
 daemon itself may be.  Sources: Documentation/admin-guide/cgroup-v1 and cgroup-v2.rst of the kernel.
 """
 
-import functools
 import os
 import re
 from collections.abc import Mapping
@@ -113,12 +112,6 @@ def detect(mountinfo: str = "/proc/self/mountinfo") -> Layout:
     return Layout(controllers, unified, tuple((offered or "").split()))
 
 
-@functools.cache
-def unified() -> bool:
-    """Whether this host limits resources by cgroup v2 (asked once: a host does not change that while it runs)."""
-    return detect().version == 2
-
-
 _DEVICE_RULE = re.compile(r"([acb]) ([0-9]+|\*):([0-9]+|\*) ([rwm]{1,3})")
 
 
@@ -164,7 +157,14 @@ def _offer_controllers(layout: Layout, directory: str) -> None:
     """One write a controller: the kernel refuses all of a line for one it cannot enable (cpu, with a realtime task)."""
     file = f"{directory}/cgroup.subtree_control"
     wanted = [name for name in V2_CONTROLLERS if name in layout.unified_controllers]
-    cgroupfs.execute(tuple(("try", file, f"+{name}") for name in wanted))
+    try:
+        cgroupfs.execute(tuple(("try", file, f"+{name}") for name in wanted))
+    except OSError as error:
+        if error.errno != 16:
+            raise
+        # Only the real root may have both, processes and limited groups below: a container's root is none.
+        said = "processes are in this cgroup itself, so that none below it can be limited: move them to one below it"
+        raise OSError(16, said, directory) from error
 
 
 def _inherit_cpuset(directory: str) -> None:

@@ -163,23 +163,6 @@ def executed(api: Api, id: str, *command: str, **config: object) -> str:
     ).decode()
 
 
-def test_pause_freezes_and_unpause_goes_on(api: Api) -> None:
-    id = api.run("sh", "-c", "while :; do echo tick; sleep 0.05; done")
-    wait_until(lambda: api.logs(id), "the first tick")
-    api.ok("POST", f"/containers/{id}/pause")
-    state = api.inspect(id)["State"]
-    assert state["Paused"] and state["Status"] == "paused" and state["Running"]
-    frozen = api.logs(id)
-    time.sleep(0.3)
-    assert len(api.logs(id)) <= len(frozen) + 13, "one line may have been under way"
-    assert api.send("POST", f"/containers/{id}/pause").status == 409
-    refused = api.send("POST", f"/containers/{id}/exec", {"Cmd": ["true"]})
-    assert refused.status == 409
-    assert refused.message.lower() == f"container {id} is paused, unpause the container before exec"
-    api.ok("POST", f"/containers/{id}/unpause")
-    wait_until(lambda: len(api.logs(id)) > len(frozen) + 26, "ticks after unpause")
-
-
 def test_rename_is_seen_everywhere_and_refuses_a_taken_name(api: Api) -> None:
     id = api.create("true", name="old")
     api.create("true", name="other")
@@ -341,42 +324,6 @@ def test_changes_name_what_was_added_changed_and_deleted(api: Api) -> None:
     api.wait(id)
     changes = {entry["Path"]: entry["Kind"] for entry in api.get(f"/containers/{id}/changes")}
     assert changes == {"/new": 1, "/etc": 0, "/etc/passwd": 0, "/etc/os-release": 2}
-
-
-def test_stats_count_memory_cpu_pids_and_network(api: Api) -> None:
-    id = api.run("sh", "-c", "sleep 1000 & sleep 1000")
-    once = api.get(f"/containers/{id}/stats", stream=0)
-    assert once["id"] == id and once["name"].startswith("/")
-    assert once["memory_stats"]["usage"] > 0 and once["memory_stats"]["limit"] > 0
-    assert once["cpu_stats"]["cpu_usage"]["total_usage"] > 0 and once["cpu_stats"]["system_cpu_usage"] > 0
-    assert once["pids_stats"]["current"] >= 2 and "eth0" in once["networks"]
-    one_shot = api.get(f"/containers/{id}/stats", stream=0, **{"one-shot": 1})
-    assert one_shot["memory_stats"]["usage"] > 0
-    stream = api.stream(f"/containers/{id}/stats")
-    first, second = next(stream), next(stream)
-    stream.close()
-    assert second["read"] > first["read"]
-
-
-def test_limits_reach_the_control_group(api: Api) -> None:
-    limits = {"Memory": 64 * 1024 * 1024, "PidsLimit": 20, "NanoCpus": 500_000_000}
-    id = api.run("sleep", "1000", HostConfig=limits)
-    shown = api.inspect(id)["HostConfig"]
-    assert {key: shown[key] for key in limits} == limits
-    assert api.get(f"/containers/{id}/stats", stream=0)["memory_stats"]["limit"] == 64 * 1024 * 1024
-    api.ok("POST", f"/containers/{id}/update", {"Memory": 128 * 1024 * 1024, "MemorySwap": -1})
-    assert api.get(f"/containers/{id}/stats", stream=0)["memory_stats"]["limit"] == 128 * 1024 * 1024
-
-
-def test_too_much_memory_is_killed_and_said(api: Api) -> None:
-    id = api.run(
-        "sh",
-        "-c",
-        "x=x; while :; do x=$x$x; done",
-        HostConfig={"Memory": 16 * 1024 * 1024, "MemorySwap": 16 * 1024 * 1024},
-    )
-    assert api.wait(id) == 137
-    assert api.inspect(id)["State"]["OOMKilled"]
 
 
 def test_auto_removed_containers_vanish(api: Api) -> None:

@@ -12,6 +12,7 @@ import pytest
 from pierhead.libcontainer import cgroupfs, cgroups, devicefilter, stats
 from pierhead.libcontainer.cgroups import Layout
 from pierhead.libcontainer.spec import Resources
+from tests.harness.kernel import need
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -97,6 +98,35 @@ def test_kill_ends_all_processes_of_nested_groups_too(layout: Layout, base: str)
     assert cgroups.existing(layout, base) == ()
     cgroupfs.kill(plan.directories)
     cgroupfs.remove(plan.directories)
+
+
+def test_processes_in_threaded_groups_are_found(layout: Layout, base: str) -> None:
+    """A container that is allowed to can make its groups threaded (v2): those tell nobody their processes."""
+    plan = _made(layout, base, Resources())
+    if not plan.into:
+        pytest.skip("cgroup v1 has no threaded groups")
+    inside = Inside(plan, _sleep)
+    os.mkdir(f"{plan.into}/threads")
+    cgroupfs.write(f"{plan.into}/threads/cgroup.type", "threaded")
+    cgroupfs.write(f"{plan.into}/threads/cgroup.threads", str(inside.pid))
+    with pytest.raises(OSError, match="not supported"):
+        cgroupfs.read(f"{plan.into}/threads/cgroup.procs")
+    assert cgroupfs.pids((plan.into,)) == [inside.pid]
+    cgroupfs.kill(plan.directories)
+    assert inside.wait() == -9
+    cgroupfs.remove(plan.directories)
+
+
+def test_a_root_that_has_processes_is_refused_with_what_to_do(base: str) -> None:
+    """As in a container without a cgroup of its own for the daemon."""
+    need("cgroup v2 alone")
+    root = f"/sys/fs/cgroup{base}"
+    found = cgroups.detect()
+    inside = Inside(cgroups.Plan((), root, (), (root,)), _sleep)
+    with pytest.raises(OSError, match="move them to one below it"):
+        cgroups.prepare(replace(found, unified=root), "/inner")
+    os.kill(inside.pid, 9)
+    inside.wait()
 
 
 def test_a_paused_container_stands_still_and_can_be_killed(layout: Layout, base: str) -> None:

@@ -133,6 +133,13 @@ def check_limits(host: HostConfig, warnings: list[str]) -> None:
         raise InvalidParameter("You should always set the Memory limit when using Memoryswap limit, see usage")
     if host.memory > 0 and 0 < host.memory_swap < host.memory:
         raise InvalidParameter("Minimum memoryswap limit should be larger than memory limit, see usage")
+    unified = specs.cgroup_layout().version == 2
+    if unified and host.memory_swappiness is not None and host.memory_swappiness >= 0:
+        host.memory_swappiness = None
+        warnings.append(
+            "Your kernel does not support memory swappiness capabilities or the cgroup is not mounted. "
+            "Memory swappiness discarded."
+        )
     if host.memory_swappiness is not None and not -1 <= host.memory_swappiness <= 100:
         raise InvalidParameter(f"Invalid value: {host.memory_swappiness}, valid memory swappiness range is 0-100")
     if host.memory_reservation and host.memory and host.memory < host.memory_reservation:
@@ -155,6 +162,10 @@ def check_limits(host: HostConfig, warnings: list[str]) -> None:
         _check_cpuset(text, what, cpus)
     if host.memory and not host.memory_swap:
         host.memory_swap = host.memory * 2
+    if unified and host.oom_kill_disable is not None:
+        if host.oom_kill_disable:
+            warnings.append("Your kernel does not support OomKillDisable. OomKillDisable discarded.")
+        host.oom_kill_disable = None
     if host.oom_kill_disable and not host.memory:
         warnings.append(
             "OOM killer is disabled for the container, but no memory limit is set, "

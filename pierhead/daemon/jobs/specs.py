@@ -1,7 +1,6 @@
 """From the API's Config and HostConfig to libcontainer's Spec: Docker's defaults, and where they change."""
 
 import os
-import re
 import shutil
 import stat
 from functools import lru_cache
@@ -334,19 +333,8 @@ def devices(host: HostConfig) -> tuple[tuple[Device, ...], tuple[DeviceRule, ...
             nodes[target] = node
             rules.append(DeviceRule(True, node.kind, node.major, node.minor, access))
     for text in host.device_cgroup_rules or []:
-        rules.append(_device_rule(text))
+        rules.append(cgroups.parse_device_rule(text))
     return tuple(nodes.values()), tuple(rules)
-
-
-_DEVICE_RULE = re.compile(r"([acb]) ([0-9]+|\\*):([0-9]+|\\*) ([rwm]{1,3})")
-
-
-def _device_rule(text: str) -> DeviceRule:
-    match = _DEVICE_RULE.fullmatch(text)
-    if match is None:
-        raise InvalidParameter(f"invalid device cgroup rule format: '{text}'")
-    kind, major, minor, access = match.groups()
-    return DeviceRule(True, kind, None if major == "*" else int(major), None if minor == "*" else int(minor), access)
 
 
 def rlimits(host: HostConfig, config: Config) -> tuple[Rlimit, ...]:

@@ -1,0 +1,271 @@
+"""What control groups do to a container, asked through the API: the same on cgroup v1 and v2, by other files."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.harness.api import Api, frames
+from tests.harness.engines import Engine
+from tests.harness.processes import wait_until
+
+UNIFIED = Path("/sys/fs/cgroup/cgroup.controllers").exists()
+MB = 1 << 20
+UNLIMITED = 9223372036854771712
+"""What cgroup v1 shows where there is no limit of memory, in pages of 4096 bytes."""
+
+
+@pytest.fixture
+def api(engine: Engine) -> Api:
+    return engine.api
+
+
+def inside(api: Api, id: str, *command: str) -> str:
+    """What a command run in the container prints."""
+    made = api.ok("POST", f"/containers/{id}/exec", {"Cmd": list(command), "AttachStdout": True, "AttachStderr": True})
+    answer = api.ok("POST", f"/exec/{made.json['Id']}/start", {"Detach": False})
+    return b"".join(payload for _, payload in frames(answer.body)).decode()
+
+
+def limit(api: Api, id: str, v1: str, v2: str) -> str:
+    """A control file of the container's own, as it sees it."""
+    return inside(api, id, "cat", f"/sys/fs/cgroup/{v2 if UNIFIED else v1}").strip()
+
+
+def limits(api: Api, id: str) -> dict[str, str]:
+    return {
+        "memory": limit(api, id, "memory/memory.limit_in_bytes", "memory.max"),
+        "swap": limit(api, id, "memory/memory.memsw.limit_in_bytes", "memory.swap.max"),
+        "reserved": limit(api, id, "memory/memory.soft_limit_in_bytes", "memory.low"),
+        "shares": limit(api, id, "cpu/cpu.shares", "cpu.weight"),
+        "quota": limit(api, id, "cpu/cpu.cfs_quota_us", "cpu.max"),
+        "cpus": limit(api, id, "cpuset/cpuset.cpus", "cpuset.cpus"),
+        "pids": limit(api, id, "pids/pids.max", "pids.max"),
+    }
+
+
+def test_a_container_without_limits_has_none(api: Api) -> None:
+    found = limits(api, api.run("sleep", "1000"))
+    if UNIFIED:
+        assert found == {
+            "memory": "max", "swap": "max", "reserved": "0", "shares": "100", "quota": "max 100000", "cpus": "",
+            "pids": "max",
+        }  # fmt: skip
+    else:
+        assert (found["memory"], found["quota"], found["pids"]) == (str(UNLIMITED), "-1", "max")
+
+
+def test_every_limit_reaches_the_kernel_and_what_an_update_does_not_name_stays(api: Api) -> None:
+    id = api.run(
+        "sleep",
+        "1000",
+        HostConfig={
+            "Memory": 64 * MB, "MemoryReservation": 32 * MB, "CpuShares": 512, "NanoCpus": 500_000_000,
+            "CpusetCpus": "0", "PidsLimit": 20,
+        },
+    )  # fmt: skip
+    expected = {
+        "memory": str(64 * MB),
+        "swap": str((64 if UNIFIED else 128) * MB),  # as much as memory; v1 counts both together
+        "reserved": str(32 * MB),
+        "shares": "20" if UNIFIED else "512",
+        "quota": "50000 100000" if UNIFIED else "50000",
+        "cpus": "0",
+        "pids": "20",
+    }
+    assert limits(api, id) == expected
+    api.ok("POST", f"/containers/{id}/update", {"Memory": 96 * MB, "MemorySwap": 120 * MB})
+    expected |= {"memory": str(96 * MB), "swap": str((24 if UNIFIED else 120) * MB)}
+    assert limits(api, id) == expected
+    api.ok("POST", f"/containers/{id}/update", {"PidsLimit": 30, "NanoCpus": 250_000_000})
+    expected |= {"pids": "30", "quota": "25000 100000" if UNIFIED else "25000"}
+    assert limits(api, id) == expected
+    shown = api.inspect(id)["HostConfig"]
+    assert (shown["Memory"], shown["MemorySwap"], shown["PidsLimit"]) == (96 * MB, 120 * MB, 30)
+    api.ok("POST", f"/containers/{id}/restart", t=0)
+    assert limits(api, id) == expected
+
+
+def test_swap_can_be_unlimited_and_a_period_given(api: Api) -> None:
+    id = api.run(
+        "sleep",
+        "1000",
+        HostConfig={"Memory": 64 * MB, "MemorySwap": -1, "CpuPeriod": 50_000, "CpuQuota": 20_000, "PidsLimit": -1},
+    )
+    found = limits(api, id)
+    assert found["swap"] == ("max" if UNIFIED else str(UNLIMITED))
+    assert found["quota"] == ("20000 50000" if UNIFIED else "20000")
+    assert found["pids"] == "max"
+
+
+def test_too_much_memory_is_killed_and_said(api: Api) -> None:
+    id = api.run(
+        "sh", "-c", "x=x; while :; do x=$x$x; done", HostConfig={"Memory": 16 * MB, "MemorySwap": 16 * MB}
+    )  # fmt: skip
+    assert api.wait(id) == 137
+    assert api.inspect(id)["State"]["OOMKilled"]
+
+
+def test_a_fork_bomb_ends_at_the_limit_of_processes(api: Api) -> None:
+    id = api.run(
+        "sh", "-c", "for i in 1 2 3 4 5 6 7 8; do sleep 1000 & done; echo unreached", HostConfig={"PidsLimit": 5}
+    )  # fmt: skip
+    assert api.wait(id) != 0
+    said = b"".join(payload for _, payload in frames(api.logs(id))).decode()
+    assert "can't fork" in said and "unreached" not in said
+
+
+def test_a_quota_of_cpu_time_holds_and_is_counted(api: Api) -> None:
+    id = api.run("sh", "-c", "while :; do :; done", HostConfig={"CpuPeriod": 10_000, "CpuQuota": 1_000})
+
+    def throttled() -> int:
+        sample = api.get(f"/containers/{id}/stats", stream=0, **{"one-shot": 1})
+        return int(sample["cpu_stats"]["throttling_data"]["throttled_periods"])
+
+    wait_until(lambda: throttled() > 3, "periods without CPU time")
+
+
+def test_stats_count_memory_cpu_pids_and_network(api: Api) -> None:
+    id = api.run("sh", "-c", "sleep 1000 & sleep 1000", HostConfig={"Memory": 64 * MB, "PidsLimit": 20})
+    once = api.get(f"/containers/{id}/stats", stream=0)
+    assert once["id"] == id and once["name"].startswith("/")
+    memory, cpu = once["memory_stats"], once["cpu_stats"]
+    assert 0 < memory["usage"] <= memory["limit"] == 64 * MB
+    assert ("inactive_file" if UNIFIED else "total_inactive_file") in memory["stats"]
+    assert ("max_usage" in memory) != UNIFIED
+    assert cpu["cpu_usage"]["total_usage"] > 0 and cpu["system_cpu_usage"] > 0 and cpu["online_cpus"] > 0
+    assert ("percpu_usage" in cpu["cpu_usage"]) != UNIFIED
+    assert once["pids_stats"]["current"] >= 2 and once["pids_stats"]["limit"] == 20
+    assert "eth0" in once["networks"]
+    one_shot = api.get(f"/containers/{id}/stats", stream=0, **{"one-shot": 1})
+    assert one_shot["memory_stats"]["usage"] > 0
+    stream = api.stream(f"/containers/{id}/stats")
+    first, second = next(stream), next(stream)
+    stream.close()
+    assert second["read"] > first["read"]
+
+
+def test_what_is_written_to_a_disk_is_counted(api: Api) -> None:
+    if not UNIFIED:
+        pytest.skip("cgroup v1 counts what pages are written back to no container")
+    id = api.run("sh", "-c", "dd if=/dev/zero of=/file bs=1048576 count=4 conv=fsync; sleep 1000")
+
+    def written() -> int:
+        sample = api.get(f"/containers/{id}/stats", stream=0, **{"one-shot": 1})
+        entries = sample["blkio_stats"]["io_service_bytes_recursive"] or []
+        return sum(entry["value"] for entry in entries if entry["op"].lower() == "write")
+
+    wait_until(lambda: written() >= 4 * MB, "four megabytes on a disk")
+
+
+def test_pause_freezes_and_unpause_goes_on(api: Api) -> None:
+    id = api.run("sh", "-c", "while :; do echo tick; sleep 0.05; done")
+    wait_until(lambda: api.logs(id), "the first tick")
+    api.ok("POST", f"/containers/{id}/pause")
+    state = api.inspect(id)["State"]
+    assert state["Paused"] and state["Status"] == "paused" and state["Running"]
+    frozen = _still(api, id)
+    assert api.send("POST", f"/containers/{id}/pause").status == 409
+    refused = api.send("POST", f"/containers/{id}/exec", {"Cmd": ["true"]})
+    assert refused.status == 409
+    assert refused.message.lower() == f"container {id} is paused, unpause the container before exec"
+    assert api.logs(id) == frozen
+    api.ok("POST", f"/containers/{id}/unpause")
+    wait_until(lambda: len(api.logs(id)) > len(frozen) + 26, "ticks after unpause")
+
+
+def _still(api: Api, id: str) -> bytes:
+    """Its log once what was under way has been written."""
+    before = b""
+    while before != (now := api.logs(id)):
+        before = now
+    return now
+
+
+def test_a_paused_container_can_be_killed_and_removed(api: Api) -> None:
+    id = api.run("sleep", "1000")
+    api.ok("POST", f"/containers/{id}/pause")
+    api.ok("DELETE", f"/containers/{id}", force=1)
+    assert api.send("GET", f"/containers/{id}/json").status == 404
+
+
+def disk() -> tuple[str, int, int]:
+    """A block device of this machine's: path, major and minor number."""
+    for path in sorted(Path("/dev").iterdir()):
+        if path.is_block_device():
+            try:
+                os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+            except OSError:
+                continue
+            number = path.stat().st_rdev
+            return str(path), os.major(number), os.minor(number)
+    pytest.skip("there is no block device on this machine")
+
+
+PRIVILEGED = pytest.mark.only_pierhead("runc wants capabilities that root need not have, and fails without them")
+
+
+@pytest.mark.parametrize("given", ["nothing", "device", "rule", "any", pytest.param("privileged", marks=PRIVILEGED)])
+def test_only_the_devices_it_was_given_can_be_opened(api: Api, given: str) -> None:
+    path, major, minor = disk()
+    host = {
+        "nothing": {},
+        "device": {"Devices": [{"PathOnHost": path, "PathInContainer": "/dev/other", "CgroupPermissions": "r"}]},
+        "rule": {"DeviceCgroupRules": [f"b {major}:{minor} r"]},
+        "any": {"DeviceCgroupRules": [f"b {major}:* rmw"]},
+        "privileged": {"Privileged": True},
+    }
+    id = api.run("sleep", "1000", HostConfig=host[given])
+    inside(api, id, "mknod", "/disk", "b", str(major), str(minor))
+
+    def opened(access: str) -> bool:
+        how = {"r": "dd if=/disk of=/dev/null count=0", "w": "dd if=/dev/null of=/disk count=0 conv=notrunc"}[access]
+        said = inside(api, id, "sh", "-c", f"{how} 2>&1; dd if=/dev/zero count=0 2>/dev/null && echo zero")
+        assert "zero" in said, "what everybody may"
+        assert ("Operation not permitted" in said) != ("0+0 records out" in said), said
+        return "records out" in said
+
+    expected = {"r": given != "nothing", "w": given in ("any", "privileged")}
+    assert {access: opened(access) for access in "rw"} == expected
+    api.ok("POST", f"/containers/{id}/update", {"PidsLimit": 50})
+    assert {access: opened(access) for access in "rw"} == expected, "an update changes nothing of it"
+
+
+def test_a_container_sees_its_own_control_group_and_cannot_change_it(api: Api) -> None:
+    id = api.run("sleep", "1000")
+    own = inside(api, id, "cat", "/proc/self/cgroup")
+    if UNIFIED:
+        assert own == "0::/\n"
+    assert "Read-only file system" in inside(api, id, "sh", "-c", "cd /sys/fs/cgroup; cd pids 2>/dev/null; mkdir new")
+    host = api.run("sleep", "1000", HostConfig={"CgroupnsMode": "host"})
+    assert host in inside(api, host, "cat", "/proc/self/cgroup")
+
+
+@PRIVILEGED
+def test_a_privileged_container_has_control_groups_of_its_own_that_go_with_it(api: Api) -> None:
+    id = api.run("sleep", "1000", HostConfig={"Privileged": True})
+    text = "cd /sys/fs/cgroup; cd pids 2>/dev/null; mkdir -p new/er; sleep 1000 & echo $! > new/er/cgroup.procs"
+    assert inside(api, id, "sh", "-c", f"{text}; cat new/er/cgroup.procs").strip().isdigit()
+    api.ok("DELETE", f"/containers/{id}", force=1)
+
+
+def test_what_this_kernel_cannot_limit_is_discarded_and_said(api: Api) -> None:
+    host = {"Memory": 64 * MB, "MemorySwappiness": 20, "OomKillDisable": True}
+    made = api.ok("POST", "/containers/create", {"Image": "busybox", "Cmd": ["true"], "HostConfig": host}).json
+    expected = [
+        "Your kernel does not support memory swappiness capabilities or the cgroup is not mounted. "
+        "Memory swappiness discarded.",
+        "Your kernel does not support OomKillDisable. OomKillDisable discarded.",
+    ]
+    assert made["Warnings"] == (expected if UNIFIED else [])
+    shown = api.inspect(made["Id"])["HostConfig"]
+    assert (shown["MemorySwappiness"], shown["OomKillDisable"]) == ((None, None) if UNIFIED else (20, True))
+    api.ok("POST", f"/containers/{made['Id']}/start")
+    assert api.wait(made["Id"]) == 0
+
+
+def test_info_names_the_kernels_control_groups(api: Api) -> None:
+    told = api.get("/info")
+    assert told["CgroupVersion"] == ("2" if UNIFIED else "1")
+    assert told["MemoryLimit"] and told["PidsLimit"] and told["CpuCfsQuota"] and told["CPUSet"]
+    assert told["OomKillDisable"] == (not UNIFIED)
