@@ -243,6 +243,11 @@ def route_add(index: int, gateway: Address | None, destination: Prefix | None = 
     return message(RTM_NEWROUTE, NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE, body)
 
 
+def route_delete(added: bytes) -> bytes:
+    """What takes back the route of a ``route_add`` message."""
+    return message(RTM_DELROUTE, NLM_F_ACK, added[_HEADER.size :])
+
+
 def neighbour_add(index: int, address: Address, mac: str) -> bytes:
     """A permanent neighbour entry."""
     body = _NEIGHBOUR.pack(_family(address), index, NUD_PERMANENT, 0, 0)

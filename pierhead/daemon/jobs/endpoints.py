@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable
-from ipaddress import IPv4Interface, IPv6Interface
+from ipaddress import IPv4Interface, IPv6Interface, ip_interface
 
 from pierhead.daemon.engine.engine import Engine
 from pierhead.daemon.jobs import memberships
@@ -18,7 +18,7 @@ from pierhead.wire import codec
 from pierhead.wire.containers import NetworkSettings, Port, PortMap
 from pierhead.wire.containers import PortBinding as WireBinding
 from pierhead.wire.filters import Filters
-from pierhead.wire.networks import EndpointSettings
+from pierhead.wire.networks import EndpointIPAMConfig, EndpointSettings
 
 # Rows and driver values ----------------------------------------------------------------------------------------------
 
@@ -93,7 +93,14 @@ def endpoint_of(row: Row, ports: tuple[PortBinding, ...]) -> Endpoint:
         ipv6=IPv6Interface(row["ipv6"]) if row["ipv6"] else None,
         gateway=bool(row["gateway"]),
         ports=ports if row["gateway"] else (),
+        link_local=_link_local(asked(row).ipam_config),
     )
+
+
+def _link_local(config: EndpointIPAMConfig | None) -> tuple[IPv4Interface | IPv6Interface, ...]:
+    """With the prefix lengths that Docker gives them."""
+    given = config.link_local_ips if config is not None else None
+    return tuple(ip_interface(f"{text}/{64 if ':' in text else 16}") for text in given or ())
 
 
 def active(engine: Engine, container_id: str) -> list[tuple[Network, Endpoint]]:

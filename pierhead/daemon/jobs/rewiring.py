@@ -1,6 +1,8 @@
 """A running container's networks: joined to one more, taken out of one, its way out moved to another."""
 
+import errno
 import logging
+from dataclasses import replace
 
 from pierhead.daemon.engine.engine import Engine, blocking
 from pierhead.daemon.jobs import address_allocation, endpoints
@@ -19,6 +21,7 @@ from pierhead.driver.networkdriver import reservations
 from pierhead.errors import PierheadError
 from pierhead.graph.containers import Container
 from pierhead.graph.graphdb import Row
+from pierhead.linux import netlink
 
 log = logging.getLogger("pierd")
 
@@ -53,6 +56,11 @@ async def connect(engine: Engine, container: Container, row: Row) -> None:
     if sockets is not None:
         serve(engine, container.id, sockets)
     announce(engine, "connect", network, container.id)
+    if any(endpoint.gateway for _, endpoint in before):
+        try:
+            await _follow_priority(engine, container)
+        except OSError as error:
+            log.error("container %s keeps its way out: %s", container.id[:12], error)
 
 
 async def leave(engine: Engine, container: Container, network_id: str) -> None:
@@ -72,10 +80,32 @@ async def leave(engine: Engine, container: Container, network_id: str) -> None:
         engine.resolvers.changed(network.id)
         announce(engine, "disconnect", network, container.id)
         if endpoint.gateway:
-            await _movegateway_of(engine, container)
+            await _move_gateway(engine, container)
 
 
-async def _movegateway_of(engine: Engine, container: Container) -> None:
+async def _follow_priority(engine: Engine, container: Container) -> None:
+    """Another network than the present way out may come first now (--gw-priority)."""
+    rows = [row for row in endpoints.endpoint_rows(engine, container.id) if row["active"]]
+    chosen = gateway_of(engine, rows)
+    for network, endpoint in endpoints.active(engine, container.id):
+        if not endpoint.gateway or endpoint.id == chosen:
+            continue
+        driver, running = engine.networks[network.driver], engine.running[container.id]
+        if endpoint.ports:
+            driver.publish(network, replace(endpoint, ports=()), endpoint)
+        for message in driver.gateway(network, endpoint).inside:
+            serial, answer = running.expect()
+            running.monitor.leave_network((netlink.route_delete(message),), serial)
+            try:
+                await answer
+            except OSError as error:
+                if error.errno != errno.ESRCH:
+                    raise
+        engine.db.execute("UPDATE endpoint SET gateway = 0 WHERE id = ?", (endpoint.id,))
+        await _move_gateway(engine, container)
+
+
+async def _move_gateway(engine: Engine, container: Container) -> None:
     """The default route and the published ports go to another of the container's networks, if there is one."""
     rows = [row for row in endpoints.endpoint_rows(engine, container.id) if row["active"]]
     chosen = gateway_of(engine, rows)

@@ -53,6 +53,7 @@ class Endpoint:
     """A container's place in a network.
 
     id: 64 hex digits.  interface: name inside ("eth0").  gateway: this endpoint gives the default route.
+    link_local: further addresses, of 169.254.0.0/16 and fe80::/10.
     """
 
     id: str
@@ -64,6 +65,7 @@ class Endpoint:
     ipv6: IPv6Interface | None = None
     gateway: bool = True
     ports: tuple[PortBinding, ...] = ()
+    link_local: tuple[IPv4Interface | IPv6Interface, ...] = ()
 
 
 DEFAULT_GATEWAYS = {4: "DefaultGatewayIPv4", 6: "DefaultGatewayIPv6"}

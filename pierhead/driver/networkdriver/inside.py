@@ -31,7 +31,7 @@ def messages(endpoint: Endpoint, *more: bytes, mac: str = "") -> tuple[bytes, ..
         found.append(netlink.link_set(index=link, mac=mac))
     addresses: list[IPv4Interface | IPv6Interface] = []
     addresses += [address for address in (endpoint.ipv4, endpoint.ipv6) if address is not None]
-    found += [netlink.address_add(link, address) for address in addresses]
+    found += [netlink.address_add(link, address) for address in (*addresses, *endpoint.link_local)]
     found.append(netlink.link_set(index=link, up=True))
     return (*found, *more)
 
@@ -44,7 +44,7 @@ def sysctls(endpoint: Endpoint, *, advertised: bool) -> tuple[tuple[str, str], .
     if not ipv6():
         return ()
     prefix = f"net.ipv6.conf.{endpoint.interface}"
-    if endpoint.ipv6 is None:
+    if endpoint.ipv6 is None and not any(address.version == 6 for address in endpoint.link_local):
         return ((f"{prefix}.disable_ipv6", "1"),)
     on = ((f"{prefix}.disable_ipv6", "0"),)
     return on if advertised else (*on, (f"{prefix}.accept_ra", "0"))
