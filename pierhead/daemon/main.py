@@ -5,6 +5,7 @@ import fcntl
 import gc
 import logging
 import os
+import resource
 import signal
 import sys
 import time
@@ -95,8 +96,18 @@ def _graph_driver(config: Config) -> GraphDriver:
         return drivers["vfs"]
 
 
-def assemble(config: Config) -> Engine:
-    """The engine with its drivers. Raises OSError that says what is missing."""
+def _raise_descriptors() -> int:
+    """Allow as many descriptors as may be: every client and every container takes some. Returns the limit before."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return soft
+
+
+def assemble(config: Config, descriptors: int) -> Engine:
+    """The engine with its drivers; descriptors: how many a container's process may have open, unless told otherwise.
+
+    Raises OSError that says what is missing.
+    """
     db = GraphDB(os.path.join(config.data_root, "graph.db"))
     layers = _graph_driver(config)
     network_drivers: list[NetworkDriver] = [
@@ -106,7 +117,7 @@ def assemble(config: Config) -> Engine:
         MacvlanDriver(db.instance),
         NoneDriver(),
     ]
-    execdriver = NativeDriver(db.instance, config.exec_root)
+    execdriver = NativeDriver(db.instance, config.exec_root, descriptors)
     return Engine(
         config=config,
         db=db,
@@ -118,12 +129,12 @@ def assemble(config: Config) -> Engine:
     )
 
 
-async def _run(config: Config) -> None:
+async def _run(config: Config, descriptors: int) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    engine = assemble(config)
+    engine = assemble(config, descriptors)
     engine.on_ended = lambda running, exit: supervise.ended(engine, running, exit)
     server: Server | None = None
     try:
@@ -218,7 +229,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with open(config.pidfile, "w", encoding="ascii") as file:
             file.write(f"{os.getpid()}\n")
         try:
-            asyncio.run(_run(config))
+            asyncio.run(_run(config, _raise_descriptors()))
         finally:
             _remove_if_ours(config.pidfile)
             for lock in locks:

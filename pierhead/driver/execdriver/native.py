@@ -37,11 +37,14 @@ class NativeDriver:
 
     name = "native"
 
-    def __init__(self, instance: str, exec_root: str) -> None:
-        """instance: the data root's id, the mark of cgroups; exec_root: where run-time folders are made."""
+    def __init__(self, instance: str, exec_root: str, descriptors: int = 0) -> None:
+        """instance: the data root's id, the mark of cgroups; exec_root: where run-time folders are made.
+
+        descriptors: RLIMIT_NOFILE's soft limit in containers; 0: the caller's own.
+        """
         self._base = f"/pierhead/{instance}"
         self._folders = os.path.join(exec_root, "containers")
-        self._zygote = Zygote()
+        self._zygote = Zygote(descriptors)
         self._layout: cgroups.Layout | None = None
 
     # Life

@@ -24,8 +24,10 @@ _SOCKET = 3
 class Zygote:
     """At most one process. ``pid`` is 0 when there is none."""
 
-    def __init__(self) -> None:
+    def __init__(self, descriptors: int) -> None:
+        """descriptors: the soft limit of open files for it and all that comes of it; 0: the caller's own."""
         self.pid = 0
+        self._descriptors = descriptors
         self._connection: socket.socket | None = None
 
     def open(self) -> None:
@@ -35,7 +37,7 @@ class Zygote:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             try:
-                self.pid = _start(theirs.fileno())
+                self.pid = _start(theirs.fileno(), self._descriptors)
             except BaseException:
                 ours.close()
                 raise
@@ -101,7 +103,7 @@ def _name(pid: int) -> str:
     return ""
 
 
-def _start(connection: int) -> int:
+def _start(connection: int, descriptors: int) -> int:
     """Execute the interpreter from a read-only copy of its mount; returns the process id.
 
     What runs in a container could reach the interpreter by /proc/PID/exe of a process that joins it (CVE-2019-5736);
@@ -114,7 +116,7 @@ def _start(connection: int) -> int:
         return os.posix_spawn(
             # Looked up in the child before its descriptors close: execveat(2) of the descriptor.
             f"/proc/self/fd/{tree}",
-            [interpreter, "-I", "-S", _PROGRAM, str(_SOCKET)],
+            [interpreter, "-I", "-S", _PROGRAM, str(_SOCKET), str(descriptors)],
             {},
             file_actions=[
                 (os.POSIX_SPAWN_DUP2, connection, _SOCKET),

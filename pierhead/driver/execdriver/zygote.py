@@ -1,8 +1,9 @@
 """The zygote: a small interpreter with everything imported, from which each container's shim is forked.
 
-Run as a program (``python -I -S zygote.py FD``) with one end of the daemon's SEQPACKET pair as descriptor FD, an empty
-environment and nothing else open.  A message brings the control connection of a shim to be; the zygote forks, keeps
-nothing and never waits.  It ends when the daemon does; shims go on.
+Run as a program (``python -I -S zygote.py FD LIMIT``) with one end of the daemon's SEQPACKET pair as descriptor FD, an
+empty environment and nothing else open; LIMIT is the soft limit of open files in containers, 0 for what is inherited.
+A message brings the control connection of a shim to be; the zygote forks, keeps nothing and never waits.  It ends when
+the daemon does; shims go on.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import sys
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))))
 
 from pierhead.driver.execdriver import protocol, rehearsal, shim, starter
-from pierhead.linux import calls
+from pierhead.linux import calls, const
 
 
 def prepare() -> None:
@@ -27,6 +28,8 @@ def prepare() -> None:
     del sys.meta_path[:]
     sys.path_importer_cache.clear()
     os.closerange(int(sys.argv[1]) + 1, 65536)  # whatever the daemon inherited itself
+    if limit := int(sys.argv[2]):
+        calls.set_rlimit(const.RLIMITS["nofile"], limit, calls.get_rlimit(const.RLIMITS["nofile"])[1])
     calls.undumpable()
     os.chdir("/")
     os.umask(0o022)
