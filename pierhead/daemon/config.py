@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from pierhead.driver.networkdriver.api import PublishPolicy
 from pierhead.driver.networkdriver.ipam import AddressPool
 
 
@@ -15,6 +16,7 @@ class Config:
     the default bridge; empty or 0: chosen.
     host_gateway_ips: what "host-gateway" stands for; empty: the default bridge's own addresses.
     default_network_opts: driver options of new networks, by driver.
+    publish_policy: who reaches published ports.
     default_bridge_names: containers find each other by name on the default bridge too.
     """
 
@@ -35,6 +37,7 @@ class Config:
     icc: bool = True
     ip_masq: bool = True
     ip: str = ""
+    publish_policy: PublishPolicy = PublishPolicy.ANY
     host_gateway_ips: tuple[str, ...] = ()
     default_address_pools: tuple[AddressPool, ...] = ()
     default_network_opts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)

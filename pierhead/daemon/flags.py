@@ -13,6 +13,7 @@ from typing import Any
 
 from pierhead import __version__
 from pierhead.daemon.config import Config
+from pierhead.driver.networkdriver.api import PublishPolicy
 from pierhead.driver.networkdriver.ipam import AddressPool
 from pierhead.errors import InvalidParameter
 
@@ -116,6 +117,13 @@ def _network_option(text: str) -> tuple[str, str, str]:
     return driver, name, value
 
 
+def _policy(text: str) -> PublishPolicy:
+    try:
+        return PublishPolicy(text)
+    except ValueError:
+        raise ValueError(f'invalid publish policy: "{text}" (any, firewall or local)') from None
+
+
 def _pools_from(value: Any) -> list[str]:
     return [f"base={entry['base']},size={entry['size']}" for entry in value]
 
@@ -148,6 +156,7 @@ OPTIONS = (
     Option(("--icc",), "icc", _truth, "containers on the default bridge reach each other (default true)"),
     Option(("--ip-masq",), "ip-masq", _truth, "masquerade what leaves the default bridge (default true)"),
     Option(("--ip",), "ip", _address, "where ports are published by default (default 0.0.0.0)"),
+    Option(("--publish-policy",), "publish-policy", _policy, "who reaches published ports: any, firewall or local"),
     Option(
         ("--host-gateway-ip",),
         "host-gateway-ips",

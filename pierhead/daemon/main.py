@@ -111,7 +111,7 @@ def assemble(config: Config, descriptors: int) -> Engine:
     db = GraphDB(os.path.join(config.data_root, "graph.db"))
     layers = _graph_driver(config)
     network_drivers: list[NetworkDriver] = [
-        BridgeDriver(db.instance, db),
+        BridgeDriver(db.instance, db, config.publish_policy),
         HostDriver(),
         IpvlanDriver(db.instance),
         MacvlanDriver(db.instance),

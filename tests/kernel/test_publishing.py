@@ -1,14 +1,15 @@
 """A published port from everywhere: who may reach it does, and the container sees whom it should."""
 
+import socket
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.harness.echo import ask, server, silent
-from tests.harness.engines import Engine
+from tests.harness.engines import Engine, Pierd
 from tests.harness.engines import engine as started_engine
 from tests.harness.kernel import need
 from tests.harness.netns import World
@@ -23,6 +24,7 @@ PORTS = {"four": 8081, "both": 8082, "six": 8083}
 HOST4, HOST6 = "192.0.2.10", "2001:db8::10"
 NEXT4, NEXT6 = "192.0.2.20", "2001:db8::20"
 GATEWAY = "the network's gateway"
+NOBODY = "nobody: it is not served"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +60,7 @@ class Street:
 
 
 def place(engine: Engine, name: str, network: str, **host: object) -> Place:
-    ports = {f"{PORTS.get(network, 0)}/{proto}": {} for proto in ("tcp", "udp", "sctp")}
-    id = engine.api.run("sleep", "1000", name=name, ExposedPorts=ports, HostConfig={"NetworkMode": network, **host})
+    id = engine.api.run("sleep", "1000", name=name, HostConfig={"NetworkMode": network, **host})
     return Place(name, f"/proc/{engine.api.inspect(id)['State']['Pid']}/ns/net")
 
 
@@ -74,15 +75,21 @@ def published(port: int) -> dict[str, object]:
     return {"PortBindings": {f"{port}/{proto}": [{"HostPort": str(port)}] for proto in ("tcp", "udp", "sctp")}}
 
 
-@pytest.fixture(scope="module")
-def street() -> Iterator[Street]:
-    with started_engine("pierd") as engine:
+@contextmanager
+def living(*flags: str) -> Iterator[Street]:
+    with started_engine("pierd", flags) as engine:
         servers, others = {}, {}
         for name, (subnets, _) in NETWORKS.items():
             made(engine, subnets, name)
             servers[name] = place(engine, f"web-{name}", name, **published(PORTS[name]))
             others[name] = place(engine, f"other-{name}", name)
         yield Street(engine, servers, others)
+
+
+@pytest.fixture(scope="module")
+def street() -> Iterator[Street]:
+    with living() as made:
+        yield made
 
 
 @pytest.fixture(params=[0, 1], ids=["br_netfilter off", "br_netfilter on"])
@@ -148,20 +155,28 @@ WAYS = [
 ]
 
 
-@pytest.mark.parametrize("proto", ["tcp", "udp", "sctp"])
-def test_a_published_port_answers_everyone_and_sees_whom_it_should(street: Street, bridge_nf: int, proto: str) -> None:
-    if proto == "sctp":
-        need("sctp")
+def wrong_answers(street: Street, proto: str, outside: str = "") -> list[str]:
+    """What is not as WAYS says. outside: what a client from outside is seen as instead, or that it is not served."""
     wrong = []
     with ExitStack() as stack:
         for name, port in PORTS.items():
             stack.enter_context(server(street.servers[name].netns, port, proto, street.servers[name].name))
-        for network, who, address, seen in WAYS:
-            answer = ask(street.client(who, network), address, PORTS[network], proto)
+        for network, who, address, usual in WAYS:
+            seen = outside or usual if who == "another host" else usual
+            patience = 0.5 if seen == NOBODY else 10
+            answer = ask(street.client(who, network), address, PORTS[network], proto, patience)
             wanted = NETWORKS[network][1] if seen == GATEWAY else [seen]
-            if answer not in [f"{street.servers[network].name} {one}" for one in wanted]:
+            possible = [""] if seen == NOBODY else [f"{street.servers[network].name} {one}" for one in wanted]
+            if answer not in possible:
                 wrong.append(f"{network}: {who} asks {address}: {answer or 'nothing'}, not {' or '.join(wanted)}")
-    assert not wrong, "\n".join(wrong)
+    return wrong
+
+
+@pytest.mark.parametrize("proto", ["tcp", "udp", "sctp"])
+def test_a_published_port_answers_everyone_and_sees_whom_it_should(street: Street, bridge_nf: int, proto: str) -> None:
+    if proto == "sctp":
+        need("sctp")
+    assert not wrong_answers(street, proto)
 
 
 @pytest.mark.parametrize("proto", ["tcp", "udp"])
@@ -173,3 +188,80 @@ def test_what_is_not_published_answers_nobody_outside_its_network(street: Street
         for address in ("10.92.0.2", "fd92::2"):
             assert ask(street.others["both"].netns, address, 8090, proto).startswith(web.name)
             assert silent(street.others["four"].netns, address, 8090, proto)
+
+
+# Publish policies ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("policy", "outside"), [("firewall", GATEWAY), ("local", NOBODY)])
+def test_a_policy_serves_the_outside_otherwise_and_everybody_else_as_ever(policy: str, outside: str) -> None:
+    with living("--publish-policy", policy) as street:
+        for proto in ("tcp", "udp"):
+            assert not wrong_answers(street, proto, outside)
+
+
+def test_the_hosts_input_rules_decide_under_the_policy_firewall() -> None:
+    rules = """
+    table inet filter {
+    chain input {
+        type filter hook input priority 0; policy drop;
+        iifname != "ens33" accept
+        meta l4proto ipv6-icmp accept
+        ct state established,related accept
+        tcp dport 8082 accept
+    }
+    }
+    """
+    with living("--publish-policy", "firewall") as street, ExitStack() as stack:
+        for name, port in PORTS.items():
+            stack.enter_context(server(street.servers[name].netns, port, name=name))
+        street.world.host.run("nft", "-f", "-", stdin=rules.encode()).check()
+        try:
+            outside, host = street.world.neighbour.path, street.world.host.path
+            for address in (HOST4, HOST6):
+                assert silent(outside, address, 8081) and silent(outside, address, 8083)
+                assert ask(outside, address, 8082).startswith("both")
+                assert ask(host, address, 8081).startswith("four"), "the host itself"
+            assert ask(street.others["four"].netns, HOST4, 8081).startswith("four"), "a container"
+        finally:
+            street.world.host.run("nft", "delete", "table", "inet", "filter").check()
+        assert ask(street.world.neighbour.path, HOST4, 8081).startswith("four")
+
+
+def test_the_policy_local_closes_no_port_of_the_hosts_own() -> None:
+    with started_engine("pierd", ("--publish-policy", "local")) as engine:
+        binding = {"8080/tcp": [{"HostIp": "::1", "HostPort": "8080"}]}
+        web = place(engine, "web", "bridge", PortBindings=binding)
+        outside, host = engine.world.neighbour.path, engine.host.path
+
+        def own() -> socket.socket:
+            listener = socket.socket(socket.AF_INET6)
+            listener.bind((HOST6, 8080))
+            listener.listen()
+            return listener
+
+        with server(web.netns, 8080, name="web"), engine.host.call(own) as listener:
+            assert ask(host, "::1", 8080).startswith("web")
+            with engine.world.neighbour.connect(HOST6, 8080):
+                listener.accept()[0].close()
+        assert silent(outside, HOST4, 8080)
+
+
+def test_a_policy_that_changes_holds_for_running_containers_too(pierd: Pierd) -> None:
+    web = place(pierd, "web", "bridge", **published(8081))
+    outside, host = pierd.world.neighbour.path, pierd.host.path
+    with server(web.netns, 8081, name="tcp"), server(web.netns, 8081, "udp", name="udp"):
+        for policy, seen in [("any", NEXT4), ("firewall", "172.17.0.1"), ("local", ""), ("any", NEXT4)]:
+            pierd.stop()
+            pierd.start("--publish-policy", policy)
+            for proto in ("tcp", "udp"):
+                patience = 10 if seen else 0.5
+                assert ask(outside, HOST4, 8081, proto, patience) == (f"{proto} {seen}" if seen else ""), policy
+                assert ask(outside, HOST6, 8081, proto, patience).startswith(proto if seen else ""), policy
+                assert bool(ask(outside, HOST6, 8081, proto, patience)) is bool(seen), policy
+                assert ask(host, "::1", 8081, proto) == f"{proto} 172.17.0.1", policy
+
+
+def test_an_unknown_policy_is_refused(pierd: Pierd) -> None:
+    said = pierd.host.run(*pierd.argv(), "--publish-policy", "none")
+    assert said.status == 1 and 'invalid publish policy: "none" (any, firewall or local)' in said.stderr

@@ -14,7 +14,7 @@ from ipaddress import ip_address
 from pierhead.daemon.engine.engine import Engine, blocking
 from pierhead.daemon.jobs import endpoints
 from pierhead.daemon.jobs.describe import config_of, network_kind
-from pierhead.driver.execdriver.api import HeldPort
+from pierhead.driver.execdriver.api import HeldPort, KeptPort
 from pierhead.driver.networkdriver import ports, reservations
 from pierhead.driver.networkdriver.api import Endpoint, PortBinding
 from pierhead.errors import NoSuchContainer, PierheadError
@@ -187,6 +187,11 @@ def addresses(endpoint: Endpoint) -> reservations.Addresses:
     )
 
 
+def kept(engine: Engine, endpoint: Endpoint) -> list[KeptPort]:
+    """What of a container's reservation sockets is to stay, and how it is served now."""
+    return reservations.kept(endpoint.ports, addresses(endpoint), engine.config.publish_policy)
+
+
 async def reserve(engine: Engine, container: Container, kept: Collection[tuple[str, str, int]] = ()) -> list[HeldPort]:
     """Bind what the rows say, but for what the container holds already (``reservations.held``).
 
@@ -199,7 +204,7 @@ async def reserve(engine: Engine, container: Container, kept: Collection[tuple[s
         return []
     for attempt in range(RESERVE_ATTEMPTS):
         try:
-            return reservations.reserve(endpoint.ports, addresses(endpoint), kept)
+            return reservations.reserve(endpoint.ports, addresses(endpoint), kept, engine.config.publish_policy)
         except reservations.PortRefused as error:
             if error.errno != errno.EADDRINUSE or attempt + 1 == RESERVE_ATTEMPTS:
                 who = await blocking(_holder, engine, error)

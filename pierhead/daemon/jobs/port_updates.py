@@ -144,7 +144,7 @@ async def _apply(engine: Engine, container: Container, change: Change, network: 
         try:
             engine.networks[network.driver].publish(network, after, before)
             monitor = engine.running[id].monitor
-            monitor.keep_ports(reservations.kept(after.ports, port_allocation.addresses(after)))
+            monitor.keep_ports(port_allocation.kept(engine, after))
             monitor.hold_ports(held)
         except BaseException:
             reservations.release(held)

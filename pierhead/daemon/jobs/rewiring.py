@@ -7,7 +7,7 @@ from dataclasses import replace
 from pierhead.daemon.engine.engine import Engine, blocking
 from pierhead.daemon.jobs import address_allocation, endpoints
 from pierhead.daemon.jobs.describe import host_config_of
-from pierhead.daemon.jobs.port_allocation import addresses, allocate_ports, reserve
+from pierhead.daemon.jobs.port_allocation import allocate_ports, kept, reserve
 from pierhead.daemon.jobs.sandboxes import (
     allocate_endpoint,
     announce,
@@ -119,8 +119,8 @@ async def _move_gateway(engine: Engine, container: Container) -> None:
     if driver is None:
         return
     engine.db.execute("UPDATE endpoint SET gateway = 1 WHERE id = ?", (chosen,))
-    kept = endpoints.bindings_of(engine, container.id)
-    if not kept:
+    before = endpoints.bindings_of(engine, container.id)
+    if not before:
         try:
             with engine.db.transaction():
                 allocate_ports(engine, container, host_config_of(container))
@@ -132,9 +132,9 @@ async def _move_gateway(engine: Engine, container: Container) -> None:
     await answer
     if not endpoint.ports:
         return
-    running.monitor.keep_ports(reservations.kept(kept, addresses(endpoint)))
+    running.monitor.keep_ports(kept(engine, endpoint))
     try:
-        running.monitor.hold_ports(await reserve(engine, container, reservations.held(kept)))
+        running.monitor.hold_ports(await reserve(engine, container, reservations.held(before)))
     except PierheadError as error:
         log.error("container %s: its ports are not published: %s", container.id[:12], error)
         engine.db.execute("DELETE FROM port WHERE container_id = ?", (container.id,))

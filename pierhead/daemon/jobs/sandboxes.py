@@ -14,7 +14,7 @@ from pierhead.daemon.engine.engine import Engine, blocking, phase
 from pierhead.daemon.engine.running import Running
 from pierhead.daemon.jobs import address_allocation, endpoints, links, memberships, netfiles
 from pierhead.daemon.jobs.describe import host_config_of, network_kind
-from pierhead.daemon.jobs.port_allocation import allocate_ports, reserve
+from pierhead.daemon.jobs.port_allocation import allocate_ports, kept, reserve
 from pierhead.daemon.jobs.zones import resolver_setup, serve
 from pierhead.driver.execdriver.api import HeldPort, Started
 from pierhead.driver.networkdriver import ipam, reservations
@@ -180,7 +180,10 @@ def followed(engine: Engine, container_id: str) -> None:
 
 
 async def reattach(engine: Engine, container_id: str, started: Started) -> None:
-    """After a restart of the daemon: serve its names again."""
+    """After a restart of the daemon: serve its names again, and its ports as they are to be served now."""
+    carrier = next((endpoint for _, endpoint in endpoints.active(engine, container_id) if endpoint.gateway), None)
+    if carrier is not None and carrier.ports:
+        engine.running[container_id].monitor.keep_ports(kept(engine, carrier))
     if started.resolver is not None:
         serve(engine, container_id, started.resolver)
 

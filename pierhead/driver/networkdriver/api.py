@@ -6,6 +6,7 @@ prepared rtnetlink messages) and by ``join``.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from typing import Protocol
 
@@ -33,6 +34,19 @@ class Network:
     internal: bool = False
     ipv6: bool = False
     options: Mapping[str, str] = field(default_factory=dict)
+
+
+class PublishPolicy(StrEnum):
+    """Who reaches published ports.
+
+    ANY: everybody, by address translation, past the host's own input rules (as Docker).
+    FIREWALL: everybody whom the host's input rules let in: what comes from outside goes to a socket of the host's.
+    LOCAL: the host and its containers.
+    """
+
+    ANY = "any"
+    FIREWALL = "firewall"
+    LOCAL = "local"
 
 
 @dataclass(frozen=True, slots=True)

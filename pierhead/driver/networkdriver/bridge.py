@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip
 from typing import Protocol
 
 from pierhead.driver.networkdriver import inside, marks
-from pierhead.driver.networkdriver.api import Endpoint, Network, gateways
+from pierhead.driver.networkdriver.api import Endpoint, Network, PublishPolicy, gateways
 from pierhead.driver.networkdriver.bridgeoptions import NAME, BridgeOptions, GatewayMode, bridge_name, parse
 from pierhead.driver.networkdriver.firewall import Firewall
 from pierhead.driver.networkdriver.outside import device, egress_mtu
@@ -82,10 +82,10 @@ class BridgeDriver:
     addressed = own_mac = publishes = named = True
     wired = False
 
-    def __init__(self, instance: str, memory: Memory) -> None:
+    def __init__(self, instance: str, memory: Memory, policy: PublishPolicy = PublishPolicy.ANY) -> None:
         """instance: 8 hex digits."""
         self._group = marks.group(instance)
-        self._firewall = Firewall(instance)
+        self._firewall = Firewall(instance, policy)
         self._memory = memory
 
     def outward(self, network: Network) -> bool:

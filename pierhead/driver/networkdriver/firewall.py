@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from pierhead.driver.networkdriver.api import Endpoint
+from pierhead.driver.networkdriver.api import Endpoint, PublishPolicy
 from pierhead.driver.networkdriver.marks import TABLE
 from pierhead.driver.networkdriver.marks import table as table_of
 from pierhead.driver.networkdriver.rules import PROTOCOLS, STRANGERS, Segment, published, ruleset
@@ -15,9 +15,10 @@ from pierhead.linux.nft import NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6, Element
 class Firewall:
     """The table of one instance in the present network namespace."""
 
-    def __init__(self, instance: str) -> None:
+    def __init__(self, instance: str, policy: PublishPolicy) -> None:
         """Nothing is touched before the first call."""
         self._instance = instance
+        self._policy = policy
         self.table = table_of(instance)
         self._rulesets = Rulesets()
         self._netfilter = Netfilter()
@@ -41,7 +42,7 @@ class Firewall:
         self, segments: Sequence[Segment], endpoints: Sequence[tuple[Segment, Endpoint]], strangers: Iterable[int]
     ) -> None:
         """Make the table exactly this, in one transaction: there is no moment without rules."""
-        self._rulesets.run(ruleset(self._instance, segments, endpoints, strangers))
+        self._rulesets.run(ruleset(self._instance, segments, endpoints, strangers, self._policy))
 
     def add(self, segment: Segment) -> None:
         """Add a network's elements. Idempotent."""
@@ -66,8 +67,8 @@ class Firewall:
 
         before: see ``NetworkDriver.publish``.
         """
-        wanted = dict.fromkeys(one.element() for one in published(segment, endpoint))
-        present = dict.fromkeys(one.element() for one in published(segment, before)) if before is not None else {}
+        wanted = self._elements(segment, endpoint)
+        present = self._elements(segment, before) if before is not None else {}
         self._exchange(
             [element for element in present if element not in wanted],
             [element for element in wanted if element not in present],
@@ -84,6 +85,10 @@ class Firewall:
                 for family in (NFPROTO_IPV4, NFPROTO_IPV6)
             ]
         )
+
+    def _elements(self, segment: Segment, endpoint: Endpoint) -> dict[Element, None]:
+        """The elements of an endpoint's ports, each once, in their order."""
+        return dict.fromkeys(one.element() for one in published(segment, endpoint, self._policy))
 
     def _exchange(self, gone: Sequence[Element], elements: Sequence[Element]) -> None:
         """Take elements away and add others, in one transaction where it is not larger than a socket's buffer."""
@@ -117,9 +122,9 @@ class Firewall:
 
     def withdraw(self, segment: Segment, endpoint: Endpoint) -> None:
         """Remove the elements of an endpoint's ports. Idempotent."""
-        elements = [one.element() for one in published(segment, endpoint)]
+        elements = self._elements(segment, endpoint)
         if elements:
-            self._withdraw(elements)
+            self._withdraw(list(elements))
 
     def _withdraw(self, elements: Sequence[Element]) -> None:
         try:

@@ -5,7 +5,8 @@ connections in TIME_WAIT do not hinder, and the option is cleared after the bind
 could bind the same port beside a socket that does not listen.
 
 The kernel translates IPv4 to IPv4 and IPv6 to IPv6.  It cannot translate ::1, nor one family to the other: the sockets
-that such clients come to also listen, and the shim copies.  A socket that listens has a Target.
+that such clients come to also listen, and the shim copies.  A socket that listens has a Target.  Under the policy
+``firewall`` all of them listen: what comes from outside is not translated at all.
 """
 
 import errno
@@ -15,7 +16,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
-from pierhead.driver.networkdriver.api import PortBinding
+from pierhead.driver.networkdriver.api import PortBinding, PublishPolicy
 from pierhead.errors import PierheadError
 from pierhead.linux import sockdiag
 
@@ -83,10 +84,12 @@ def split(bindings: Sequence[PortBinding]) -> tuple[list[PortBinding], list[Port
     return kept, beyond
 
 
-def serves(binding: PortBinding, container: Addresses) -> bool:
-    """Whether its socket must also listen: some client's packets cannot be translated to the container."""
+def serves(binding: PortBinding, container: Addresses, policy: PublishPolicy = PublishPolicy.ANY) -> bool:
+    """Whether its socket must also listen: some client's packets cannot, or must not, be translated."""
     if container.ipv4 is None and container.ipv6 is None:
         return False
+    if policy is PublishPolicy.FIREWALL:
+        return True
     if not binding.host_ip:
         return True  # ::1 is among all addresses
     host = ip_address(binding.host_ip)
@@ -95,12 +98,14 @@ def serves(binding: PortBinding, container: Addresses) -> bool:
     return container.ipv6 is None or host.is_loopback or host.is_unspecified
 
 
-def kept(bindings: Sequence[PortBinding], container: Addresses) -> list[Kept]:
+def kept(
+    bindings: Sequence[PortBinding], container: Addresses, policy: PublishPolicy = PublishPolicy.ANY
+) -> list[Kept]:
     """The reservation sockets of a container as they are to be, whoever holds them."""
     found: list[Kept] = []
     for binding in split(bindings)[0]:
         number = _TYPES[binding.proto][1]
-        listens = serves(binding, container)
+        listens = serves(binding, container, policy)
         for port in range(binding.host_low, binding.host_high + 1):
             target = container.target(binding.container_low + port - binding.host_low) if listens else None
             # A socket of all addresses is of both families where there are two; it may be older than the second.
@@ -122,7 +127,10 @@ def held(bindings: Sequence[PortBinding]) -> set[tuple[str, str, int]]:
 
 
 def reserve(
-    bindings: Sequence[PortBinding], container: Addresses, kept: Collection[tuple[str, str, int]] = ()
+    bindings: Sequence[PortBinding],
+    container: Addresses,
+    kept: Collection[tuple[str, str, int]] = (),
+    policy: PublishPolicy = PublishPolicy.ANY,
 ) -> list[Held]:
     """Keep the ports, but for those that the container's sockets hold already. Raises PortRefused; then nothing new is
     kept."""
@@ -131,7 +139,7 @@ def reserve(
     held: list[Held] = []
     try:
         for binding in within:
-            listens = serves(binding, container)
+            listens = serves(binding, container, policy)
             for port in range(binding.host_low, binding.host_high + 1):
                 if (binding.proto, binding.host_ip, port) in kept:
                     continue

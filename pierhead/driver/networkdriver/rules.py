@@ -7,7 +7,10 @@ its target by one hash lookup, however many ports there are.  Chains, in the ord
   rule a container would reach every service on the host's loopback); nobody reaches a container's address past its
   bridge unless its network is routed or unprotected, or trusts the interface, or is not masqueraded (then answers come
   to it, and ``forward`` keeps the rest away); containers of internal networks reach nothing else.
-- ``prerouting``, ``output``: published ports.  An address of the host, a port in a map → the container.
+- ``prerouting``, ``output``: published ports.  An address of the host, a port in a map → the container.  Under the
+  policies ``firewall`` and ``local`` only for the host and containers: what comes from outside meets the host's own
+  input rules, and then a socket that the container's shim holds.
+- ``input``, under ``local``: what those sockets serve is not for clients from outside.
 - ``forward``: between bridges only what was published; nothing into or out of internal networks.
 - ``strangers4``, ``strangers6``: what neither enters nor leaves a bridge of a Pierhead is not forwarded; only where
   the host did not forward before an engine turned that on.
@@ -22,8 +25,9 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from pierhead.driver.networkdriver import marks
-from pierhead.driver.networkdriver.api import Endpoint, Network, PortBinding
+from pierhead.driver.networkdriver.api import Endpoint, Network, PortBinding, PublishPolicy
 from pierhead.driver.networkdriver.bridgeoptions import BridgeOptions, GatewayMode
+from pierhead.driver.networkdriver.reservations import Addresses, serves, split
 from pierhead.linux.nft import Element, field, proto
 
 PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
@@ -49,6 +53,8 @@ _SETS = """
   set trusted6 { type ipv6_addr . ifname; flags interval; }
   set masqueraded4 { type ipv4_addr; flags interval; }
   set masqueraded6 { type ipv6_addr; flags interval; }
+  set closed4 { type ipv4_addr . inet_proto . inet_service; flags interval; }
+  set closed6 { type ipv6_addr . inet_proto . inet_service; flags interval; }
   set opened4 { type ipv4_addr . inet_proto . inet_service; flags interval; }
   set opened6 { type ipv6_addr . inet_proto . inet_service; flags interval; }
   set routed4 { type ifname; }
@@ -80,7 +86,7 @@ _CHAINS = """
   }
   chain prerouting {
     type nat hook prerouting priority dstnat; policy accept;
-    fib daddr type local jump publish
+    %(translated)s fib daddr type local jump publish
   }
   chain output {
     type nat hook output priority -100; policy accept;
@@ -104,17 +110,30 @@ _CHAINS = """
     oifname @internal drop
     ct state established,related accept
     oifname @bridges ct status dnat accept
-    oifname @bridges ip daddr . meta l4proto . th dport @opened4 accept
-    oifname @bridges ip6 daddr . meta l4proto . th dport @opened6 accept
+    %(reached)s oifname @bridges ip daddr . meta l4proto . th dport @opened4 accept
+    %(reached)s oifname @bridges ip6 daddr . meta l4proto . th dport @opened6 accept
     oifname @routed4 meta l4proto icmp accept
     oifname @routed6 meta l4proto ipv6-icmp accept
     iifname @bridges oifname @bridges drop
-    oifname @unprotected4 meta nfproto ipv4 accept
-    oifname @unprotected6 meta nfproto ipv6 accept
+    %(reached)s oifname @unprotected4 meta nfproto ipv4 accept
+    %(reached)s oifname @unprotected6 meta nfproto ipv6 accept
     oifname @bridges drop
     iifname @bridges accept
   }
 """
+_LOCAL = """
+  chain input {
+    type filter hook input priority filter; policy accept;
+    iifname "lo" accept
+    %(ours)s accept
+    meta l4proto tcp ip daddr . meta l4proto . th dport @closed4 reject with tcp reset
+    meta l4proto tcp ip6 daddr . meta l4proto . th dport @closed6 reject with tcp reset
+    ip daddr . meta l4proto . th dport @closed4 drop
+    ip6 daddr . meta l4proto . th dport @closed6 drop
+  }
+"""
+_OURS = f"iifgroup & {marks.GROUP_MASK:#x} == {marks.GROUP_MARK:#x}"
+"""What comes from a container, of whichever Pierhead on this host."""
 _STRANGERS = """
   chain {chain} {{
     type filter hook forward priority 1; policy accept;
@@ -239,6 +258,37 @@ class Opening:
         return Element(self.container, start + field(self.low), b"", start + field(self.high))
 
 
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """One element of the sets of closed ports: served by a socket of the host's, and not for clients from outside.
+
+    host: None for every address of the version.
+    """
+
+    proto: str
+    version: int
+    host: IPv4Address | IPv6Address | None
+    low: int
+    high: int
+
+    @property
+    def container(self) -> str:
+        """The set it belongs to."""
+        return f"closed{self.version}"
+
+    def text(self) -> str:
+        """In nft's language."""
+        every = "0.0.0.0/0" if self.version == 4 else "::/0"
+        return f"{self.host or every} . {self.proto} . {self.low}-{self.high}"
+
+    def element(self) -> Element:
+        """As bytes."""
+        size = 4 if self.version == 4 else 16
+        first, last = (self.host.packed,) * 2 if self.host is not None else (bytes(size), b"\xff" * size)
+        number = proto(PROTOCOLS[self.proto])
+        return Element(self.container, first + number + field(self.low), b"", last + number + field(self.high))
+
+
 def _targets(binding: PortBinding, address: IPv4Address | IPv6Address) -> list[Target]:
     host = ip_address(binding.host_ip) if binding.host_ip else None
     if host is not None:
@@ -272,12 +322,30 @@ def _openings(bindings: Iterable[PortBinding], address: IPv4Address | IPv6Addres
     return found
 
 
-def published(segment: Segment, endpoint: Endpoint) -> list[Target | Opening]:
+def _closings(endpoint: Endpoint) -> list[Closing]:
+    """What its sockets serve: nothing else of the host's is on these ports."""
+    found: list[Closing] = []
+    container = Addresses(
+        endpoint.ipv4.ip if endpoint.ipv4 is not None else None, endpoint.ipv6.ip if endpoint.ipv6 is not None else None
+    )
+    for binding in split(endpoint.ports)[0]:
+        if not serves(binding, container):
+            continue
+        host = ip_address(binding.host_ip) if binding.host_ip else None
+        for version in (4, 6) if host is None else (host.version,):
+            one = None if host is None or host.is_unspecified else host
+            found.append(Closing(binding.proto, version, one, binding.host_low, binding.host_high))
+    return found
+
+
+def published(
+    segment: Segment, endpoint: Endpoint, policy: PublishPolicy = PublishPolicy.ANY
+) -> list[Target | Opening | Closing]:
     """The elements that publish an endpoint's ports. Pure.
 
     Only equal families: the kernel translates neither IPv6 to IPv4 nor ::1.
     """
-    found: list[Target | Opening] = []
+    found: list[Target | Opening | Closing] = []
     if segment.network.internal:
         return found
     for interface in (endpoint.ipv4, endpoint.ipv6):
@@ -288,6 +356,8 @@ def published(segment: Segment, endpoint: Endpoint) -> list[Target | Opening]:
                 found += _targets(binding, interface.ip)
         if segment.opens(interface.version):
             found += _openings(endpoint.ports, interface.ip)
+    if policy is PublishPolicy.LOCAL:
+        found += _closings(endpoint)
     return found
 
 
@@ -296,6 +366,7 @@ def ruleset(
     segments: Iterable[Segment],
     endpoints: Iterable[tuple[Segment, Endpoint]],
     strangers: Iterable[int] = (),
+    policy: PublishPolicy = PublishPolicy.ANY,
 ) -> str:
     """The whole table in nft's language, replacing what is there in one transaction. Pure.
 
@@ -307,7 +378,7 @@ def ruleset(
         for container, element in segment.elements():
             contents.setdefault(container, []).append(element)
     for segment, endpoint in endpoints:
-        for one in published(segment, endpoint):
+        for one in published(segment, endpoint, policy):
             contents.setdefault(one.container, []).append(one.text())
     lines = []
     for line in _SETS.strip().splitlines():
@@ -315,7 +386,13 @@ def ruleset(
         if elements:
             line = f"{line.rstrip().removesuffix('}')} elements = {{ {', '.join(dict.fromkeys(elements))} }}; }}"
         lines.append(line)
-    chains = _CHAINS + "".join(
+    chains = _CHAINS % {
+        "translated": _OURS if policy is not PublishPolicy.ANY else "",
+        "reached": _OURS if policy is PublishPolicy.LOCAL else "",
+    }
+    if policy is PublishPolicy.LOCAL:
+        chains += _LOCAL % {"ours": _OURS}
+    chains += "".join(
         _STRANGERS.format(
             chain=STRANGERS[version], protocol=f"ipv{version}", mask=marks.GROUP_MASK, mark=marks.GROUP_MARK
         )
