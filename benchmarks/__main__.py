@@ -7,7 +7,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from benchmarks import measures, network, tools
+from benchmarks import measures, network, resolver, tools
 from benchmarks.measures import Measure
 from benchmarks.table import Goal, Row, render, row
 from tests.harness.engines import Engine, engine, orderly_end
@@ -97,7 +97,20 @@ def networking(engines: list[Engine], rounds: int | None) -> list[Row]:
     return rows + network.many_ports(engines, rounds or 20, turns)
 
 
-GROUPS = {"containers": timed, "running": with_many, "network": networking}
+def names(engines: list[Engine], rounds: int | None) -> list[Row]:
+    """The resolver's row."""
+    print("  names …", file=sys.stderr, flush=True)
+    with ExitStack() as stack:
+        askers = {each.kind: stack.enter_context(resolver.asking(each)) for each in engines}
+
+        def measure(each: Engine) -> float:
+            return resolver.tail(askers[each.kind])
+
+        samples = interleaved(engines, measure, min(5, rounds or 5), 1)
+    return [row(f"resolver, p99 at {resolver.RATE:,} queries/s", "ms", samples, Goal(most=2))]
+
+
+GROUPS = {"containers": timed, "running": with_many, "network": networking, "names": names}
 
 
 def main() -> None:

@@ -204,11 +204,19 @@ def write_sysctls(procfs: int, values: tuple[tuple[str, str], ...]) -> None:
             raise failure("sysctl", path.translate({46: "/", 47: "."}), error.errno or 5) from None
 
 
+RESOLVER_QUEUE = 1 << 20
+"""Bytes of questions that wait while no daemon reads them: some hundred with the kernel's 208 KiB, a thousand so."""
+
+
 def resolver_sockets(port: int) -> tuple[int, int]:
     """UDP and listening TCP sockets on 127.0.0.11:port of the current namespace, as descriptors (udp, tcp)."""
     udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
     tcp = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
     try:
+        try:
+            udp.setsockopt(socket.SOL_SOCKET, const.SO_RCVBUFFORCE, RESOLVER_QUEUE)
+        except PermissionError:
+            pass  # in a user namespace of a container: as many as the kernel's default holds
         udp.bind(("127.0.0.11", port))
         tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         tcp.bind(("127.0.0.11", port))

@@ -153,6 +153,9 @@ RLIMITS = {
 }
 RLIM_INFINITY = (1 << 64) - 1
 
+# socket(7): SO_RCVBUF beyond the limit of an ordinary user
+SO_RCVBUFFORCE = 33
+
 # netlink(7)
 NETLINK_ROUTE = 0
 NETLINK_NETFILTER = 12

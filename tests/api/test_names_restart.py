@@ -104,7 +104,7 @@ def test_no_question_fails_while_the_daemon_is_restarted(pierd: Pierd, how: str)
 
 
 def test_what_was_asked_while_nobody_was_there_is_answered_by_the_next_daemon(pierd: Pierd) -> None:
-    """Some hundred questions wait, over UDP and TCP, and each is answered for what it asked."""
+    """A thousand questions wait, over UDP and TCP, and each is answered for what it asked."""
     address, here = network_with_server(pierd.api)
     client = call_in(here.netns, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
     pierd.kill()
@@ -112,14 +112,15 @@ def test_what_was_asked_while_nobody_was_there_is_answered_by_the_next_daemon(pi
     with client, connection:
         client.connect((SERVER, 53))
         client.settimeout(PATIENCE)
-        for number in range(100):
+        client.setsockopt(socket.SOL_SOCKET, 33, 1 << 21)  # SO_RCVBUFFORCE
+        for number in range(1000):
             client.send(dns.message.make_query("server", "A", id=number).to_wire())
         wire = dns.message.make_query("server.n1", "A").to_wire()
         connection.sendall(len(wire).to_bytes(2) + wire)
         time.sleep(0.5)
         pierd.start()
-        replies = [dns.message.from_wire(client.recv(4096)) for _ in range(100)]
-        assert {reply.id for reply in replies} == set(range(100))
+        replies = [dns.message.from_wire(client.recv(4096)) for _ in range(1000)]
+        assert {reply.id for reply in replies} == set(range(1000))
         assert {str(reply.answer[0][0]) for reply in replies} == {address}
         over_tcp = connection.recv(4096)
         assert str(dns.message.from_wire(over_tcp[2:]).answer[0][0]) == address
