@@ -110,7 +110,7 @@ def _pools(options: Options) -> list[dict[str, Any]]:
         raise ClientError("every ip-range or gateway must have a corresponding subnet")
     pools: list[dict[str, Any]] = []
     networks: list[Any] = []
-    for text in subnets:
+    for text in filter(None, subnets):
         try:
             network = ipaddress.ip_network(text, strict=False)
         except ValueError:
@@ -123,12 +123,16 @@ def _pools(options: Options) -> list[dict[str, Any]]:
         pools.append({"Subnet": text})
 
     def home(address: str, what: str) -> dict[str, Any]:
+        if what == "range" and "/" not in address:
+            raise ClientError(f"invalid CIDR address: {address}")
         try:
-            wanted = ipaddress.ip_network(address, strict=False)
+            wanted = ipaddress.ip_network(address, strict=False).network_address
         except ValueError:
-            raise ClientError(f"invalid {what} {address}") from None
+            if what == "range":
+                raise ClientError(f"invalid CIDR address: {address}") from None
+            raise ClientError(f"no matching subnet for {what} {address}") from None
         for pool, network in zip(pools, networks, strict=True):
-            if wanted.version == network.version and wanted.subnet_of(network):
+            if wanted in network:
                 return pool
         raise ClientError(f"no matching subnet for {what} {address}")
 
@@ -136,7 +140,9 @@ def _pools(options: Options) -> list[dict[str, Any]]:
         for value in values:
             pool = home(value, what)
             if key in pool:
-                raise ClientError(f"cannot configure multiple {what}s ({value}, {pool[key]}) on the same subnet")
+                raise ClientError(
+                    f"cannot configure multiple {what}s ({value}, {pool[key]}) on the same subnet ({pool['Subnet']})"
+                )
             pool[key] = value
     for name, value in auxiliary.items():
         home(value, "aux-address").setdefault("AuxiliaryAddresses", {})[name] = value
@@ -173,6 +179,8 @@ def connect(session: Session, options: Options) -> int:
     if options.all("alias"):
         endpoint["Aliases"] = options.all("alias")
     if options.all("driver-opt"):
+        if not all("=" in entry and not entry.startswith("=") for entry in options.all("driver-opt")):
+            raise ClientError("invalid key/value pair format in driver options")
         endpoint["DriverOpts"] = _pairs(options.all("driver-opt"))
     if options.given("gw-priority"):
         endpoint["GwPriority"] = options.number("gw-priority")

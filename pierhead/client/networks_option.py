@@ -1,12 +1,15 @@
 """``--network`` in its short and long form, with what other flags add to the first network."""
 
+import re
 from typing import Any
 
 from pierhead.client.errors import ClientError
 from pierhead.client.flags import Options
 from pierhead.client.mounts import split_csv
+from pierhead.client.values import is_mac
 
 PREDEFINED = ("bridge", "host", "none", "default")
+_LONG = re.compile(r"\w+=\w+", re.ASCII)
 
 
 def networks(options: Options) -> tuple[str, dict[str, Any]]:
@@ -16,7 +19,10 @@ def networks(options: Options) -> tuple[str, dict[str, Any]]:
     values = options.all("network") + options.all("net")
     has_own, has_predefined = False, False
     for number, value in enumerate(values or ["default"]):
-        name, endpoint = _endpoint(value)
+        try:
+            name, endpoint = _endpoint(value)
+        except NetworkProblem as problem:
+            raise ClientError(str(problem)) from None
         if number == 0:
             mode = name
             _apply(endpoint, name, options)
@@ -24,6 +30,9 @@ def networks(options: Options) -> tuple[str, dict[str, Any]]:
         has_own, has_predefined = has_own or own, has_predefined or not own
         if endpoint.get("Aliases") and not own:
             raise ClientError("network-scoped aliases are only supported for user-defined networks")
+        mac = endpoint.get("MacAddress", "")
+        if mac and not is_mac(mac):
+            raise ClientError(f"{mac} is not a valid mac address")
         if name in endpoints:
             raise ClientError(f'network "{name}" is specified multiple times')
         endpoints[name] = endpoint
@@ -32,10 +41,25 @@ def networks(options: Options) -> tuple[str, dict[str, Any]]:
     return mode, endpoints
 
 
+class NetworkProblem(Exception):
+    """What is wrong with one value of ``--network``."""
+
+
+def network_problem(value: str) -> str:
+    """Why this cannot be a value of ``--network``; empty where it can."""
+    try:
+        if value:
+            _endpoint(value)
+    except NetworkProblem as problem:
+        return str(problem)
+    return ""
+
+
 def _endpoint(value: str) -> tuple[str, dict[str, Any]]:
-    if "=" not in value or ("," not in value and not value.startswith("name=")):
-        if not value:
-            raise ClientError("no name set for network")
+    """Name and settings of one value. The long form is what holds a ``key=value``."""
+    if not value:
+        raise NetworkProblem("no name set for network")
+    if not _LONG.search(value):
         return value, {}
     name = ""
     endpoint: dict[str, Any] = {}
@@ -43,7 +67,7 @@ def _endpoint(value: str) -> tuple[str, dict[str, Any]]:
         key, equals, text = field.partition("=")
         key, text = key.strip().lower(), text.strip()
         if not equals:
-            raise ClientError(f"invalid field {field} must be a key=value pair")
+            raise NetworkProblem(f"invalid field {field}")
         if key == "name":
             name = text
         elif key == "alias":
@@ -55,15 +79,27 @@ def _endpoint(value: str) -> tuple[str, dict[str, Any]]:
         elif key == "mac-address":
             endpoint["MacAddress"] = text
         elif key == "driver-opt":
-            option, _, content = text.partition("=")
+            option, separator, content = text.partition("=")
+            if not (option and separator):
+                raise NetworkProblem("invalid key value pair format in driver options")
             endpoint.setdefault("DriverOpts", {})[option] = content
         elif key == "gw-priority":
-            endpoint["GwPriority"] = int(text)
+            endpoint["GwPriority"] = _priority(text)
         else:
-            raise ClientError(f"invalid field key {key}")
+            raise NetworkProblem(f"invalid field key {key}")
     if not name:
-        raise ClientError("no name set for network")
+        raise NetworkProblem("network name/id is not specified")
     return name, endpoint
+
+
+def _priority(text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        raise NetworkProblem(f"invalid gw-priority ({text}): invalid syntax") from None
+    if not -(1 << 63) <= number < 1 << 63:
+        raise NetworkProblem(f"invalid gw-priority ({text}): value out of range")
+    return number
 
 
 def _apply(endpoint: dict[str, Any], name: str, options: Options) -> None:
@@ -86,11 +122,15 @@ def _apply(endpoint: dict[str, Any], name: str, options: Options) -> None:
                 )
             ipam[key] = options.text(flag)
     if options.all("link-local-ip"):
+        if ipam.get("LinkLocalIPs"):
+            raise ClientError(
+                "conflicting options: cannot specify both --link-local-ip and per-network link-local IP addresses"
+            )
         ipam["LinkLocalIPs"] = options.all("link-local-ip")
     if not ipam:
         del endpoint["IPAMConfig"]
     mac = options.text("mac-address")
     if mac:
-        if endpoint.get("MacAddress") and endpoint["MacAddress"] != mac:
+        if endpoint.get("MacAddress"):
             raise ClientError("conflicting options: cannot specify both --mac-address and per-network MAC address")
         endpoint["MacAddress"] = mac

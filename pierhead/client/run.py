@@ -30,31 +30,28 @@ def create(session: Session, options: Options) -> int:
 
 
 def _create(session: Session, options: Options, body: dict[str, Any]) -> str:
-    """Make the container, pulling its image first where that is due; the id. Says warnings on standard error."""
+    """Make the container, pulling its image first where that is due; the id. Says warnings on standard error.
+
+    Raises ClientError.
+    """
     pull = options.text("pull")
     if pull not in ("always", "missing", "never", ""):
         raise _fail(session, f'invalid pull option: \'{pull}\': must be one of "always", "missing" or "never"')
     cidfile = options.text("cidfile")
     if cidfile and os.path.exists(cidfile):
-        raise _fail(
-            session,
-            f"container ID file found, make sure the other container isn't running or delete {cidfile}",
-        )
+        raise ClientError(f"container ID file found, make sure the other container isn't running or delete {cidfile}")
     query = {"name": options.text("name"), "platform": options.text("platform")}
+    if pull == "always":
+        _pull(session, options)
     try:
-        if pull == "always":
-            _pull(session, options)
-        try:
-            answer = session.api.post("/containers/create", query, body)
-        except DaemonError as error:
-            if error.code != 404 or pull != "missing" or "o such image" not in error.reason:
-                raise
-            if not options.on("quiet"):
-                session.warn(f"Unable to find image '{_tagged(options.operands[0])}' locally")
-            _pull(session, options)
-            answer = session.api.post("/containers/create", query, body)
-    except ClientError as error:
-        raise _fail(session, str(error)) from None
+        answer = session.api.post("/containers/create", query, body)
+    except DaemonError as error:
+        if error.code != 404 or pull != "missing" or "o such image" not in error.reason:
+            raise
+        if not options.on("quiet"):
+            session.warn(f"Unable to find image '{_tagged(options.operands[0])}' locally")
+        _pull(session, options)
+        answer = session.api.post("/containers/create", query, body)
     _warn_of_localhost_dns(session, options)
     for warning in answer.get("Warnings") or ():
         session.warn(f"WARNING: {warning}")
@@ -103,7 +100,10 @@ def run(session: Session, options: Options) -> int:
         rows, columns = window()
         if rows or columns:
             body.setdefault("HostConfig", {})["ConsoleSize"] = [rows, columns]
-    container = _create(session, options, body)
+    try:
+        container = _create(session, options, body)
+    except ClientError as error:
+        raise _fail(session, str(error)) from None
     if detach or not (stdin or body.get("AttachStdout") or body.get("AttachStderr")):
         _start(session, container, None)
         print(container)

@@ -9,7 +9,7 @@ from pierhead.client.mounts import parse as parse_mount
 from pierhead.client.mounts import split_csv, tmpfs, volumes
 from pierhead.client.networks_option import networks
 from pierhead.client.ports import expose, publish
-from pierhead.client.values import duration, size
+from pierhead.client.values import domain, duration, size
 
 
 def request(options: Options) -> dict[str, Any]:
@@ -88,7 +88,7 @@ def _host(options: Options) -> dict[str, Any]:
         "CgroupnsMode": options.text("cgroupns"),
         "Dns": options.all("dns"),
         "DnsOptions": options.all("dns-option") + options.all("dns-opt"),
-        "DnsSearch": options.all("dns-search"),
+        "DnsSearch": [domain(text) for text in options.all("dns-search")],
         "ExtraHosts": [_extra_host(text) for text in options.all("add-host")],
         "GroupAdd": options.all("group-add"),
         "IpcMode": options.text("ipc"),

@@ -21,6 +21,10 @@ def check(kind: str, name: str, value: str) -> str:
         from pierhead.client.mounts import problem
 
         return problem(value)
+    if kind == "network":
+        from pierhead.client.networks_option import network_problem
+
+        return network_problem(value)
     return _by_name(name, value)
 
 
@@ -81,9 +85,37 @@ def _by_name(name: str, value: str) -> str:
         return f"sysctl '{value}' is not allowed"
     if name == "attach" and value.lower() not in ("stdin", "stdout", "stderr"):
         return "valid streams are STDIN, STDOUT and STDERR"
+    if name == "dns-search" and domain(value) is None:
+        return f"{value} is not a valid domain"
+    if name == "link" and not value:
+        return "empty string specified for links"
     if name == "link" and value.count(":") > 1:
         return f"bad format for links: {value}"
+    if name == "label" and value.startswith("="):
+        return f"invalid label '{value}': empty name"
     return ""
+
+
+def domain(text: str) -> str | None:
+    """A search domain without its final dot, "." for none at all. None: not a domain."""
+    import re
+
+    text = text.strip(" ")
+    if text == ".":
+        return text
+    label = "[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?"
+    found = re.fullmatch(rf"({label}(\.{label})*)\.?\s*", text)
+    return found[1] if found and len(found[1]) < 255 and re.search("[a-zA-Z]", text) else None
+
+
+def is_mac(text: str) -> bool:
+    """Whether Go takes this for a hardware address: pairs with colons or dashes, or fours with dots."""
+    import re
+
+    pairs = "[0-9a-f]{2}(([:-])[0-9a-f]{2})(\\2[0-9a-f]{2}){%d}"
+    fours = "[0-9a-f]{4}(\\.[0-9a-f]{4}){%d}"
+    forms = [pairs % (count - 2) for count in (6, 8, 20)] + [fours % (count - 1) for count in (3, 4, 10)]
+    return any(re.fullmatch(form, text.lower()) for form in forms)
 
 
 def _sysctl_allowed(value: str) -> bool:

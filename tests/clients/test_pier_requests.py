@@ -132,6 +132,15 @@ CREATES = [
     ["--network", "container:other"],
     ["--network", "mine", "--network-alias", "a", "--ip", "10.0.0.9", "--link", "x:y"],
     ["--network", "name=mine,alias=a,alias=b,ip=10.0.0.9,driver-opt=k=v", "--network", "second"],
+    [
+        "--network",
+        "name=mine,ip=10.0.0.1,ip6=fd00::1,mac-address=02:42:ac:11:00:09,link-local-ip=169.254.1.1,gw-priority=-7,"
+        "driver-opt=a=b,driver-opt=c=d=e",
+    ],
+    ["--network", "mine", "--network", "second", "--ip", "10.0.0.1", "--network-alias", "z", "--link", "x"],
+    ["--network", "default", "--link", "x:y", "--dns-search", "a.b.", "--dns-search", " . "],
+    ["--network", "host", "--ip", "10.0.0.1"],
+    ["--network", "name=", "--add-host", "a=host-gateway", "--add-host", "c=[::1]"],
     ["--ip", "10.0.0.9"],
     ["--mac-address", "02:42:ac:11:00:09"],
     ["--memory", "64m", "--memory-swap", "-1", "--memory-reservation", "32m", "--cpus", "1.5", "--pids-limit", "20"],
@@ -246,6 +255,10 @@ OTHERS = [
     "network create --subnet 10.1.0.0/16 --gateway 10.1.0.1 --ip-range 10.1.2.0/24 --aux-address a=10.1.0.9 --ipv6 "
     "--internal --attachable -d bridge -o k=v --label l=m --ipam-opt i=j x",
     "network connect --ip 10.1.0.5 --alias a --alias b --link c:d net x",
+    "network connect --ip6 fd00::1 --link-local-ip 169.254.1.1,fe80::1 --driver-opt a=b,c=d=e --gw-priority -5 net x",
+    "network create --ipv4=false --ipv6 --config-only x",
+    "network create --config-from c -o a -o b=c=d --ipam-driver null --scope local x",
+    "network create --subnet 10.1.0.0/24 --ip-range 10.1.0.0/16 x",
     "network disconnect -f net x",
     "network inspect -v x",
     "network prune -f --filter until=1h",
@@ -271,3 +284,60 @@ OTHERS = [
 def test_every_command_asks_for_the_same(recorder: Recorder, line: str) -> None:
     words = line.split()
     assert asked(recorder, str(PIER), words) == asked(recorder, docker_client(), words)
+
+
+def refused(recorder: Recorder, program: str, words: list[str]) -> tuple[int, str, int]:
+    """Status, what is said with the program's name taken out, and how many requests were made before."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("DOCKER_")}
+    environment |= {"DOCKER_HOST": f"unix://{recorder.path}", "DOCKER_CONFIG": str(recorder.path.parent)}
+    recorder.requests.clear()
+    done = subprocess.run(
+        [program, *words], env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60
+    )
+    return done.returncode, done.stderr.replace("docker", "pier"), len(recorder.requests)
+
+
+REFUSED = [
+    "create --network a=b i",
+    "create --network alias=x i",
+    "create --network name=a,alias i",
+    "create --network name=a,gw-priority=x i",
+    "create --network name=a,gw-priority=99999999999999999999 i",
+    "create --network name=a,driver-opt=x i",
+    "create --network name=a,mac-address=x i",
+    "create --network a --network a i",
+    "create --network a --network host i",
+    "create --network name=a,ip=10.0.0.1 --ip 10.0.0.2 i",
+    "create --network name=a,alias=x --network-alias y i",
+    "create --network name=a,mac-address=02:42:ac:11:00:09 --mac-address 02:42:ac:11:00:09 i",
+    "create --network name=a,link-local-ip=169.254.1.1 --link-local-ip 169.254.1.2 i",
+    "create --network-alias x i",
+    "create --link a:b:c i",
+    "create --link= i",
+    "create --mac-address x i",
+    "create --dns x i",
+    "create --dns-search x_y i",
+    "create --dns-search 1.2 i",
+    "create --add-host a i",
+    "create --add-host a:b i",
+    "create -l =x i",
+    "create i",
+    "run i",
+    "network connect --link= a b",
+    "network connect --driver-opt f a b",
+    "network connect --gw-priority x a b",
+    "network create --gateway 10.1.0.1 x",
+    "network create --subnet 10.1.0.0/16 --gateway 10.2.0.1 x",
+    "network create --subnet 10.1.0.0/16 --gateway 10.1.0.1 --gateway 10.1.0.2 x",
+    "network create --subnet 10.1.0.0/16 --subnet 10.1.1.0/24 x",
+    "network create --subnet 10.1.0.0/16 --ip-range nonsense x",
+    "network create --subnet 10.1.0.0/16 --aux-address a=nonsense x",
+    "network create --label =b x",
+    "network create a b",
+]
+
+
+@pytest.mark.parametrize("line", REFUSED)
+def test_what_docker_refuses_is_refused_in_the_same_words(recorder: Recorder, line: str) -> None:
+    words = line.split()
+    assert refused(recorder, str(PIER), words) == refused(recorder, docker_client(), words)
