@@ -161,6 +161,7 @@ def test_more_addresses_than_fit_a_datagram_come_over_tcp(api: Api) -> None:
     cut = here.ask("web")
     assert cut.flags & dns.flags.TC and 20 < sum(map(len, cut.answer)) < 32
     assert here.addresses("web", tcp=True) == sorted(ip(api, id, "n1") for id in ids)
+    assert "1 packets received" in in_container(api, ids[0], "ping", "-c", "1", "-W", "10", "web")
 
 
 # Who finds whom ------------------------------------------------------------------------------------------------------

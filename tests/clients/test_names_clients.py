@@ -85,6 +85,7 @@ def test_settings_of_names_are_those_of_the_command_line(client: Client) -> None
     assert {"nameserver 127.0.0.11", "search example.com", "options ndots:1"} <= set(said.splitlines())
     assert OUTSIDE in client.say("exec", "asker", "nslookup", "www.example.com").stdout
     assert asker(client.engine.api, "asker").addresses("www.example.com") == [OUTSIDE]
+    assert f"PING www ({OUTSIDE})" in client.say("exec", "asker", "sh", "-c", "ping -c 1 -W 1 www || true").stdout
 
 
 def test_a_network_is_joined_with_an_alias_and_left(client: Client) -> None:

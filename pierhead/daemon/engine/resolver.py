@@ -178,9 +178,12 @@ class Resolvers:
 
     def _view(self, served: _Served) -> View:
         if served.age != self._changes:
-            served.view = served.scope.view()
-            served.servers = served.scope.servers()
             served.age = self._changes
+            try:
+                served.view = served.scope.view()
+                served.servers = served.scope.servers()
+            except Exception as error:  # else the datagram would stay, and call for this again and again
+                log.error("resolver of %s: its names stay as they were: %s", served.container, error, exc_info=error)
         return served.view
 
     # Containers' side ------------------------------------------------------------------------------------------------
