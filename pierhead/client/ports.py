@@ -27,6 +27,12 @@ def display_ports(ports: list[Any]) -> str:
     return ", ".join(done + mapped)
 
 
+def listening(ports: list[Any]) -> str:
+    """The same column for a container of the host's network: its own ports, on the host's own addresses."""
+    found = [(one["port"], one["protocol"], bracketed(one["address"])) for one in ports]
+    return ", ".join(f"{address}:{port}/{protocol}" for port, protocol, address in sorted(found))
+
+
 def _order(port: Any) -> tuple[int, str, int, str]:
     return port["PrivatePort"], port.get("IP") or "", port.get("PublicPort") or 0, port.get("Type") or ""
 

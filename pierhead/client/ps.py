@@ -3,9 +3,9 @@
 from typing import Any
 
 from pierhead.client.api import filter_query
-from pierhead.client.errors import ClientError
+from pierhead.client.errors import ClientError, DaemonError
 from pierhead.client.flags import Options
-from pierhead.client.ports import display_ports
+from pierhead.client.ports import display_ports, listening
 from pierhead.client.session import Session
 from pierhead.client.table import Columns, show
 from pierhead.client.template import Template, TemplateError
@@ -40,8 +40,25 @@ def ls(session: Session, options: Options) -> int:
         "filters": filter_query(options.all("filter")),
     }
     _check(format)
-    show(format, columns(not options.on("no-trunc")), session.api.get("/containers/json", query), KIND)
+    rows = session.api.get("/containers/json", query)
+    if ".Ports" in format or "json" in format:
+        _look_further(session, rows)
+    show(format, columns(not options.on("no-trunc")), rows, KIND)
     return 0
+
+
+def _look_further(session: Session, rows: list[Any]) -> None:
+    """Containers of the host's network publish nothing: ask on which ports they listen."""
+    modes = [(row.get("HostConfig") or {}).get("NetworkMode") or "" for row in rows if row.get("State") == "running"]
+    if not any(mode == "host" or mode.startswith("container:") for mode in modes):
+        return
+    try:
+        seen = session.api.get("/pierhead/ports")
+    except DaemonError:
+        return  # it is dockerd
+    listening = {one["id"]: one["listeners"] for one in seen["listening"]}
+    for row in rows:
+        row["Listening"] = listening.get(row["Id"], [])
 
 
 def _check(format: str) -> None:
@@ -94,7 +111,7 @@ def columns(short: bool) -> Columns:
             "NETWORKS",
             lambda row: ",".join(sorted((row.get("NetworkSettings") or {}).get("Networks") or ())),
         ),
-        "Ports": ("PORTS", lambda row: display_ports(row.get("Ports") or [])),
+        "Ports": ("PORTS", lambda row: display_ports(row.get("Ports") or []) or listening(row.get("Listening") or [])),
         "RunningFor": ("CREATED", lambda row: ago(row["Created"])),
         "Size": ("SIZE", _size),
         "State": ("STATE", lambda row: str(row.get("State") or "")),

@@ -45,6 +45,19 @@ class Listener(msgspec.Struct, kw_only=True):
     process: str
 
 
+class ListenersOfContainer(msgspec.Struct, kw_only=True):
+    """The ports on which a container in the host's network really listens."""
+
+    id: str
+    listeners: list[Listener]
+
+
+class PortSight(msgspec.Struct, kw_only=True):
+    """What ``pier ps`` asks for besides Docker's list (GET /pierhead/ports)."""
+
+    listening: list[ListenersOfContainer]
+
+
 class Attachment(msgspec.Struct, kw_only=True):
     """A container's place in a network. names: what it is found by there.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pierhead.daemon.engine.engine import Engine, blocking, phase
 from pierhead.daemon.jobs import endpoints
 from pierhead.daemon.jobs.describe import dns_names, host_config_of
+from pierhead.daemon.jobs.listening import listeners
 from pierhead.daemon.jobs.network_rows import network_of
 from pierhead.daemon.jobs.network_sight import Looked, Sight, look, owners
 from pierhead.driver.networkdriver import marks
@@ -14,9 +15,6 @@ from pierhead.driver.networkdriver.api import Endpoint, Network
 from pierhead.graph.containers import Container
 from pierhead.linux.netstate import Device
 from pierhead.wire import network_map as wire
-
-CLIENTS = range(32768, 61000)
-"""Ports that the kernel gives to clients: a datagram socket there is one that asks, not one that serves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +250,7 @@ class _Drawing:
                 )
                 for binding in ports
             ],
-            listeners=self._listeners(container, sight) if sight is not None else [],
+            listeners=listeners(self.processes[container.id], sight.sockets) if sight is not None else [],
             others=self._others(container, sight) if sight is not None else [],
             problems=[problem] if problem else [],
         )
@@ -267,19 +265,6 @@ class _Drawing:
             if name in (other.id, other.name) or other.id.startswith(name):
                 return other.id if self.looked.spaces.get(other.id) == space else ""
         return ""
-
-    def _listeners(self, container: Container, sight: Sight) -> list[wire.Listener]:
-        held = self.processes[container.id]
-        found = {
-            (protocol, one.port, str(one.address)): held[one.inode]
-            for protocol, sockets in sight.sockets.items()
-            for one in sockets
-            if one.inode in held and not (protocol == "udp" and one.port in CLIENTS)
-        }
-        return [
-            wire.Listener(protocol=protocol, address=address, port=port, process=process)
-            for (protocol, port, address), process in sorted(found.items())
-        ]
 
     def _others(self, container: Container, sight: Sight) -> list[wire.Interface]:
         """Interfaces in its own namespace that are nobody's of the engine."""

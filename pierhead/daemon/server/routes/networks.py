@@ -1,10 +1,11 @@
-"""Networks; and below /pierhead/network what is ours and not Docker's."""
+"""Networks; and below /pierhead what is ours and not Docker's."""
 
-from pierhead.daemon.jobs import network_map, networks
+from pierhead.daemon.jobs import listening, network_map, networks
 from pierhead.daemon.server import answer
 from pierhead.daemon.server.answer import NO_CONTENT, Answer
 from pierhead.daemon.server.call import Call
 from pierhead.daemon.server.router import Route
+from pierhead.wire.network_map import PortSight
 from pierhead.wire.networks import NetworkConnectRequest, NetworkCreateRequest, NetworkDisconnectRequest
 
 
@@ -44,6 +45,11 @@ async def map_(call: Call) -> Answer:
     return answer.json(await call.engine.run(network_map.show))
 
 
+async def ports(call: Call) -> Answer:
+    """What ``pier ps`` adds to the list: more than Docker's fields can say of ports."""
+    return answer.json(PortSight(listening=await call.engine.run(listening.show)))
+
+
 ROUTES = (
     Route("GET", "/networks", list_),
     Route("GET", "/networks/", list_),
@@ -54,4 +60,5 @@ ROUTES = (
     Route("POST", "/networks/{name}/connect", connect),
     Route("POST", "/networks/{name}/disconnect", disconnect),
     Route("GET", "/pierhead/network/map", map_),
+    Route("GET", "/pierhead/ports", ports),
 )
