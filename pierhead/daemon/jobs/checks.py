@@ -72,8 +72,8 @@ def check_modes(host: HostConfig, config: ContainerConfig) -> None:
         raise InvalidParameter("conflicting options: hostname and the UTS mode")
 
 
-def check_host(host: HostConfig, config: ContainerConfig, warnings: list[str]) -> None:
-    """Refuse a HostConfig that cannot be, alone or with its Config. Raises InvalidParameter, PierheadError."""
+def check_host(host: HostConfig, warnings: list[str]) -> None:
+    """Refuse a HostConfig that cannot be. Raises InvalidParameter, PierheadError."""
     _check_restart(host)
     check_limits(host, warnings)
     for kind, mode in (("IPC", host.ipc_mode), ("PID", host.pid_mode), ("UTS", host.uts_mode)):

@@ -105,7 +105,7 @@ async def _create(engine: Engine, name: str, request: ContainerCreateRequest, pl
     _merge(config, image.config)
     checks.check_config(config)
     command = _command(config)
-    checks.check_host(host, config, warnings)
+    checks.check_host(host, warnings)
     warnings += networks.check(config, host)
     _complete(host)
     wanted = mounts.wanted(config, host, engine.containers.find, mounts_of)
