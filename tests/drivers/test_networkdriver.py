@@ -103,7 +103,7 @@ class Case:
     def seen(self) -> tuple[str, ...]:
         """All that a driver could leave on the host."""
         return (
-            self.host.ip("-br", "addr").stdout,
+            self.host.ip("-o", "addr", "show", "scope", "global").stdout,
             self.host.run("nft", "-s", "list", "ruleset").stdout,
             self.host.run("cat", "/proc/sys/net/ipv4/ip_forward").stdout,
             " ".join(sorted(self.host.interfaces())),
@@ -289,9 +289,9 @@ def test_reconciling_makes_what_is_known_again(case: Case) -> None:
 def test_a_container_that_runs_is_not_disturbed_by_reconciling(case: Case) -> None:
     case.do(lambda: case.driver.create(case.network))
     case.join()
-    before = case.container.ip("-o", "addr").stdout
+    before = case.container.ip("-o", "addr", "show", "scope", "global").stdout
     case.do(lambda: case.driver.reconcile([(case.network, [case.endpoint])]))
-    assert case.container.ip("-o", "addr").stdout == before
+    assert case.container.ip("-o", "addr", "show", "scope", "global").stdout == before
 
 
 def test_a_second_network_of_a_predefined_kind_is_refused(case: Case) -> None:
