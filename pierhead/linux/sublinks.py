@@ -47,8 +47,10 @@ def _u16(kind: int, value: int) -> bytes:
     return attribute(kind, _U16.pack(value))
 
 
-def _into(netns: int, parent: int, inside: str, index: int, kind: str, *data: bytes, mac: str = "") -> bytes:
-    body = link_header(index=index) + text(IFLA_IFNAME, inside) + u32(IFLA_LINK, parent)
+def _into(
+    netns: int, parent: int, inside: str, index: int, group: int, kind: str, *data: bytes, mac: str = ""
+) -> bytes:
+    body = link_header(index=index) + text(IFLA_IFNAME, inside) + u32(IFLA_LINK, parent) + u32(IFLA_GROUP, group)
     if mac:
         body += attribute(IFLA_ADDRESS, mac_bytes(mac))
     body += u32(IFLA_NET_NS_FD, netns)
@@ -56,23 +58,23 @@ def _into(netns: int, parent: int, inside: str, index: int, kind: str, *data: by
     return message(RTM_NEWLINK, _NEW, body)
 
 
-def macvlan_into(netns: int, *, parent: int, mode: str, inside: str, index: int, mac: str = "") -> bytes:
+def macvlan_into(netns: int, *, parent: int, mode: str, inside: str, index: int, group: int, mac: str = "") -> bytes:
     """A macvlan on the link of index ``parent`` here, born in the namespace ``netns`` (a descriptor of the sender's).
 
     mode: of MACVLAN_MODES.  Without mac the kernel makes one up; in mode passthru it takes the parent's anyway.
     EINVAL: the parent is another's in mode passthru; EBUSY: something else has it (a bridge, an ipvlan).
     """
-    return _into(netns, parent, inside, index, "macvlan", u32(IFLA_MACVLAN_MODE, MACVLAN_MODES[mode]), mac=mac)
+    return _into(netns, parent, inside, index, group, "macvlan", u32(IFLA_MACVLAN_MODE, MACVLAN_MODES[mode]), mac=mac)
 
 
-def ipvlan_into(netns: int, *, parent: int, mode: str, flag: str, inside: str, index: int) -> bytes:
+def ipvlan_into(netns: int, *, parent: int, mode: str, flag: str, inside: str, index: int, group: int) -> bytes:
     """An ipvlan on the link of index ``parent`` here, born in ``netns``; it has the parent's MAC address.
 
     mode and flag (of IPVLAN_MODES and IPVLAN_FLAGS) are the parent's: the last one made decides for all.  EBUSY as
     for a macvlan.
     """
     data = (_u16(IFLA_IPVLAN_MODE, IPVLAN_MODES[mode]), _u16(IFLA_IPVLAN_FLAGS, IPVLAN_FLAGS[flag]))
-    return _into(netns, parent, inside, index, "ipvlan", *data)
+    return _into(netns, parent, inside, index, group, "ipvlan", *data)
 
 
 def vlan_add(name: str, *, parent: int, vlan: int, group: int) -> bytes:

@@ -7,7 +7,7 @@ import pytest
 
 from pierhead.linux import sublinks
 from tests.harness.api import frames
-from tests.harness.engines import Engine, Pierd
+from tests.harness.engines import TOP, Engine, Pierd
 from tests.harness.images import WEB
 from tests.harness.kernel import lacking, need
 from tests.harness.processes import wait_until
@@ -259,6 +259,10 @@ def test_a_macvlan_container_is_not_the_hosts_neighbour(engine: Engine) -> None:
     web = run(engine, "web", "wire")
     wait_until(lambda: neighbour_reaches(engine, "192.0.2.128"), "an answer")
     assert not reaches(engine, web, engine.world.host_address)
+    own = "ip link add lan0 link ens33 type macvlan mode bridge; ip link set lan0 up; ip route add 192.0.2.128 dev lan0"
+    assert engine.host.run("sh", "-c", own).status == 0
+    assert "this is" in engine.host.http_get("192.0.2.128", 8080)
+    engine.host.ip("link", "delete", "lan0")
 
 
 def test_passthru_gives_the_parent_to_one_container(engine: Engine) -> None:
@@ -362,6 +366,14 @@ def test_a_kernel_without_ipvlan_says_so_when_the_network_is_made(engine: Engine
     refused = engine.api.send("POST", "/networks/create", {"Name": "no", "Driver": "ipvlan", **SUBNET})
     assert refused.status == 500 and "this kernel has no ipvlan (modprobe ipvlan)" in refused.message
     assert {one["Name"] for one in engine.api.get("/networks")} == {"bridge", "host", "none"}
+
+
+def test_the_doctor_names_what_networks_need_and_the_kernel_lacks(engine: Engine) -> None:
+    said = engine.host.run(str(TOP / ".venv/bin/pierd"), "--doctor").stdout
+    [line] = [line for line in said.splitlines() if line.split()[1] == "links"]
+    for kind in ("macvlan", "ipvlan", "vlan"):
+        there = engine.host.call(lambda kind=kind: sublinks.supported(kind))  # type: ignore[misc]
+        assert there is not (f" {kind}," in line or f" {kind} (" in line), line
 
 
 def test_info_names_the_drivers(engine: Engine) -> None:

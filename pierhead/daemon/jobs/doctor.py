@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TextIO
 
 from pierhead.daemon.config import Config
+from pierhead.linux import sublinks
 
 CAPABILITIES = {
     "CAP_SYS_ADMIN": 21,
@@ -89,6 +90,18 @@ def _init(config: Config) -> str | None:
     return None
 
 
+def _links(config: Config) -> str | None:
+    modules = {"macvlan": "macvlan", "ipvlan": "ipvlan", "vlan": "8021q"}
+    absent = [kind for kind in modules if not sublinks.supported(kind)]
+    if absent:
+        what = " and ".join("parents like eth0.100" if kind == "vlan" else f"{kind} networks" for kind in absent)
+        return (
+            f"the kernel has no {', '.join(absent)} (modprobe {' '.join(modules[kind] for kind in absent)}): "
+            f"{what} are refused"
+        )
+    return None
+
+
 CHECKS = (
     Check("root", True, _root),
     Check("capabilities", True, _capabilities),
@@ -97,6 +110,7 @@ CHECKS = (
     Check("nftables", True, _nftables),
     Check("overlay", False, _overlay),
     Check("init", False, _init),
+    Check("links", False, _links),
 )
 
 

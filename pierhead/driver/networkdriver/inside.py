@@ -23,8 +23,11 @@ def routes(endpoint: Endpoint, hops: Iterable[IPv4Address | IPv6Address]) -> lis
     return [netlink.route_add(index(endpoint), hop) for hop in hops]
 
 
-def messages(endpoint: Endpoint, *more: bytes, mac: str = "") -> tuple[bytes, ...]:
-    """lo and the link go up, with its addresses; then what else is to be sent (routes). mac: set before it goes up."""
+def messages(endpoint: Endpoint, *more: bytes, mac: str = "", group: int | None = None) -> tuple[bytes, ...]:
+    """lo and the link go up, with its addresses; then what else is to be sent (routes).
+
+    mac: set before it goes up.  group: its group from now on (0: nobody's), where it had one.
+    """
     link = index(endpoint)
     found = [netlink.link_set(index=netlink.LOOPBACK_INDEX, up=True)]
     if mac:
@@ -32,7 +35,7 @@ def messages(endpoint: Endpoint, *more: bytes, mac: str = "") -> tuple[bytes, ..
     addresses: list[IPv4Interface | IPv6Interface] = []
     addresses += [address for address in (endpoint.ipv4, endpoint.ipv6) if address is not None]
     found += [netlink.address_add(link, address) for address in (*addresses, *endpoint.link_local)]
-    found.append(netlink.link_set(index=link, up=True))
+    found.append(netlink.link_set(index=link, up=True, group=group))
     return (*found, *more)
 
 

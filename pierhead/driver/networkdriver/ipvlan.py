@@ -68,6 +68,7 @@ class IpvlanDriver(ParentedDriver):
             flag=_flag(network),
             inside=endpoint.interface,
             index=inside.index(endpoint),
+            group=self._group,
         )
 
     def _busy(self, network: Network) -> tuple[int, ...]:

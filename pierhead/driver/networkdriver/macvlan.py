@@ -65,6 +65,7 @@ class MacvlanDriver(ParentedDriver):
             mode=mode,
             inside=endpoint.interface,
             index=inside.index(endpoint),
+            group=self._group,
             mac="" if mode == PASSTHRU else endpoint.mac,
         )
 

@@ -116,7 +116,7 @@ class ParentedDriver:
         routes = self._routes(network, endpoint) if endpoint.gateway else []
         return NetworkSetup(
             host=(self._link(network, endpoint, index),),
-            inside=inside.messages(endpoint, *routes, mac=self._mac_inside(network, endpoint)),
+            inside=inside.messages(endpoint, *routes, mac=self._mac_inside(network, endpoint), group=0),
             sysctls=inside.sysctls(endpoint, advertised=True),
             busy=self._busy(network),
         )
@@ -167,7 +167,7 @@ class ParentedDriver:
                 self._make_parent(network)
             except (OSError, PierheadError) as error:
                 log.warning("network %s has no parent: %s", network.name, error)
-        parents.remove_others(wanted, prefix=self.prefix, group=self._group)
+        parents.remove_others(wanted, prefix=self.prefix, group=self._group, children=self.name)
 
     def intact(self) -> bool:
         """Nothing serves all networks together."""
@@ -175,7 +175,7 @@ class ParentedDriver:
 
     def clear(self) -> None:
         """Remove the parents that were made here."""
-        parents.remove_others((), prefix=self.prefix, group=self._group)
+        parents.remove_others((), prefix=self.prefix, group=self._group, children=self.name)
 
     def close(self) -> None:
         """Nothing is held."""

@@ -72,10 +72,13 @@ def remove(name: str, *, group: int) -> None:
             link.send(netlink.link_delete(name), ignore=(errno.ENODEV,))
 
 
-def remove_others(wanted: Collection[str], *, prefix: str, group: int) -> None:
-    """Remove the VLANs' links and, of the dummies, those of a prefix that were made here and are not wanted."""
+def remove_others(wanted: Collection[str], *, prefix: str, group: int, children: str) -> None:
+    """Remove what was made here and is not wanted: VLANs' links, dummies of a prefix, and links of the kind
+    ``children``, which are on the host only if whoever was moving one into a container was killed."""
     with Netlink() as link:
         for found in link.links():
+            if found.group == group and found.kind == children:
+                link.send(netlink.link_delete(found.name), ignore=(errno.ENODEV,))
             if (
                 _ours(found, group)
                 and found.name not in wanted
