@@ -64,6 +64,7 @@ image pull|pull|pull:pull|Download an image from a registry
 image rm|image remove,rmi|images:rm|Remove one or more images
 image save|save|archives:save|Save one or more images to a tar archive (streamed to STDOUT by default)
 image tag|tag|images:tag|Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE
+network check||network_check:check|Say whether a container, the host or the outside reaches something, and if not, why
 network connect||networks:connect|Connect a container to a network
 network create||networks:create|Create a network
 network disconnect||networks:disconnect|Disconnect a container from a network

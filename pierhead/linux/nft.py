@@ -251,9 +251,9 @@ class Netfilter:
     Keep it open: closing one makes the kernel wait for all that transactions have deleted (RCU, 5 to 15 ms).
     """
 
-    def __init__(self) -> None:
-        """The socket is opened at the first use."""
-        self._opened: socket.socket | None = None
+    def __init__(self, opened: socket.socket | None = None) -> None:
+        """The socket is opened at the first use; or it is given, opened in another namespace, and taken over."""
+        self._opened = opened
         self._lock = threading.RLock()
 
     @property

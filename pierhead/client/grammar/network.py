@@ -1,6 +1,9 @@
 """Docker's grammar of the network commands."""
 
 COMMANDS = {
+    "check": """[OPTIONS] CONTAINER|host|outside DESTINATION[:PORT][/udp]
+Say whether a container, the host or the outside reaches something, and if not, why
+--format string  Output format ("text", "json") (default "text")""",
     "connect": """[OPTIONS] NETWORK CONTAINER
 Connect a container to a network
 --alias strings  Add network-scoped alias for the container

@@ -36,7 +36,7 @@ async def files(engine: Engine, container_id: str) -> tuple[bytes, bytes]:
     kind = network_kind(host.network_mode)
     if kind == "container":
         other = engine.containers.find(host.network_mode.removeprefix("container:"))
-        return _copy(engine, other.id, "hosts"), _copy(engine, other.id, "resolv.conf")
+        return written(engine, other.id, "hosts"), written(engine, other.id, "resolv.conf")
     return _hosts(engine, container, host, kind), _resolv(engine, container, host, kind)
 
 
@@ -71,7 +71,8 @@ def extra_hosts(host: HostConfig, gateways: Sequence[str]) -> list[tuple[str, st
     return found
 
 
-def _copy(engine: Engine, container_id: str, name: str) -> bytes:
+def written(engine: Engine, container_id: str, name: str) -> bytes:
+    """One of a container's own files ("hosts", "resolv.conf") as it is now; empty if there is none."""
     try:
         descriptor = os.open(
             os.path.join(container_folder(engine, container_id), name), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -138,7 +139,7 @@ def rewrite(engine: Engine, container: Container, before: list[str]) -> None:
     """After connect or disconnect: the container's own lines in hosts, and resolv.conf, follow; what the user wrote
     into hosts stays, and a resolv.conf that the user has changed. before: ``own_lines`` of before."""
     folder = container_folder(engine, container.id)
-    hosts = _copy(engine, container.id, "hosts").decode(errors="surrogateescape")
+    hosts = written(engine, container.id, "hosts").decode(errors="surrogateescape")
     after = own_lines(engine, container)
     for line in before:
         if line not in after:
@@ -149,7 +150,7 @@ def rewrite(engine: Engine, container: Container, before: list[str]) -> None:
     host = host_config_of(container)
     resolv = _resolv(engine, container, host, network_kind(host.network_mode))
     files = {"hosts": hosts.encode(errors="surrogateescape")}
-    if digest(_copy(engine, container.id, "resolv.conf")) == _copy(engine, container.id, "resolv.conf.hash"):
+    if digest(written(engine, container.id, "resolv.conf")) == written(engine, container.id, "resolv.conf.hash"):
         files |= {"resolv.conf": resolv, "resolv.conf.hash": digest(resolv)}
     for name, content in files.items():
         _overwrite(os.path.join(folder, name), content)
@@ -161,7 +162,7 @@ def relink(engine: Engine, container_id: str, gone: str = "") -> None:
     gone: an alias that is no link any longer. Of one that does not run now the line stays as it is.
     """
     path = os.path.join(container_folder(engine, container_id), "hosts")
-    lines = _copy(engine, container_id, "hosts").decode(errors="surrogateescape").splitlines(keepends=True)
+    lines = written(engine, container_id, "hosts").decode(errors="surrogateescape").splitlines(keepends=True)
     new = {link.alias: link.line for link in links.of(engine, container_id) if link.addresses}
     if gone:
         new[gone] = ""

@@ -14,6 +14,9 @@ from pierhead.linux.netlink import Route
 from pierhead.linux.netstate import KINDS, Device, View
 from pierhead.linux.sockdiag import Bound
 
+AT_A_TIME = 16
+"""Namespaces that are looked into together; each takes two descriptors."""
+
 PROTOCOLS = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP}
 
 
@@ -101,9 +104,12 @@ async def look(engine: Engine, containers: Sequence[Container]) -> Looked:
     first = {number: id for id, number in reversed(spaces.items()) if number != own}
     sights = {own: await blocking(lambda: see(View()))}
 
+    turn = asyncio.Semaphore(AT_A_TIME)
+
     async def enter(number: int, id: str) -> None:
         try:
-            sights[number] = await blocking(see, await view_of(engine, id))
+            async with turn:
+                sights[number] = await blocking(see, await view_of(engine, id))
         except (OSError, TimeoutError) as error:
             for other, space in spaces.items():
                 if space == number:

@@ -6,7 +6,7 @@ imagined packets through them (``packetpath``).
 """
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
@@ -59,14 +59,19 @@ class Obstacle:
     version: int = 4
     certain: bool = True
 
-    def __str__(self) -> str:
-        """One sentence for a user: what, by whom, and the remedy."""
+    @property
+    def what(self) -> str:
+        """What is stopped, and by whom."""
         sense = _SENSE[self.direction].format(self.subject)
         what = f"the rule `{self.rule}` in {self.where}" if self.rule else f"the policy of {self.where}"
         whose = f" ({self.owner})" if self.owner else ""
         family = "IPv6 " if self.version == 6 else ""
         ends = "rejected" if self.verdict == "reject" else "dropped"
-        return f"{family}{sense} is {ends} by {what}{whose}; to open it: {self.command}"
+        return f"{family}{sense} is {ends} by {what}{whose}"
+
+    def __str__(self) -> str:
+        """One sentence for a user: what, by whom, and the remedy."""
+        return f"{self.what}; to open it: {self.command}"
 
 
 # Whose it is, and what opens it --------------------------------------------------------------------------------------
@@ -303,6 +308,28 @@ class HostFirewall:
             if changed:
                 self._ruleset = Ruleset((*self._native.chains, *self._chains), self._native.sets)
             return self._ruleset
+
+    def everything(self) -> Ruleset:
+        """The rules of everybody, this instance's own included, as they are now. Raises OSError."""
+        native = nftdump.read(self._netfilter)
+        legacy = [
+            chain
+            for family, table in xtables.tables()
+            for chain in xtables.parse(family, table, xtables.read(family, table))
+        ]
+        return Ruleset((*native.chains, *legacy), native.sets)
+
+    def obstacle(self, ruleset: Ruleset, found: Decision, packet: Packet, bridges: Container[str]) -> Obstacle:
+        """A decision of somebody's rule about a packet, in words. bridges: the names of ours."""
+        if not packet.oif:
+            direction, subject = "input", f"{packet.dport}/{packet.proto}"
+        elif packet.iif == packet.oif:
+            direction, subject = "within", packet.iif
+        elif packet.iif in bridges:
+            direction, subject = "from", packet.iif
+        else:
+            direction, subject = "to", packet.oif
+        return _obstacle(ruleset, found, direction, subject, packet.version, self._words)
 
     def _words(self, found: Decision) -> str:
         """A rule's text: iptables' from what was read, nftables' as nft itself writes it."""

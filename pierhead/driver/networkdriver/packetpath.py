@@ -7,7 +7,7 @@ that it is not certain.  Sources: nft(8), linux/netfilter/nf_tables.h, net/netfi
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from struct import pack, unpack
 
 from pierhead.driver.networkdriver import xtmatches
@@ -16,7 +16,19 @@ from pierhead.linux.netlink import attributes
 from pierhead.linux.nft import NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6
 from pierhead.linux.nftdump import NF_ACCEPT, NF_DROP, Chain, Rule, Ruleset, Set
 
-__all__ = ["FORWARD", "INPUT", "OUTPUT", "POSTROUTING", "PREROUTING", "Decision", "Packet", "decisions", "walk"]
+__all__ = [
+    "FORWARD",
+    "INPUT",
+    "OUTPUT",
+    "POSTROUTING",
+    "PREROUTING",
+    "Decision",
+    "Packet",
+    "Translation",
+    "decisions",
+    "translation",
+    "walk",
+]
 
 PREROUTING, INPUT, FORWARD, OUTPUT, POSTROUTING = range(5)
 JUMP, GOTO, RETURN, CONTINUE = -3, -4, -5, -1
@@ -27,6 +39,9 @@ _WORD, _SIZE = 4, 80
 _INTERVAL, _INTERVAL_END, _CATCHALL = 0x4, 0x1, 0x2
 
 ACCEPT, DROP, REJECT = "accept", "drop", "reject"
+
+_XT_NAT = {"DNAT": "dnat", "REDIRECT": "redirect", "SNAT": "snat", "MASQUERADE": "masquerade"}
+"""Targets of iptables; what they translate into is not read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +94,33 @@ def decisions(ruleset: Ruleset, packet: Packet, hook: int, host: Host | None = N
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Translation:
+    """What a chain that translates addresses makes of a connection.
+
+    kind: "dnat", "snat", "masquerade" (the source becomes the way out's own address), "redirect" (the target becomes
+    the host's own).  address, port: the new ones; None and 0 where they stay, or are not known.
+    """
+
+    kind: str
+    address: IPv4Address | IPv6Address | None = None
+    port: int = 0
+
+
+def translation(ruleset: Ruleset, packet: Packet, hook: int, host: Host | None = None) -> Translation | None:
+    """What the first packet of a connection is translated into at a hook, or None. Pure."""
+    families = (NFPROTO_INET, NFPROTO_IPV4 if packet.version == 4 else NFPROTO_IPV6)
+    hooked = [
+        chain for chain in ruleset.chains if chain.hook == hook and chain.family in families and chain.kind == "nat"
+    ]
+    for base in sorted(hooked, key=lambda chain: chain.priority):
+        machine = _Machine(ruleset, base, packet, host or Host())
+        machine.run()
+        if machine.translation is not None:
+            return machine.translation
+    return None
+
+
 class _Unknown(Exception):
     """A register holds what cannot be known."""
 
@@ -105,6 +147,7 @@ class _Machine:
         self._memory: list[int | None] = [0] * _SIZE
         self._mark = 0
         self._certain = True
+        self.translation: Translation | None = None
         self._chains = {
             chain.name: chain
             for chain in ruleset.chains
@@ -339,6 +382,26 @@ class _Machine:
     def ends(self, values: Mapping[int, bytes]) -> _Result:
         return _Verdict(NF_ACCEPT)
 
+    def nat(self, values: Mapping[int, bytes]) -> _Result:
+        if _int(values.get(2, b"")) not in (0, NFPROTO_IPV4 if self._packet.version == 4 else NFPROTO_IPV6):
+            return True  # of a table of both families: the other one's
+        kind = "dnat" if _int(values[1]) else "snat"
+        size = 4 if self._packet.version == 4 else 16
+        address = ip_address(self._load(_int(values[3]), size)) if 3 in values else None
+        port = _int(self._load(_int(values[5]), 2)) if 5 in values else 0
+        return self._translated(Translation(kind, address, port))
+
+    def masquerade(self, values: Mapping[int, bytes]) -> _Result:
+        return self._translated(Translation("masquerade"))
+
+    def redirect(self, values: Mapping[int, bytes]) -> _Result:
+        port = _int(self._load(_int(values[1]), 2)) if 1 in values else 0
+        return self._translated(Translation("redirect", None, port))
+
+    def _translated(self, translation: Translation) -> _Result:
+        self.translation = translation
+        return _Verdict(NF_ACCEPT)
+
     def reject(self, values: Mapping[int, bytes]) -> _Result:
         return _Verdict(NF_DROP, reject=True)
 
@@ -355,6 +418,8 @@ class _Machine:
             return _Verdict(NF_DROP, reject=True)
         if name == "DROP":
             return _Verdict(NF_DROP)
+        if name in _XT_NAT:
+            return self._translated(Translation(_XT_NAT[name]))
         return _Verdict(NF_ACCEPT) if name in ("ACCEPT", "NFQUEUE") else True
 
 
@@ -375,6 +440,9 @@ _HANDLERS: Mapping[str, Callable[[_Machine, Mapping[int, bytes]], _Result]] = {
     "exthdr": _Machine.header,
     "reject": _Machine.reject,
     "queue": _Machine.ends,
+    "nat": _Machine.nat,
+    "masq": _Machine.masquerade,
+    "redir": _Machine.redirect,
     "xt4": _Machine.xtables_header,
     "xt6": _Machine.xtables_header,
     "match": _Machine.xtables_match,
@@ -382,7 +450,7 @@ _HANDLERS: Mapping[str, Callable[[_Machine, Mapping[int, bytes]], _Result]] = {
     **dict.fromkeys(
         ("counter", "log", "notrack", "dup", "last", "flow_offload", "secmark", "objref", "dynset"), _Machine.passes
     ),
-    **dict.fromkeys(("nat", "masq", "redir", "tproxy", "synproxy"), _Machine.ends),
+    **dict.fromkeys(("tproxy", "synproxy"), _Machine.ends),
 }
 
 

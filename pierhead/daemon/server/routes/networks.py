@@ -1,6 +1,6 @@
 """Networks; and below /pierhead what is ours and not Docker's."""
 
-from pierhead.daemon.jobs import listening, network_map, networks
+from pierhead.daemon.jobs import listening, network_check, network_map, networks
 from pierhead.daemon.server import answer
 from pierhead.daemon.server.answer import NO_CONTENT, Answer
 from pierhead.daemon.server.call import Call
@@ -45,6 +45,10 @@ async def map_(call: Call) -> Answer:
     return answer.json(await call.engine.run(network_map.show))
 
 
+async def check(call: Call) -> Answer:
+    return answer.json(await call.engine.run(network_check.check, call.text("source"), call.text("destination")))
+
+
 async def ports(call: Call) -> Answer:
     """What ``pier ps`` adds to the list: more than Docker's fields can say of ports."""
     return answer.json(PortSight(listening=await call.engine.run(listening.show)))
@@ -60,5 +64,6 @@ ROUTES = (
     Route("POST", "/networks/{name}/connect", connect),
     Route("POST", "/networks/{name}/disconnect", disconnect),
     Route("GET", "/pierhead/network/map", map_),
+    Route("GET", "/pierhead/network/check", check, cancellable=True),
     Route("GET", "/pierhead/ports", ports),
 )
