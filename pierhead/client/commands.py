@@ -72,6 +72,7 @@ network inspect||inspect:network|Display detailed information on one or more net
 network ls|network list|networks:ls|List networks
 network map||network_map:map_|Draw the networks as they really are: interfaces, bridges, containers, ports
 network prune||prune:networks|Remove all unused networks
+network reload||networks:reload|Apply all networks and firewall rules again
 network rm|network remove|networks:rm|Remove one or more networks
 system df||df:df|Show docker disk usage
 system events|events|events:events|Get real time events from the server

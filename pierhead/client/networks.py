@@ -1,4 +1,4 @@
-"""``pier network``: ls, create, rm, connect, disconnect."""
+"""``pier network``: ls, create, rm, connect, disconnect, reload."""
 
 from typing import Any
 
@@ -193,4 +193,11 @@ def disconnect(session: Session, options: Options) -> int:
     network, container = options.operands
     body = {"Container": container, "Force": options.on("force")}
     session.api.post(f"/networks/{quote(network)}/disconnect", {}, body)
+    return 0
+
+
+def reload(session: Session, options: Options) -> int:
+    """Have every network applied again; prints what others had changed."""
+    for line in session.api.post("/pierhead/networks/reload", {})["Restored"]:
+        print(line)
     return 0

@@ -24,6 +24,7 @@ from pierhead.driver.graphdriver.vfs import VfsDriver
 from pierhead.driver.networkdriver.api import NetworkDriver
 from pierhead.driver.networkdriver.bridge import BridgeDriver
 from pierhead.driver.networkdriver.host import HostDriver
+from pierhead.driver.networkdriver.hostfirewall import HostFirewall
 from pierhead.driver.networkdriver.ipvlan import IpvlanDriver
 from pierhead.driver.networkdriver.macvlan import MacvlanDriver
 from pierhead.driver.networkdriver.none import NoneDriver
@@ -126,6 +127,7 @@ def assemble(config: Config, descriptors: int) -> Engine:
         layers=layers,
         networks={driver.name: driver for driver in network_drivers},
         exec=execdriver,
+        host_firewall=HostFirewall(db.instance),
     )
 
 

@@ -25,6 +25,7 @@ from pierhead.linux.netlink import (
     error_of,
     nested,
     split,
+    text,
 )
 
 NETLINK_NETFILTER = 12
@@ -59,10 +60,6 @@ def nfnetlink(kind: int, flags: int, family: int, resource: int, body: bytes) ->
     return _HEADER.pack(length, kind, flags | NLM_F_REQUEST, 0, 0) + _NFGEN.pack(family, 0, resource) + body
 
 
-def _name(kind: int, value: str) -> bytes:
-    return attribute(kind, value.encode() + b"\0")
-
-
 # Elements ------------------------------------------------------------------------------------------------------------
 
 
@@ -94,16 +91,17 @@ def proto(number: int) -> bytes:
     return bytes((number, 0, 0, 0))
 
 
-def _value(kind: int, data: bytes) -> bytes:
+def data_value(kind: int, data: bytes) -> bytes:
+    """An attribute that holds bytes as a register does."""
     return nested(kind, attribute(NFTA_DATA_VALUE, data))
 
 
 def _element(element: Element) -> bytes:
-    parts = [_value(NFTA_SET_ELEM_KEY, element.key)]
+    parts = [data_value(NFTA_SET_ELEM_KEY, element.key)]
     if element.key_end:
-        parts.append(_value(NFTA_SET_ELEM_KEY_END, element.key_end))
+        parts.append(data_value(NFTA_SET_ELEM_KEY_END, element.key_end))
     if element.data:
-        parts.append(_value(NFTA_SET_ELEM_DATA, element.data))
+        parts.append(data_value(NFTA_SET_ELEM_DATA, element.data))
     return nested(NFTA_LIST_ELEM, *parts)
 
 
@@ -118,8 +116,8 @@ def _elements(kind: int, flags: int, family: int, table: str, elements: Sequence
             flags,
             family,
             0,
-            _name(NFTA_SET_ELEM_LIST_TABLE, table)
-            + _name(NFTA_SET_ELEM_LIST_SET, container)
+            text(NFTA_SET_ELEM_LIST_TABLE, table)
+            + text(NFTA_SET_ELEM_LIST_SET, container)
             + nested(NFTA_SET_ELEM_LIST_ELEMENTS, *encoded[at : at + 500]),
         )
         for container, encoded in by_container.items()
@@ -147,99 +145,6 @@ def batch(messages: Iterable[bytes]) -> bytes:
     begin = nfnetlink(NFNL_MSG_BATCH_BEGIN, 0, 0, NFNL_SUBSYS_NFTABLES, b"")
     end = nfnetlink(NFNL_MSG_BATCH_END, 0, 0, NFNL_SUBSYS_NFTABLES, b"")
     return begin + b"".join(prepared[:-1]) + bytes(last) + end
-
-
-# A rule by hand: the resolver's redirect -----------------------------------------------------------------------------
-
-NFTA_CHAIN_TABLE, NFTA_CHAIN_NAME, NFTA_CHAIN_HOOK, NFTA_CHAIN_TYPE = 1, 3, 4, 7
-NFTA_HOOK_HOOKNUM, NFTA_HOOK_PRIORITY = 1, 2
-NFTA_RULE_TABLE, NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS = 1, 2, 4
-NFTA_EXPR_NAME, NFTA_EXPR_DATA = 1, 2
-NFTA_PAYLOAD_DREG, NFTA_PAYLOAD_BASE, NFTA_PAYLOAD_OFFSET, NFTA_PAYLOAD_LEN = 1, 2, 3, 4
-NFT_PAYLOAD_NETWORK_HEADER, NFT_PAYLOAD_TRANSPORT_HEADER = 1, 2
-NFTA_CMP_SREG, NFTA_CMP_OP, NFTA_CMP_DATA = 1, 2, 3
-NFTA_META_DREG, NFTA_META_KEY, NFT_META_L4PROTO = 1, 2, 16
-NFTA_IMMEDIATE_DREG, NFTA_IMMEDIATE_DATA = 1, 2
-NFTA_NAT_TYPE, NFTA_NAT_FAMILY, NFTA_NAT_REG_ADDR_MIN, NFTA_NAT_REG_PROTO_MIN = 1, 2, 3, 5
-NFT_NAT_DNAT, NF_INET_LOCAL_OUT, NF_IP_PRI_NAT_DST = 1, 3, -100
-NFT_REG32_00 = 8
-
-
-def _be32(kind: int, value: int) -> bytes:
-    return attribute(kind, struct.pack(">i", value))
-
-
-def _expression(name: str, *data: bytes) -> bytes:
-    return nested(NFTA_LIST_ELEM, _name(NFTA_EXPR_NAME, name), nested(NFTA_EXPR_DATA, *data))
-
-
-def _equal(data: bytes) -> bytes:
-    return _expression("cmp", _be32(NFTA_CMP_SREG, NFT_REG32_00), _be32(NFTA_CMP_OP, 0), _value(NFTA_CMP_DATA, data))
-
-
-def _payload(base: int, offset: int, length: int) -> bytes:
-    return _expression(
-        "payload",
-        _be32(NFTA_PAYLOAD_DREG, NFT_REG32_00),
-        _be32(NFTA_PAYLOAD_BASE, base),
-        _be32(NFTA_PAYLOAD_OFFSET, offset),
-        _be32(NFTA_PAYLOAD_LEN, length),
-    )
-
-
-def local_redirect(table: str, address: IPv4Address, port: int, to_port: int) -> bytes:
-    """A batch: what this namespace sends to ``address:port`` by UDP or TCP goes to ``to_port`` of the same address.
-
-    DNAT, because nft's own ``redirect`` in the output hook rewrites the address to 127.0.0.1.
-    """
-    family = NFPROTO_IPV4
-
-    def nftables(kind: int, body: bytes) -> bytes:
-        return nfnetlink(NFNL_SUBSYS_NFTABLES << 8 | kind, NLM_F_CREATE, family, 0, body)
-
-    messages = [
-        nftables(NFT_MSG_NEWTABLE, _name(NFTA_TABLE_NAME, table)),
-        nftables(
-            NFT_MSG_NEWCHAIN,
-            _name(NFTA_CHAIN_TABLE, table)
-            + _name(NFTA_CHAIN_NAME, "output")
-            + nested(
-                NFTA_CHAIN_HOOK,
-                _be32(NFTA_HOOK_HOOKNUM, NF_INET_LOCAL_OUT),
-                _be32(NFTA_HOOK_PRIORITY, NF_IP_PRI_NAT_DST),
-            )
-            + _name(NFTA_CHAIN_TYPE, "nat"),
-        ),
-    ]
-    for protocol in (socket.IPPROTO_UDP, socket.IPPROTO_TCP):
-        expressions = nested(
-            NFTA_RULE_EXPRESSIONS,
-            _payload(NFT_PAYLOAD_NETWORK_HEADER, 16, 4),
-            _equal(address.packed),
-            _expression("meta", _be32(NFTA_META_DREG, NFT_REG32_00), _be32(NFTA_META_KEY, NFT_META_L4PROTO)),
-            _equal(bytes([protocol])),
-            _payload(NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2),
-            _equal(struct.pack(">H", port)),
-            _expression(
-                "immediate", _be32(NFTA_IMMEDIATE_DREG, NFT_REG32_00), _value(NFTA_IMMEDIATE_DATA, address.packed)
-            ),
-            _expression(
-                "immediate",
-                _be32(NFTA_IMMEDIATE_DREG, NFT_REG32_00 + 1),
-                _value(NFTA_IMMEDIATE_DATA, struct.pack(">H", to_port)),
-            ),
-            _expression(
-                "nat",
-                _be32(NFTA_NAT_TYPE, NFT_NAT_DNAT),
-                _be32(NFTA_NAT_FAMILY, family),
-                _be32(NFTA_NAT_REG_ADDR_MIN, NFT_REG32_00),
-                _be32(NFTA_NAT_REG_PROTO_MIN, NFT_REG32_00 + 1),
-            ),
-        )
-        messages.append(
-            nftables(NFT_MSG_NEWRULE, _name(NFTA_RULE_TABLE, table) + _name(NFTA_RULE_CHAIN, "output") + expressions)
-        )
-    return batch(messages)
 
 
 # The socket ----------------------------------------------------------------------------------------------------------
@@ -314,7 +219,7 @@ class Netfilter:
         """Whether a table exists."""
         kind = NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETTABLE
         with self._lock:
-            self._socket.send(nfnetlink(kind, NLM_F_ACK, family, 0, _name(NFTA_TABLE_NAME, table)))
+            self._socket.send(nfnetlink(kind, NLM_F_ACK, family, 0, text(NFTA_TABLE_NAME, table)))
             try:
                 self._answer("nf_tables table")
             except OSError as error:
@@ -359,13 +264,3 @@ class Netfilter:
                             raise OSError(number, os.strerror(number), call)
                         return found
                     found.append((body[0], bytes(body[_NFGEN.size :])))
-
-
-def watch() -> socket.socket:
-    """A non-blocking socket that becomes readable when somebody changes the ruleset."""
-    listener = socket.socket(
-        socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, NETLINK_NETFILTER
-    )
-    listener.bind((0, 0))
-    listener.setsockopt(270, 1, NFNLGRP_NFTABLES)  # SOL_NETLINK, NETLINK_ADD_MEMBERSHIP
-    return listener

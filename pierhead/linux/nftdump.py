@@ -7,9 +7,9 @@ linux/netfilter/nf_tables.h, net/netfilter/nf_tables_api.c.
 
 import struct
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from pierhead.linux.netlink import NLM_F_DUMP, attribute, attributes
+from pierhead.linux.netlink import NLM_F_DUMP, attributes, text
 from pierhead.linux.nft import (
     NFNL_SUBSYS_NFTABLES,
     NFPROTO_UNSPEC,
@@ -123,7 +123,7 @@ def _expressions(data: bytes) -> tuple[Expression, ...]:
 def read_rules(netfilter: Netfilter, table: str = "") -> list[tuple[int, str, str, Rule]]:
     """(family, table, chain, rule) of every rule, or of the tables of one name. Raises OSError."""
     found = []
-    body = attribute(NFTA_RULE_TABLE, table.encode() + b"\0") if table else b""
+    body = text(NFTA_RULE_TABLE, table) if table else b""
     for family, record in _dump(netfilter, NFT_MSG_GETRULE, body):
         values = dict(attributes(record))
         rule = Rule(_number(values[NFTA_RULE_HANDLE]), _expressions(values.get(NFTA_RULE_EXPRESSIONS, b"")))
@@ -153,8 +153,8 @@ def read_chains(netfilter: Netfilter) -> list[Chain]:
 
 def read_members(netfilter: Netfilter, family: int, table: str, name: str) -> tuple[Member, ...]:
     """The elements of one set or map. Raises OSError."""
-    body = attribute(NFTA_SET_ELEM_LIST_TABLE, table.encode() + b"\0")
-    body += attribute(NFTA_SET_ELEM_LIST_SET, name.encode() + b"\0")
+    body = text(NFTA_SET_ELEM_LIST_TABLE, table)
+    body += text(NFTA_SET_ELEM_LIST_SET, name)
     found = []
     for _, record in _dump(netfilter, NFT_MSG_GETSETELEM, body, family):
         for kind, elements in attributes(record):
@@ -173,26 +173,47 @@ def read_members(netfilter: Netfilter, family: int, table: str, name: str) -> tu
     return tuple(found)
 
 
+def data_of(member: Member) -> bytes:
+    """A map's value as bytes; empty in a set, and for a verdict."""
+    return _value(member.value)
+
+
 def _value(nested: bytes) -> bytes:
     """The bytes in an NFTA_DATA_VALUE."""
     return dict(attributes(nested)).get(1, b"")
 
 
+def read_sets(netfilter: Netfilter, family: int, table: str) -> dict[str, Set]:
+    """A table's sets and maps by name, without their members; none if there is no such table. Raises OSError."""
+    body = text(NFTA_SET_TABLE, table)
+    try:
+        records = _dump(netfilter, NFT_MSG_GETSET, body, family)
+    except FileNotFoundError:
+        return {}
+    described = dict(map(_described, records))
+    return {name: found for (_, owner, name), found in described.items() if owner == table}
+
+
+def _described(record: tuple[int, bytes]) -> "tuple[tuple[int, str, str], Set]":
+    """A set's family, table and name, and what it is."""
+    family, body = record
+    values = dict(attributes(body))
+    details = dict(attributes(values.get(NFTA_SET_DESC, b"")))
+    fields = tuple(
+        _number(dict(attributes(part))[NFTA_SET_FIELD_LEN])
+        for _, part in attributes(details.get(NFTA_SET_DESC_CONCAT, b""))
+    )
+    place = (family, _text(values[NFTA_SET_TABLE]), _text(values[NFTA_SET_NAME]))
+    return place, Set(_number(values.get(NFTA_SET_FLAGS, b"")), fields)
+
+
 def _read_sets(netfilter: Netfilter, wanted: "set[tuple[int, str, str]]") -> dict[tuple[int, str, str], Set]:
-    found = {}
-    for family, record in _dump(netfilter, NFT_MSG_GETSET):
-        values = dict(attributes(record))
-        key = (family, _text(values[NFTA_SET_TABLE]), _text(values[NFTA_SET_NAME]))
-        if key not in wanted:
-            continue
-        described = dict(attributes(values.get(NFTA_SET_DESC, b"")))
-        fields = tuple(
-            _number(dict(attributes(part))[NFTA_SET_FIELD_LEN])
-            for _, part in attributes(described.get(NFTA_SET_DESC_CONCAT, b""))
-        )
-        members = read_members(netfilter, *key)
-        found[key] = Set(_number(values.get(NFTA_SET_FLAGS, b"")), fields, members)
-    return found
+    described = dict(map(_described, _dump(netfilter, NFT_MSG_GETSET)))
+    return {
+        place: replace(found, members=read_members(netfilter, *place))
+        for place, found in described.items()
+        if place in wanted
+    }
 
 
 def _dormant(netfilter: Netfilter) -> "set[tuple[int, str]]":

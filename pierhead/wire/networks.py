@@ -2,7 +2,7 @@
 
 from msgspec import field
 
-from pierhead.wire.codec import Message, always, always_map, always_new
+from pierhead.wire.codec import Message, always, always_list, always_map, always_new
 from pierhead.wire.time import ZERO
 
 
@@ -135,6 +135,12 @@ class NetworkDisconnectRequest(Message):
 
     container: str = always("")
     force: bool = always(False)
+
+
+class NetworkReloadResponse(Message):
+    """Our own: what of the engine's networks others had changed, in words."""
+
+    restored: list[str] = always_list()
 
 
 class NetworkPruneResponse(Message):

@@ -314,6 +314,17 @@ def test_a_container_that_runs_is_not_disturbed_by_reconciling(case: Case) -> No
     assert held(case.container) == before
 
 
+def test_what_was_just_made_is_not_damaged(case: Case) -> None:
+    driver, known = case.driver, [(case.network, [case.endpoint])]
+    case.do(lambda: driver.create(case.network), lambda: driver.publish(case.network, case.endpoint))
+    made = case.seen()
+    assert case.host.call(lambda: driver.damage(known, rules=True)) == ()
+    assert not case.host.call(driver.drifted)
+    case.do(lambda: driver.reconcile(known, sweep=False))
+    assert case.host.call(lambda: driver.damage(known, rules=True)) == ()
+    assert case.seen() == made
+
+
 def test_a_second_network_of_a_predefined_kind_is_refused(case: Case) -> None:
     case.driver.validate(case.network, ())
     other = Network("ef" * 32, "mine", case.driver.name)

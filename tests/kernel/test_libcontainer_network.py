@@ -15,7 +15,7 @@ from pierhead.libcontainer import container, network
 from pierhead.libcontainer.init import SetupError
 from pierhead.libcontainer.plan import sysctl_path
 from pierhead.libcontainer.spec import NETNS_FD, NamespaceKind, NamespaceMode, NetworkSetup
-from pierhead.linux import calls, const, netlink, nft
+from pierhead.linux import calls, const, netlink, nftrules
 from tests.kernel.box import Box, run, running, script
 
 MAC = "02:42:0a:00:00:02"
@@ -78,7 +78,7 @@ def test_the_network_is_there_before_the_command_runs(box: Box, host: None) -> N
 def test_the_resolver_sockets_are_the_containers_and_port_53_leads_to_them(box: Box, host: None) -> None:
     setup = NetworkSetup(
         inside=(netlink.link_set(index=netlink.LOOPBACK_INDEX, up=True),),
-        nft=nft.local_redirect("h1", IPv4Address("127.0.0.11"), 53, 5353),
+        nft=nftrules.local_redirect("h1", IPv4Address("127.0.0.11"), 53, 5353),
         resolver=5353,
     )
     with running(box.spec("nc", "-l", "-p", "9", network=setup)) as child:

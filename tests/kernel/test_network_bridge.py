@@ -295,16 +295,47 @@ def test_unpublished_and_loopback_ports_are_not_reachable_by_neighbours(lab: Lab
         neighbour.ip("addr", "add", "127.0.0.1/8", "dev", "lo")
 
 
+def send_to_loopback(lab: Lab, container: Namespace, bridge: str) -> None:
+    """Let a container's packets for 127.0.0.1 go out to its bridge's MAC address, as NET_RAW can."""
+    mac = lab.host.ip("-o", "link", "show", bridge).stdout.split("link/ether ")[1][:17]
+    container.run("sh", "-c", "echo 1 > /proc/sys/net/ipv4/conf/all/route_localnet")
+    container.ip("addr", "del", "127.0.0.1/8", "dev", "lo")
+    container.ip("neigh", "replace", "172.30.9.9", "lladdr", mac, "dev", "eth0")
+    route = ("127.0.0.1/32", "via", "172.30.9.9", "dev", "eth0", "src", "172.30.0.2", "onlink")
+    container.ip("route", "add", *route)
+
+
 def test_a_container_does_not_reach_the_hosts_loopback(lab: Lab) -> None:
     a, _ = lab.container(lab.network(0), 2)
     lab.serve(lab.host, 6000)
-    mac = lab.host.ip("-o", "link", "show", "docker0").stdout.split("link/ether ")[1][:17]
-    a.run("sh", "-c", "echo 1 > /proc/sys/net/ipv4/conf/all/route_localnet")
-    a.ip("addr", "del", "127.0.0.1/8", "dev", "lo")
-    a.ip("neigh", "replace", "172.30.9.9", "lladdr", mac, "dev", "eth0")
-    a.ip("route", "add", "127.0.0.1/32", "via", "172.30.9.9", "dev", "eth0", "src", "172.30.0.2", "onlink")
+    send_to_loopback(lab, a, "docker0")
     assert silent(a, "127.0.0.1", 6000)
     assert ask(a, "172.30.0.1", 6000).startswith(lab.host.name)
+
+
+def test_what_must_not_be_missing_for_a_moment_is_put_back_at_once(lab: Lab) -> None:
+    """Between a foreign flush and the loading of all rules: loopback is closed, known connections are translated."""
+    network = lab.network(0)
+    a, _ = lab.container(network, 2)
+    web, _ = lab.container(network, 3, tcp(8081, 8080))
+    lab.serve(lab.host, 6000)
+    listener = web.call(lambda: socket.create_server(("", 8080)))
+    client = lab.world.neighbour.connect(lab.world.host_address, 8081)
+    with listener, client, listener.accept()[0] as server:
+        send_to_loopback(lab, a, "docker0")
+        lab.host.run("nft", "flush", "ruleset").check()
+        assert ask(a, "127.0.0.1", 6000) != "", "without any rule it is open: this test sees something"
+        lab.host.call(lab.driver.guard)
+        assert silent(a, "127.0.0.1", 6000)
+        client.sendall(b"still there")
+        server.settimeout(10)
+        assert server.recv(100) == b"still there"
+        server.sendall(b"yes")
+        client.settimeout(10)
+        assert client.recv(100) == b"yes"
+    lab.host.call(lambda: lab.driver.guard())
+    lab.host.call(lambda: lab.driver.reconcile([(network, [])]))
+    assert lab.host.call(lambda: lab.driver.damage([(network, [])], rules=True)) == ()
 
 
 def test_ranges_keep_or_shift_their_numbers(lab: Lab) -> None:

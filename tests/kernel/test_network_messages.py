@@ -10,7 +10,7 @@ import pyroute2
 import pytest
 
 from pierhead.driver.networkdriver import ipam
-from pierhead.linux import netlink, nft, sockdiag
+from pierhead.linux import changes, netlink, nft, nftrules, sockdiag
 from pierhead.linux.libnftables import Rulesets
 from pierhead.linux.netlink import Netlink
 from pierhead.linux.nft import NFPROTO_INET, Element, Netfilter, field, proto
@@ -185,7 +185,7 @@ def test_a_batch_with_one_bad_element_changes_nothing(host: Namespace, netfilter
 
 
 def test_a_changed_ruleset_wakes_who_watches(host: Namespace, netfilter: Netfilter) -> None:
-    watched = host.call(nft.watch)
+    watched = host.call(changes.rules)
     with watched:
         with pytest.raises(BlockingIOError):
             watched.recv(100)
@@ -210,7 +210,7 @@ def test_without_the_library_the_program_does_it(host: Namespace) -> None:
 def test_the_resolvers_rule_leads_53_to_its_port_and_nothing_else(inner: Namespace) -> None:
     def work() -> tuple[bytes, bytes]:
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, nft.NETLINK_NETFILTER) as sock:
-            sock.send(nft.local_redirect("pierhead", IPv4Address("127.0.0.11"), 53, 61053))
+            sock.send(nftrules.local_redirect("pierhead", IPv4Address("127.0.0.11"), 53, 61053))
             assert int.from_bytes(sock.recv(4096)[16:20], "little", signed=True) == 0
         with (
             socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server,

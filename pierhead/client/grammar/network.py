@@ -53,6 +53,8 @@ Draw the networks as they really are: interfaces, bridges, containers, ports
 Remove all unused networks
 --filter filter  Provide filter values (e.g. "until=<timestamp>")
 -f, --force  Do not prompt for confirmation""",
+    "reload": """[OPTIONS]
+Apply all networks and firewall rules again, and say what was missing""",
     "rm": """NETWORK [NETWORK...]
 Remove one or more networks
 -f, --force  Do not error if the network does not exist""",

@@ -18,13 +18,15 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from pierhead.daemon.config import Config
 from pierhead.daemon.engine.events import Events
+from pierhead.daemon.engine.gate import Gate
+from pierhead.daemon.engine.hostwatch import HostWatch, Seen
 from pierhead.daemon.engine.resolver import Resolvers
-from pierhead.daemon.engine.rulewatch import RulesetWatch
 from pierhead.daemon.engine.running import ExecInstance, Running
 from pierhead.daemon.engine.waiters import Waiters
 from pierhead.driver.execdriver.api import ExecDriver, Exited, Stream
 from pierhead.driver.graphdriver.api import GraphDriver
 from pierhead.driver.networkdriver.api import NetworkDriver
+from pierhead.driver.networkdriver.hostfirewall import HostFirewall
 from pierhead.errors import Unavailable
 from pierhead.graph.containers import Containers
 from pierhead.graph.graph import Graph
@@ -114,6 +116,7 @@ class Engine:
     layers: GraphDriver
     networks: Mapping[str, NetworkDriver]
     exec: ExecDriver
+    host_firewall: HostFirewall
     events: Events = field(default_factory=Events)
     locks: Locks = field(default_factory=Locks)
     running: dict[str, Running] = field(default_factory=dict)
@@ -122,7 +125,11 @@ class Engine:
     """Attached before the start: handed over with it, so that no output is missed."""
     waiters: Waiters = field(default_factory=Waiters)
     resolvers: Resolvers = field(default_factory=Resolvers)
-    ruleset_watch: RulesetWatch | None = None
+    host_watch: HostWatch | None = None
+    network_gate: Gate = field(default_factory=Gate)
+    """Passed by who takes networks or endpoints away; closed while what is on the host is compared and mended."""
+    mending: bool = False
+    seen_meanwhile: Seen | None = None
     backoff: dict[str, Backoff] = field(default_factory=dict)
     jobs: dict[int, Span] = field(default_factory=dict)
     past: deque[Span] = field(default_factory=lambda: deque(maxlen=HISTORY))

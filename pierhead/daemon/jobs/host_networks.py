@@ -8,11 +8,10 @@ from dataclasses import dataclass, replace
 from ipaddress import ip_address, ip_interface, ip_network
 
 from pierhead.daemon.engine.engine import Engine, blocking
-from pierhead.daemon.engine.rulewatch import RulesetWatch
-from pierhead.daemon.jobs import endpoints, memberships
+from pierhead.daemon.jobs import host_changes, memberships
 from pierhead.daemon.jobs.network_rows import free_subnet, insert, insert_pool, members, network_of
 from pierhead.driver.networkdriver import ipam, marks
-from pierhead.driver.networkdriver.api import DEFAULT_GATEWAYS, Endpoint, Network, Pool
+from pierhead.driver.networkdriver.api import DEFAULT_GATEWAYS, Network, Pool
 from pierhead.errors import InvalidParameter
 from pierhead.graph.graphdb import Row
 from pierhead.wire.networks import IPAM, NetworkCreateRequest
@@ -65,8 +64,9 @@ def default_bridge(engine: Engine, id: str, present: Sequence[Pool] = ()) -> Net
         f"{_BRIDGE}.enable_ip_masquerade": str(config.ip_masq).lower(),
         f"{_BRIDGE}.host_binding_ipv4": config.ip or "0.0.0.0",
         f"{_BRIDGE}.name": name,
-        MTU: str(config.mtu or 1500),
     }
+    if config.mtu:  # else it follows the way out's
+        options[MTU] = str(config.mtu)
     settings = [_Settings(4, config.bip, config.fixed_cidr, config.default_gateway)]
     if config.ipv6:
         settings.append(_Settings(6, config.bip6, config.fixed_cidr_v6, config.default_gateway_v6))
@@ -138,36 +138,16 @@ async def reconcile(engine: Engine) -> None:
         for row in engine.db.all("SELECT * FROM network WHERE state <> 'ready'"):
             memberships.outlive(engine, row)
             engine.db.execute("DELETE FROM network WHERE id = ?", (row["id"],))
-    await heal(engine)
-    engine.ruleset_watch = RulesetWatch(lambda: _look(engine))
-
-
-def _look(engine: Engine) -> None:
-    """Somebody has changed the host's ruleset: if ours is gone, it comes back."""
-    if not engine.closing and not all(driver.intact() for driver in engine.networks.values()):
-        log.warning("our firewall rules were removed by somebody else: restoring them")
-        engine.background(heal(engine), "restore firewall rules")
-
-
-async def heal(engine: Engine) -> None:
-    """Make every driver's networks, rules and ports exist as the database says; what is there is not disturbed."""
-    known: dict[str, list[tuple[Network, list[Endpoint]]]] = {name: [] for name in engine.networks}
-    for row in engine.db.all("SELECT * FROM network WHERE state = 'ready' AND config_only = 0"):
-        joined = [
-            endpoints.endpoint_of(found, endpoints.bindings_of(engine, found["container_id"]))
-            for found in members(engine, row["id"])
-        ]
-        known[row["driver"]].append((network_of(engine, row), joined))
-    for name, networks in known.items():
-        others = [network for other, found in known.items() if other != name for network, _ in found]
-        await blocking(engine.networks[name].reconcile, networks, others)
+    await host_changes.heal(engine)
+    host_changes.watch(engine)
 
 
 async def shutdown(engine: Engine, idle: bool) -> None:
     """The daemon ends. idle: no container runs, and nothing of ours stays on the host."""
     await engine.resolvers.close()
-    if engine.ruleset_watch is not None:
-        engine.ruleset_watch.close()
+    if engine.host_watch is not None:
+        engine.host_watch.close()
+    engine.host_firewall.close()
     for driver in engine.networks.values():
         if idle:
             await blocking(driver.clear)

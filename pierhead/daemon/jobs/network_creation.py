@@ -58,7 +58,8 @@ async def _create(engine: Engine, request: NetworkCreateRequest) -> NetworkCreat
     driver.validate(draft, others(engine, id))
     with phase("networkdriver: addresses"):
         network = replace(draft, pools=_pools(engine, request, driver, draft, ipv4=ipv4))
-    await _make(engine, driver, network, request, ipv4=ipv4)
+    async with engine.network_gate.shared():
+        await _make(engine, driver, network, request, ipv4=ipv4)
     engine.events.publish("network", "create", id, {"name": name, "type": network.driver})
     return NetworkCreateResponse(id=id)
 

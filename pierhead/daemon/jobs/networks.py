@@ -17,11 +17,15 @@ from pierhead.daemon.jobs.endpoints import (
     ports,
     settings,
 )
-from pierhead.daemon.jobs.host_networks import default_networks, heal, reconcile, shutdown
+from pierhead.daemon.jobs.host_changes import reload
+from pierhead.daemon.jobs.host_networks import default_networks, reconcile, shutdown
 from pierhead.daemon.jobs.memberships import assign, requested
 from pierhead.daemon.jobs.netfiles import files
 from pierhead.daemon.jobs.network_rows import PREDEFINED, find_row, members, network_of, others, pools_of
 from pierhead.daemon.jobs.sandboxes import Joined, joined, prepare, reattach, release
+from pierhead.driver.networkdriver import bridgeoptions
+from pierhead.driver.networkdriver.api import Network
+from pierhead.driver.networkdriver.outside import device
 from pierhead.errors import Forbidden, InvalidParameter, NotFound, PierheadError
 from pierhead.graph.graphdb import Row
 from pierhead.wire import codec
@@ -48,7 +52,6 @@ __all__ = [
     "endpoint_settings",
     "files",
     "find_row",
-    "heal",
     "is_member",
     "joined",
     "matches_ports",
@@ -57,6 +60,7 @@ __all__ = [
     "reattach",
     "reconcile",
     "release",
+    "reload",
     "renamed",
     "requested",
     "settings",
@@ -95,7 +99,7 @@ def _shown(engine: Engine, row: Row, *, detailed: bool) -> NetworkInspect:
         attachable=bool(row["attachable"]),
         config_from=ConfigReference(network=row["config_from"]),
         config_only=bool(row["config_only"]),
-        options=json.loads(row["options"]),
+        options=_shown_options(row),
         labels=json.loads(row["labels"]),
     )
     if detailed:
@@ -110,6 +114,17 @@ def _shown(engine: Engine, row: Row, *, detailed: bool) -> NetworkInspect:
             for found in members(engine, row["id"])
         }
     return answer
+
+
+def _shown_options(row: Row) -> dict[str, str]:
+    """As given. The default bridge's MTU, which Docker shows too, is what it follows at the moment."""
+    options: dict[str, str] = json.loads(row["options"])
+    if bridgeoptions.DEFAULT in options and bridgeoptions.MTU not in options:
+        try:
+            options[bridgeoptions.MTU] = str(device(options[bridgeoptions.NAME]).mtu)
+        except OSError:
+            log.debug("the default bridge is not there")
+    return options
 
 
 def _shown_ipam(engine: Engine, row: Row) -> IPAM:
@@ -191,6 +206,13 @@ async def _remove(engine: Engine, name: str) -> None:
     if row["name"] in PREDEFINED:
         raise Forbidden(f"{row['name']} is a pre-defined network and cannot be removed")
     network = network_of(engine, row)
+    async with engine.network_gate.shared():
+        await _take_away(engine, row, network)
+    engine.resolvers.gone(row["id"])
+    engine.events.publish("network", "destroy", network.id, {"name": network.name, "type": network.driver})
+
+
+async def _take_away(engine: Engine, row: Row, network: Network) -> None:
     with engine.db.transaction(durable=True):
         joined_now = members(engine, row["id"])
         if joined_now:
@@ -205,8 +227,6 @@ async def _remove(engine: Engine, name: str) -> None:
     with engine.db.transaction(durable=True):
         memberships.outlive(engine, row)
         engine.db.execute("DELETE FROM network WHERE id = ?", (row["id"],))
-    engine.resolvers.gone(row["id"])
-    engine.events.publish("network", "destroy", network.id, {"name": network.name, "type": network.driver})
 
 
 async def prune(engine: Engine, filters: Filters) -> NetworkPruneResponse:

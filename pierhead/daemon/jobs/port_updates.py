@@ -48,7 +48,8 @@ async def update(engine: Engine, container: Container, request: ContainerUpdateR
             engine.containers.update(container.id, host_config=codec.encode(change.host))
     else:
         with phase("networkdriver: publish"):
-            await _apply(engine, container, change, *carrier)
+            async with engine.network_gate.shared():
+                await _apply(engine, container, change, *carrier)
     return port_allocation.warnings(port_allocation.requests(config_of(container), change.host), change.host)
 
 

@@ -34,21 +34,22 @@ async def connect(engine: Engine, container: Container, row: Row) -> None:
     interface = next(name for name in (f"eth{number}" for number in range(1000)) if name not in taken)
     gateway = endpoints.outward(engine, row) and not any(endpoint.gateway for _, endpoint in before)
     try:
-        with engine.db.transaction():
-            id = allocate_endpoint(engine, container, row, interface, gateway=gateway)
+        async with engine.network_gate.shared():
+            with engine.db.transaction():
+                id = allocate_endpoint(engine, container, row, interface, gateway=gateway)
+                if gateway:
+                    allocate_ports(engine, container, host_config_of(container))
             if gateway:
-                allocate_ports(engine, container, host_config_of(container))
-        if gateway:
-            running.monitor.hold_ports(await reserve(engine, container))
-        network, endpoint = next(one for one in endpoints.active(engine, container.id) if one[1].id == id)
-        setup = await plan_endpoint(engine, network, endpoint)
-        if endpoints.named(engine, network.driver, network.name) and not engine.resolvers.serves(container.id):
-            setup = merge([setup, resolver_setup(container.id)])
-        serial, answer = running.expect()
-        running.monitor.join_network(setup, serial)
-        sockets = await answer
-        if endpoint.ports:
-            engine.networks[network.driver].publish(network, endpoint)
+                running.monitor.hold_ports(await reserve(engine, container))
+            network, endpoint = next(one for one in endpoints.active(engine, container.id) if one[1].id == id)
+            setup = await plan_endpoint(engine, network, endpoint)
+            if endpoints.named(engine, network.driver, network.name) and not engine.resolvers.serves(container.id):
+                setup = merge([setup, resolver_setup(container.id)])
+            serial, answer = running.expect()
+            running.monitor.join_network(setup, serial)
+            sockets = await answer
+            if endpoint.ports:
+                engine.networks[network.driver].publish(network, endpoint)
     except (PierheadError, OSError) as error:
         await leave(engine, container, row["network_id"])
         raise PierheadError(f"failed to set up container networking: {error}") from error
@@ -58,7 +59,8 @@ async def connect(engine: Engine, container: Container, row: Row) -> None:
     announce(engine, "connect", network, container.id)
     if any(endpoint.gateway for _, endpoint in before):
         try:
-            await _follow_priority(engine, container)
+            async with engine.network_gate.shared():
+                await _follow_priority(engine, container)
         except OSError as error:
             log.error("container %s keeps its way out: %s", container.id[:12], error)
 
@@ -67,20 +69,22 @@ async def leave(engine: Engine, container: Container, network_id: str) -> None:
     """Take a running container out of one network; another one becomes its way out. The caller holds its lock."""
     found = [one for one in endpoints.active(engine, container.id) if one[0].id == network_id]
     for network, endpoint in found:
-        try:
-            running = engine.running.get(container.id)
-            if running is not None:
-                await unplug(engine, running, network, endpoint)
-            else:
-                await blocking(engine.networks[network.driver].unplug, network, endpoint)
-        except (OSError, ExceptionGroup) as error:
-            log.error("container %s could not leave %s: %s", container.id[:12], network.name, error, exc_info=error)
-        with engine.db.transaction():
-            address_allocation.release(engine, network, endpoint, container.name)
+        async with engine.network_gate.shared():
+            try:
+                running = engine.running.get(container.id)
+                if running is not None:
+                    await unplug(engine, running, network, endpoint)
+                else:
+                    await blocking(engine.networks[network.driver].unplug, network, endpoint)
+            except (OSError, ExceptionGroup) as error:
+                log.error("container %s could not leave %s: %s", container.id[:12], network.name, error, exc_info=error)
+            with engine.db.transaction():
+                address_allocation.release(engine, network, endpoint, container.name)
         engine.resolvers.changed(network.id)
         announce(engine, "disconnect", network, container.id)
         if endpoint.gateway:
-            await _move_gateway(engine, container)
+            async with engine.network_gate.shared():
+                await _move_gateway(engine, container)
 
 
 async def _follow_priority(engine: Engine, container: Container) -> None:

@@ -48,15 +48,16 @@ async def prepare(engine: Engine, container_id: str) -> Joined:
     links.resolve(engine, container)
     await release(engine, container_id)
     try:
-        with phase("networkdriver: addresses and ports"), engine.db.transaction():
-            _allocate(engine, container)
-        held = await reserve(engine, container)
-        try:
-            with phase("networkdriver: plan"):
-                return await _plan(engine, container, held)
-        except BaseException:
-            reservations.release(held)
-            raise
+        async with engine.network_gate.shared():
+            with phase("networkdriver: addresses and ports"), engine.db.transaction():
+                _allocate(engine, container)
+            held = await reserve(engine, container)
+            try:
+                with phase("networkdriver: plan"):
+                    return await _plan(engine, container, held)
+            except BaseException:
+                reservations.release(held)
+                raise
     except PierheadError as error:
         await release(engine, container_id)
         raise _wrapped(error) from error
@@ -207,6 +208,14 @@ async def release(engine: Engine, container_id: str) -> None:
     left = endpoints.active(engine, container_id)
     if not left:
         return
+    async with engine.network_gate.shared():
+        await _leave(engine, container_id, left)
+    for network, _ in left:
+        engine.resolvers.changed(network.id)
+        announce(engine, "disconnect", network, container_id)
+
+
+async def _leave(engine: Engine, container_id: str, left: list[tuple[Network, Endpoint]]) -> None:
     guest = _guest(engine, container_id)
     for network, endpoint in left:
         driver = engine.networks[network.driver]
@@ -224,9 +233,6 @@ async def release(engine: Engine, container_id: str) -> None:
         engine.db.execute("DELETE FROM port WHERE container_id = ?", (container_id,))
         for network, endpoint in left:
             address_allocation.release(engine, network, endpoint, name)
-    for network, _ in left:
-        engine.resolvers.changed(network.id)
-        announce(engine, "disconnect", network, container_id)
 
 
 def _guest(engine: Engine, container_id: str) -> Running | None:

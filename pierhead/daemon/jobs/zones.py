@@ -16,7 +16,7 @@ from pierhead.driver.networkdriver import dns, resolvconf
 from pierhead.driver.networkdriver.zone import Member, View, Zone
 from pierhead.graph.graphdb import Row
 from pierhead.libcontainer.spec import NetworkSetup
-from pierhead.linux import nft
+from pierhead.linux import nftrules
 from pierhead.wire.containers import HostConfig
 
 SPARE = 8
@@ -91,7 +91,7 @@ def resolver_setup(container_id: str) -> NetworkSetup:
     A bound :53 would be in the way of containers that serve DNS themselves.
     """
     port = 61000 + zlib.crc32(container_id.encode()) % 4000
-    return NetworkSetup(nft=nft.local_redirect("pierhead", dns.ADDRESS, 53, port), resolver=port)
+    return NetworkSetup(nft=nftrules.local_redirect("pierhead", dns.ADDRESS, 53, port), resolver=port)
 
 
 def serve(engine: Engine, container_id: str, sockets: tuple[socket.socket, socket.socket]) -> None:

@@ -86,6 +86,10 @@ DEFAULT_GATEWAYS = {4: "DefaultGatewayIPv4", 6: "DefaultGatewayIPv6"}
 """Auxiliary addresses of these names are endpoints' way out, in place of the subnet's gateway (Docker's names)."""
 
 
+Known = Sequence[tuple[Network, Sequence[Endpoint]]]
+"""Networks, each with the endpoints that live in it."""
+
+
 def gateways(network: Network, endpoint: Endpoint) -> tuple[IPv4Address | IPv6Address, ...]:
     """The gateways of the subnets that an endpoint's addresses are in: IPv4's, IPv6's."""
     found: list[IPv4Address | IPv6Address] = []
@@ -174,15 +178,25 @@ class NetworkDriver(Protocol):
     def gateway(self, network: Network, endpoint: Endpoint) -> NetworkSetup:
         """What gives an endpoint that has been joined the default route (after the one that had it left). Pure."""
 
-    def reconcile(self, networks: Sequence[tuple[Network, Sequence[Endpoint]]], others: Iterable[Network] = ()) -> None:
+    def reconcile(self, networks: Known, others: Iterable[Network] = (), *, sweep: bool = True) -> None:
         """Make exactly these networks of this driver, and these live endpoints, exist under the instance's mark:
         remove what else carries it, make again what is missing. Running traffic is not disturbed.
 
-        others: the other drivers' networks; what they need stays.
+        others: the other drivers' networks; what they need stays.  sweep: remove what is not known; only where nothing
+        is being made meanwhile.
         """
 
-    def intact(self) -> bool:
-        """Whether what serves all networks together (the rules) is still there; a foreign flush may have taken it."""
+    def damage(self, networks: Known, *, rules: bool) -> tuple[str, ...]:
+        """What others have done to these networks and live endpoints, in words; ``reconcile`` mends it. Only reads;
+        may take some ms. rules: look at the firewall's rules too, which may take many. Raises OSError."""
+
+    def guard(self) -> None:
+        """Somebody has just removed rules: do at once, in at most a ms, what cannot wait for ``reconcile``. Raises
+        OSError."""
+
+    def drifted(self) -> bool:
+        """Whether somebody has changed a setting of the host's that the networks need, and that the kernel does not
+        announce. Called on the event loop, twice a second."""
 
     def clear(self) -> None:
         """Remove everything under the instance's mark and undo what was changed on the host. Idempotent; goes on past

@@ -1,17 +1,16 @@
 """Bridge networks: a Linux bridge per network, a veth pair per endpoint, address translation to the outside."""
 
 import errno
-import hashlib
-import os
 from collections.abc import Callable, Iterable, Sequence
-from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_interface
-from typing import Protocol
+from ipaddress import IPv4Address, IPv6Address
 
-from pierhead.driver.networkdriver import inside, marks
-from pierhead.driver.networkdriver.api import Endpoint, Network, PublishPolicy, gateways
-from pierhead.driver.networkdriver.bridgeoptions import NAME, BridgeOptions, GatewayMode, bridge_name, parse
+from pierhead.driver.networkdriver import inside, marks, sysctls
+from pierhead.driver.networkdriver.api import Endpoint, Known, Network, PublishPolicy, gateways
+from pierhead.driver.networkdriver.bridgeoptions import bridge_name, parse
 from pierhead.driver.networkdriver.firewall import Firewall
-from pierhead.driver.networkdriver.outside import device, egress_mtu
+from pierhead.driver.networkdriver.forwarding import SETTINGS, Forwarding, Memory
+from pierhead.driver.networkdriver.hostbridge import HostBridge, Links
+from pierhead.driver.networkdriver.outside import device
 from pierhead.driver.networkdriver.rules import Segment
 from pierhead.errors import Forbidden, PierheadError
 from pierhead.libcontainer.spec import NETNS_FD, NetworkSetup
@@ -23,56 +22,6 @@ KINDS = ("bridge", "veth")
 
 PORTS = 1023
 """A Linux bridge's: BR_MAX_PORTS less the first, which is reserved (net/bridge/br_private.h, br_if.c)."""
-
-FORWARDING = {4: "ipv4/ip_forward", 6: "ipv6/conf/all/forwarding"}
-"""What lets a host forward, by IP version; below /proc/sys/net."""
-
-
-class Memory(Protocol):
-    """Where the driver remembers what it changed on the host beyond its own objects (GraphDB's meta table)."""
-
-    def meta(self, key: str) -> str | None:
-        """A remembered value."""
-
-    def set_meta(self, key: str, value: str) -> None:
-        """Remember a value; committed before this returns."""
-
-
-def _segment(network: Network) -> Segment:
-    return Segment(network, parse(network))
-
-
-def _sysctl(path: str, value: str) -> None:
-    """Write below /proc/sys/net of the present namespace, only if it differs. Raises OSError."""
-    with open(f"/proc/sys/net/{path}", "r+") as file:
-        if file.read().strip() != value:
-            file.seek(0)
-            file.write(value)
-
-
-def _read(path: str) -> str:
-    with open(f"/proc/sys/net/{path}") as file:
-        return file.read().strip()
-
-
-def _addresses(network: Network, options: BridgeOptions) -> list[IPv4Interface | IPv6Interface]:
-    """What the bridge itself has: the gateways' addresses, unless it is to be no gateway."""
-    return [
-        ip_interface(f"{pool.gateway}/{pool.subnet.prefixlen}")
-        for pool in network.pools
-        if pool.gateway is not None
-        and options.mode(pool.subnet.version) is not GatewayMode.ISOLATED
-        and not (options.inhibit_ipv4 and pool.subnet.version == 4)
-    ]
-
-
-def _bridged_frames_are_filtered() -> bool:
-    """Whether br_netfilter gives bridged frames to the IP hooks in the present namespace."""
-    try:
-        with open("/proc/sys/net/bridge/bridge-nf-call-iptables") as file:
-            return file.read().strip() == "1"
-    except FileNotFoundError:
-        return False
 
 
 class BridgeDriver:
@@ -86,7 +35,9 @@ class BridgeDriver:
         """instance: 8 hex digits."""
         self._group = marks.group(instance)
         self._firewall = Firewall(instance, policy)
-        self._memory = memory
+        self._forwarding = Forwarding(memory)
+        self._unannounced: dict[str, tuple[str, str]] = {}
+        """By network id: the setting of the host's that is looked at again and again (``drifted``)."""
 
     def outward(self, network: Network) -> bool:
         """Every bridge leads outside but an internal one."""
@@ -119,89 +70,42 @@ class BridgeDriver:
 
     def create(self, network: Network) -> None:
         """Make the bridge, its address and its rules. Idempotent: also heals."""
-        self._forward([network])
+        versions = _versions([network])
+        new = self._remember(versions)
+        segment = Segment(network, parse(network))
         if self._firewall.exists():
-            self._firewall.add(_segment(network))
+            self._firewall.add(segment, new)
         else:
-            self._firewall.load([_segment(network)], (), self._strangers())
-        self._make_bridge(network)
+            self._firewall.load([segment], (), self._forwarding.turned_on())
+        self._forwarding.turn_on(versions)
+        bridge = self._bridge(network)
+        with Netlink() as link:
+            bridge.make(link)
+        self._unannounced[network.id] = bridge.unannounced()
+
+    def _bridge(self, network: Network) -> HostBridge:
+        return HostBridge(network, parse(network), self._group)
+
+    def _remember(self, versions: Iterable[int]) -> tuple[int, ...]:
+        on = [version for version in versions if sysctls.read(SETTINGS[version]) != "0"]
+        return self._forwarding.remember(set(versions), self._firewall.others()[1] if on else ())
 
     def delete(self, network: Network, others: Iterable[Network]) -> None:
         """Remove the bridge and its rules. Idempotent."""
+        self._unannounced.pop(network.id, None)
         with Netlink() as link:
             self._delete_link(link, bridge_name(network))
         if self._firewall.exists():
-            self._firewall.remove(_segment(network))
+            self._firewall.remove(Segment(network, parse(network)))
+            needed = _versions(other for other in others if other.driver == self.name)
+            done = [version for version in self._forwarding.turned_on() if version not in needed]
+            self._forwarding.end(done, others=self._firewall.others()[0])
+            self._firewall.admit_strangers(done)
 
     def _delete_link(self, link: Netlink, name: str) -> None:
         found = link.link(name)
         if found is not None and found.group == self._group:
             link.send(netlink.link_delete(name), ignore=(errno.ENODEV,))
-
-    def _make_bridge(self, network: Network) -> None:
-        options = parse(network)
-        name = options.name
-        mac = "02:42:" + hashlib.sha256(network.id.encode()).digest()[:4].hex(":")
-        with Netlink() as link:
-            found = link.link(name)
-            if found is not None and found.group != self._group:
-                raise Forbidden(
-                    f"cannot create network {network.id} ({name}): an interface of that name exists and is not "
-                    f"this engine's; choose another with -o {NAME}=…"
-                )
-            mtu = options.mtu or egress_mtu(link)
-            if found is None:
-                # An address of its own: else the bridge takes the lowest of its ports' and changes it with them.
-                link.send(netlink.bridge_add(name, group=self._group, mac=mac, mtu=mtu))
-                found = link.link(name)
-                if found is None:
-                    raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), name)
-            self._bridge_sysctls(network, name)
-            wanted = _addresses(network, options)
-            messages = [netlink.address_add(found.index, interface) for interface in wanted]
-            messages += [
-                netlink.address_delete(index, interface)  # of a default bridge that has moved out of the way
-                for index, interface in link.addresses()
-                if index == found.index
-                and not interface.ip.is_link_local
-                and interface not in wanted
-                and not (options.inhibit_ipv4 and interface.version == 4)
-            ]
-            link.send(*messages, netlink.link_set(index=found.index, up=True, mtu=mtu if found.mtu != mtu else 0))
-
-    def _bridge_sysctls(self, network: Network, name: str) -> None:
-        """route_localnet only after the table's raw chain drops 127.0.0.0/8 (``create`` loads it first)."""
-        if inside.ipv6():
-            _sysctl(f"ipv6/conf/{name}/accept_ra", "0")
-            # While its own link-local address is tentative (a second from the first port on), the kernel asks for no
-            # neighbour on behalf of others: nobody outside would reach a container meanwhile.
-            _sysctl(f"ipv6/conf/{name}/accept_dad", "0")
-            _sysctl(f"ipv6/conf/{name}/disable_ipv6", "0" if network.ipv6 else "1")
-        _sysctl(f"ipv4/conf/{name}/route_localnet", "0" if network.internal else "1")
-
-    # Forwarding ------------------------------------------------------------------------------------------------------
-
-    def _forward(self, networks: Iterable[Network]) -> None:
-        """Let the host forward what these networks need. What was not on before is remembered first: our table then
-        drops strangers' packets, and ``clear`` turns it off again. So is what another instance has turned on."""
-        versions = {4} | {pool.subnet.version for network in networks for pool in network.pools}
-        if not inside.ipv6():
-            versions.discard(6)
-        off = {version for version in versions if _read(FORWARDING[version]) == "0"}
-        if off != versions:
-            _, turned_on = self._firewall.others()
-        else:
-            turned_on = frozenset()
-        for version in sorted(versions):
-            if version in off or version in turned_on:
-                self._memory.set_meta(f"forwarding {FORWARDING[version]}", _boot())
-            if version in off:
-                _sysctl(FORWARDING[version], "1")
-
-    def _strangers(self) -> tuple[int, ...]:
-        """The IP versions that an engine turned on, not the host's owner."""
-        boot = _boot()
-        return tuple(version for version, key in FORWARDING.items() if self._memory.meta(f"forwarding {key}") == boot)
 
     # Endpoints -------------------------------------------------------------------------------------------------------
 
@@ -235,11 +139,7 @@ class BridgeDriver:
         ]
         if inside.ipv6():
             host.insert(1, netlink.link_no_autoconf(outside))
-        icc = options.icc
-        if not icc or _bridged_frames_are_filtered():
-            # With br_netfilter on, a translated packet to its own bridge is bridged, not routed: a container then
-            # reaches its own published port only if the port sends frames back where they came from.
-            host.append(netlink.port_set(outside, isolated=not icc, hairpin=_bridged_frames_are_filtered()))
+        host += self._bridge(network).port(outside)
         host.append(netlink.link_set(outside, up=True))
 
         routes = self._routes(network, endpoint) if endpoint.gateway else []
@@ -256,7 +156,7 @@ class BridgeDriver:
 
     def publish(self, network: Network, endpoint: Endpoint, before: Endpoint | None = None) -> None:
         """Add the endpoint's ports to the maps, and take those of ``before`` off them. Idempotent."""
-        self._firewall.publish(_segment(network), endpoint, before)
+        self._firewall.publish(Segment(network, parse(network)), endpoint, before)
 
     def leave(self, network: Network, endpoint: Endpoint) -> None:
         """Take the host's side away: ports, host link off the bridge, connections. Idempotent.
@@ -270,7 +170,7 @@ class BridgeDriver:
                 link.send(netlink.link_set(outside, up=False, master=0), ignore=(errno.ENODEV,))
 
         steps: list[Callable[[], None]] = [
-            lambda: self._firewall.withdraw(_segment(network), endpoint),
+            lambda: self._firewall.withdraw(Segment(network, parse(network)), endpoint),
             unplug,
             lambda: self._firewall.forget(endpoint),
         ]
@@ -291,39 +191,53 @@ class BridgeDriver:
 
     # The whole -------------------------------------------------------------------------------------------------------
 
-    def reconcile(self, networks: Sequence[tuple[Network, Sequence[Endpoint]]], others: Iterable[Network] = ()) -> None:
+    def reconcile(self, networks: Known, others: Iterable[Network] = (), *, sweep: bool = True) -> None:
         """Make exactly these exist: what carries our mark and is not among them goes, what is missing comes back."""
-        segments = [(_segment(network), joined) for network, joined in networks]
-        wanted = {segment.options.name for segment, _ in segments}
+        segments, published = _segments(networks)
+        wanted = {segment.options.name for segment in segments}
         wanted |= {marks.host_link(endpoint.id) for _, joined in networks for endpoint in joined}
         if networks:
-            self._forward(network for network, _ in networks)
-            self._firewall.load(
-                [segment for segment, _ in segments],
-                [(segment, endpoint) for segment, joined in segments for endpoint in joined],
-                self._strangers(),
-            )
+            versions = _versions(network for network, _ in networks)
+            self._remember(versions)
+            self._firewall.load(segments, published, self._forwarding.turned_on())
+            self._forwarding.turn_on(versions)
+        self._unannounced = {}
         with Netlink() as link:
-            for found in link.links():
+            for found in link.links() if sweep else ():
                 if found.group == self._group and found.kind in KINDS and found.name not in wanted:
                     link.send(netlink.link_delete(found.name), ignore=(errno.ENODEV,))
-        for network, joined in networks:
-            self._make_bridge(network)
-            self._replug(network, joined)
+            for network, _ in networks:
+                bridge = self._bridge(network)
+                bridge.make(link)
+                self._unannounced[network.id] = bridge.unannounced()
+            links = Links.read(link)
+            for network, joined in networks:
+                self._bridge(network).replug(link, links, joined)
 
-    def _replug(self, network: Network, endpoints: Sequence[Endpoint]) -> None:
-        """Ports of a bridge that was made anew, or that somebody took off it."""
+    def damage(self, networks: Known, *, rules: bool) -> tuple[str, ...]:
+        """Look at forwarding, the table, bridges with their addresses, settings and ports."""
+        if not networks:
+            return ()
+        said = [
+            f"setting net/{SETTINGS[version]} was changed to 0"
+            for version in _versions(network for network, _ in networks)
+            if sysctls.read(SETTINGS[version]) == "0"
+        ]
+        if rules:
+            said += self._firewall.damage(*_segments(networks))
         with Netlink() as link:
-            links = {found.name: found for found in link.links()}
-            bridge = links[bridge_name(network)]
-            for endpoint in endpoints:
-                port = links.get(marks.host_link(endpoint.id))
-                if port is not None and (port.master != bridge.index or not port.up):
-                    link.send(netlink.link_set(index=port.index, master=bridge.index, up=True))
+            links = Links.read(link)
+        for network, joined in networks:
+            said += self._bridge(network).damage(links, joined)
+        return tuple(said)
 
-    def intact(self) -> bool:
-        """Whether the table is there."""
-        return self._firewall.exists()
+    def guard(self) -> None:
+        """Keep strangers from the host's loopback until the rules are back, and known connections alive."""
+        self._firewall.guard()
+
+    def drifted(self) -> bool:
+        """A file read for each network."""
+        return any(sysctls.read(path) != value for path, value in list(self._unannounced.values()))
 
     def clear(self) -> None:
         """Leave nothing behind: links, table, forwarding. For a daemon that ends with no container running."""
@@ -335,12 +249,9 @@ class BridgeDriver:
                         link.send(netlink.link_delete(found.name), ignore=(errno.ENODEV,))
 
         def forwarding() -> None:
-            others, _ = self._firewall.others()
-            for version in self._strangers():
-                if not others:  # else the last of them turns it off
-                    _sysctl(FORWARDING[version], "0")
-                self._memory.set_meta(f"forwarding {FORWARDING[version]}", "")
+            self._forwarding.end(self._forwarding.turned_on(), others=self._firewall.others()[0])
 
+        self._unannounced = {}
         # The table goes last: while the host forwards, its rules hold.
         _all("clear", [links, forwarding, self._firewall.clear])
 
@@ -349,10 +260,23 @@ class BridgeDriver:
         self._firewall.close()
 
 
-def _boot() -> str:
-    """The boot's id: what was turned on in another boot is off now."""
-    with open("/proc/sys/kernel/random/boot_id") as file:
-        return file.read().strip()
+def _versions(networks: Iterable[Network]) -> tuple[int, ...]:
+    """The IP versions that the host must forward for them."""
+    found = {4} | {pool.subnet.version for network in networks for pool in network.pools}
+    return tuple(sorted(found)) if inside.ipv6() else (4,)
+
+
+def _segments(
+    networks: Known,
+) -> tuple[list[Segment], list[tuple[Segment, Endpoint]]]:
+    """What the rules must know of them, and of what is joined to them."""
+    segments = [Segment(network, parse(network)) for network, _ in networks]
+    joined = [
+        (segment, endpoint)
+        for segment, (_, endpoints) in zip(segments, networks, strict=True)
+        for endpoint in endpoints
+    ]
+    return segments, joined
 
 
 def _all(what: str, steps: Sequence[Callable[[], None]]) -> None:

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 
+from pierhead.driver.networkdriver import tablecheck
 from pierhead.driver.networkdriver.api import Endpoint, PublishPolicy
 from pierhead.driver.networkdriver.marks import TABLE
 from pierhead.driver.networkdriver.marks import table as table_of
-from pierhead.driver.networkdriver.rules import PROTOCOLS, STRANGERS, Segment, published, ruleset
-from pierhead.linux import conntrack, nft, nftdump
+from pierhead.driver.networkdriver.rules import PROTOCOLS, STRANGERS, Segment, additions, published, ruleset, words
+from pierhead.linux import conntrack, nft, nftdump, nftrules
 from pierhead.linux.conntrack import Conntrack
 from pierhead.linux.libnftables import Rulesets
 from pierhead.linux.nft import NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6, Element, Netfilter
@@ -23,6 +24,7 @@ class Firewall:
         self._rulesets = Rulesets()
         self._netfilter = Netfilter()
         self._conntrack = Conntrack(self._netfilter)
+        self._loaded = ""
 
     def exists(self) -> bool:
         """Whether the table is there."""
@@ -43,15 +45,35 @@ class Firewall:
     ) -> None:
         """Make the table exactly this, in one transaction: there is no moment without rules."""
         self._rulesets.run(ruleset(self._instance, segments, endpoints, strangers, self._policy))
+        self._loaded = tablecheck.fingerprint(self._netfilter, self.table)
 
-    def add(self, segment: Segment) -> None:
-        """Add a network's elements. Idempotent."""
-        lines = [f"add element inet {self.table} {name} {{ {element} }}" for name, element in segment.elements()]
-        self._rulesets.run("\n".join(lines))
+    def guard(self) -> None:
+        """The rules are gone: put back, within a millisecond, what must not be missing until they are loaded again."""
+        self._netfilter.commit(nftrules.loopback_guard(self.table))
+
+    def damage(self, segments: Sequence[Segment], endpoints: Sequence[tuple[Segment, Endpoint]]) -> list[str]:
+        """What of the table is not as it should be, in words. Raises OSError."""
+        found = tablecheck.present(self._netfilter, self.table)
+        wanted = tablecheck.expected(segments, endpoints, self._policy)
+        return tablecheck.differences(self.table, self._loaded, found, wanted)
+
+    def add(self, segment: Segment, strangers: Iterable[int] = ()) -> None:
+        """Add a network's elements, and chains for IP versions that are to be forwarded for it. Idempotent for those
+        that are not there yet."""
+        self._rulesets.run(additions(self._instance, segment, strangers))
+        if strangers:
+            self._loaded = tablecheck.fingerprint(self._netfilter, self.table)
+
+    def admit_strangers(self, versions: Iterable[int]) -> None:
+        """Take the chains away that ``add`` and ``load`` made for these IP versions."""
+        lines = [f"delete chain inet {self.table} {STRANGERS[version]}" for version in versions]
+        if lines:
+            self._rulesets.run("\n".join(lines))
+            self._loaded = tablecheck.fingerprint(self._netfilter, self.table)
 
     def remove(self, segment: Segment) -> None:
         """Take a network's elements away. Idempotent."""
-        lines = [f"delete element inet {self.table} {name} {{ {element} }}" for name, element in segment.elements()]
+        lines = [f"delete element inet {self.table} {name} {{ {words(parts)} }}" for name, parts in segment.elements()]
         try:
             self._rulesets.run("\n".join(lines))
         except OSError:

@@ -1,9 +1,9 @@
 """The host network: a container that shares the host's interfaces. There is nothing to make."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv6Address
 
-from pierhead.driver.networkdriver.api import Endpoint, Network
+from pierhead.driver.networkdriver.api import Endpoint, Known, Network
 from pierhead.errors import Forbidden
 from pierhead.libcontainer.spec import NetworkSetup
 
@@ -65,12 +65,19 @@ class HostDriver:
         """There is no route to give."""
         return NetworkSetup()
 
-    def reconcile(self, networks: Sequence[tuple[Network, Sequence[Endpoint]]], others: Iterable[Network] = ()) -> None:
+    def reconcile(self, networks: Known, others: Iterable[Network] = (), *, sweep: bool = True) -> None:
         """Nothing was made."""
 
-    def intact(self) -> bool:
-        """Nothing was made that could be lost."""
-        return True
+    def damage(self, networks: Known, *, rules: bool) -> tuple[str, ...]:
+        """Nothing is made."""
+        return ()
+
+    def guard(self) -> None:
+        """There are no rules."""
+
+    def drifted(self) -> bool:
+        """Nothing of the host's is set."""
+        return False
 
     def clear(self) -> None:
         """Nothing was made."""

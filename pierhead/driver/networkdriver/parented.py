@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address, IPv6Address
 
 from pierhead.driver.networkdriver import inside, marks, parents
-from pierhead.driver.networkdriver.api import Endpoint, Network, gateways
+from pierhead.driver.networkdriver.api import Endpoint, Known, Network, gateways
 from pierhead.errors import PierheadError
 from pierhead.libcontainer.spec import NetworkSetup
 from pierhead.linux import netlink, sublinks
@@ -155,7 +155,7 @@ class ParentedDriver:
 
     # The whole -------------------------------------------------------------------------------------------------------
 
-    def reconcile(self, networks: Sequence[tuple[Network, Sequence[Endpoint]]], others: Iterable[Network] = ()) -> None:
+    def reconcile(self, networks: Known, others: Iterable[Network] = (), *, sweep: bool = True) -> None:
         """Parents that are made here: what is missing comes back, what no network stands on goes.
 
         A parent of the user's that has gone is told in the log, and again by the next start that needs it.
@@ -167,11 +167,19 @@ class ParentedDriver:
                 self._make_parent(network)
             except (OSError, PierheadError) as error:
                 log.warning("network %s has no parent: %s", network.name, error)
-        parents.remove_others(wanted, prefix=self.prefix, group=self._group, children=self.name)
+        if sweep:
+            parents.remove_others(wanted, prefix=self.prefix, group=self._group, children=self.name)
 
-    def intact(self) -> bool:
-        """Nothing serves all networks together."""
-        return True
+    def damage(self, networks: Known, *, rules: bool) -> tuple[str, ...]:
+        """Nothing of theirs is on the host but parents, which a start makes again."""
+        return ()
+
+    def guard(self) -> None:
+        """There are no rules."""
+
+    def drifted(self) -> bool:
+        """Nothing of the host's is set."""
+        return False
 
     def clear(self) -> None:
         """Remove the parents that were made here."""

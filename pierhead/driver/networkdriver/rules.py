@@ -22,7 +22,7 @@ pass these chains too, a pair of equal bridges in ``same`` lets them through.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 from pierhead.driver.networkdriver import marks
 from pierhead.driver.networkdriver.api import Endpoint, Network, PortBinding, PublishPolicy
@@ -147,6 +147,15 @@ STRANGERS = {4: "strangers4", 6: "strangers6"}
 """The chains that say that an engine turned forwarding on: other instances look for them."""
 
 
+Part = str | IPv4Address | IPv6Address | IPv4Network | IPv6Network
+"""Of an element of a set: an interface's name, an address, a subnet."""
+
+
+def words(parts: Iterable[Part]) -> str:
+    """An element in nft's language."""
+    return " . ".join(f'"{part}"' if isinstance(part, str) else str(part) for part in parts)
+
+
 @dataclass(frozen=True, slots=True)
 class Segment:
     """What the rules must know of one network: its bridge and how it is to be isolated."""
@@ -154,28 +163,29 @@ class Segment:
     network: Network
     options: BridgeOptions
 
-    def elements(self) -> list[tuple[str, str]]:
-        """(set, element in nft's language) for all that belongs to it."""
+    def elements(self) -> list[tuple[str, tuple[Part, ...]]]:
+        """(set, element) for all that belongs to it."""
         options = self.options
-        name = f'"{options.name}"'
-        found = [("bridges", name), ("same" if options.icc else "quiet", f"{name} . {name}")]
+        name = options.name
+        found: list[tuple[str, tuple[Part, ...]]] = [("bridges", (name,))]
+        found.append(("same" if options.icc else "quiet", (name, name)))
         if self.network.internal:
-            found.append(("internal", name))
+            found.append(("internal", (name,)))
         for pool in self.network.pools:
             version = pool.subnet.version
             mode = options.mode(version)
-            found.append((f"own{version}", f"{pool.subnet} . {name}"))
+            found.append((f"own{version}", (pool.subnet, name)))
             if pool.gateway is not None and not (version == 4 and options.inhibit_ipv4):
-                found.append((f"gateways{version}", str(pool.gateway)))
+                found.append((f"gateways{version}", (pool.gateway,)))
             if mode is GatewayMode.ROUTED:
-                found.append((f"routed{version}", name))
+                found.append((f"routed{version}", (name,)))
             elif mode is GatewayMode.UNPROTECTED:
-                found.append((f"unprotected{version}", name))
+                found.append((f"unprotected{version}", (name,)))
             elif options.masquerade or self.network.internal:
-                found.append((f"subnets{version}", str(pool.subnet)))
-                found += [(f"trusted{version}", f'{pool.subnet} . "{interface}"') for interface in options.trusted]
+                found.append((f"subnets{version}", (pool.subnet,)))
+                found += [(f"trusted{version}", (pool.subnet, interface)) for interface in options.trusted]
             if options.masquerade and mode is not GatewayMode.ROUTED and not self.network.internal:
-                found.append((f"masqueraded{version}", str(pool.subnet)))
+                found.append((f"masqueraded{version}", (pool.subnet,)))
         return found
 
     def opens(self, version: int) -> bool:
@@ -250,7 +260,8 @@ class Opening:
 
     def text(self) -> str:
         """In nft's language."""
-        return f"{self.address} . {self.proto} . {self.low}-{self.high}"
+        ports = f"{self.low}-{self.high}" if self.high > self.low else f"{self.low}"
+        return f"{self.address} . {self.proto} . {ports}"
 
     def element(self) -> Element:
         """As bytes."""
@@ -361,6 +372,19 @@ def published(
     return found
 
 
+def _strangers(version: int) -> str:
+    mark, mask = marks.GROUP_MARK, marks.GROUP_MASK
+    return _STRANGERS.format(chain=STRANGERS[version], protocol=f"ipv{version}", mask=mask, mark=mark)
+
+
+def additions(instance: str, segment: Segment, strangers: Iterable[int]) -> str:
+    """What one more network adds to a table that is there, in nft's language. Pure. strangers: as in ``ruleset``."""
+    table = f"inet {marks.table(instance)}"
+    lines = [f"table {table} {{ {_strangers(version)} }}" for version in strangers]
+    lines += [f"add element {table} {name} {{ {words(parts)} }}" for name, parts in segment.elements()]
+    return "\n".join(lines)
+
+
 def ruleset(
     instance: str,
     segments: Iterable[Segment],
@@ -376,7 +400,7 @@ def ruleset(
     contents: dict[str, list[str]] = {}
     for segment in segments:
         for container, element in segment.elements():
-            contents.setdefault(container, []).append(element)
+            contents.setdefault(container, []).append(words(element))
     for segment, endpoint in endpoints:
         for one in published(segment, endpoint, policy):
             contents.setdefault(one.container, []).append(one.text())
@@ -392,11 +416,6 @@ def ruleset(
     }
     if policy is PublishPolicy.LOCAL:
         chains += _LOCAL % {"ours": _OURS}
-    chains += "".join(
-        _STRANGERS.format(
-            chain=STRANGERS[version], protocol=f"ipv{version}", mask=marks.GROUP_MASK, mark=marks.GROUP_MARK
-        )
-        for version in strangers
-    )
+    chains += "".join(map(_strangers, strangers))
     name = f"inet {marks.table(instance)}"
     return f"add table {name}\ndelete table {name}\ntable {name} {{\n" + "\n".join(lines) + chains + "}\n"

@@ -37,6 +37,11 @@ async def disconnect(call: Call) -> Answer:
     return answer.OK
 
 
+async def reload(call: Call) -> Answer:
+    """Our own: ``pier network reload``."""
+    return answer.json(await call.engine.run(networks.reload))
+
+
 async def prune(call: Call) -> Answer:
     return answer.json(await call.engine.run(networks.prune, call.filters()))
 
@@ -59,6 +64,7 @@ ROUTES = (
     Route("GET", "/networks/", list_),
     Route("POST", "/networks/create", create),
     Route("POST", "/networks/prune", prune),
+    Route("POST", "/pierhead/networks/reload", reload),
     Route("GET", "/networks/{name}", inspect),
     Route("DELETE", "/networks/{name}", remove),
     Route("POST", "/networks/{name}/connect", connect),

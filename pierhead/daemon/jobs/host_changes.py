@@ -1,0 +1,113 @@
+"""What others do to the host's network while the daemon runs: noticed, said, and put right.
+
+The rows say what should be there; the drivers say what is not, and make it again.
+"""
+
+import logging
+
+from pierhead.daemon.engine.engine import Engine, blocking
+from pierhead.daemon.engine.hostwatch import HostWatch, Reactions, Seen
+from pierhead.daemon.jobs import endpoints
+from pierhead.daemon.jobs.network_rows import members, network_of
+from pierhead.driver.networkdriver import marks
+from pierhead.driver.networkdriver.api import Endpoint, Network
+from pierhead.wire.networks import NetworkReloadResponse
+
+log = logging.getLogger("pierd")
+
+PATIENCE = 2.0
+"""Seconds that mending waits for containers and networks that are just leaving."""
+
+Known = dict[str, list[tuple[Network, list[Endpoint]]]]
+
+
+def watch(engine: Engine) -> None:
+    """Begin to watch. Raises OSError."""
+    reactions = Reactions(
+        guard=lambda: _guard(engine),
+        drifted=lambda: any(driver.drifted() for driver in engine.networks.values()),
+        look=lambda seen: _look(engine, seen),
+    )
+    instance = engine.db.instance
+    engine.host_watch = HostWatch(marks.table(instance), marks.group(instance), reactions)
+
+
+def _guard(engine: Engine) -> None:
+    """On the event loop, and at once: the rest follows in a moment."""
+    try:
+        for driver in engine.networks.values():
+            driver.guard()
+    except OSError as error:
+        log.error("firewall rules were removed, and cannot be put back at once: %s", error)
+
+
+def _look(engine: Engine, seen: Seen) -> None:
+    if seen.foreign:
+        engine.host_firewall.stale()
+    if engine.closing or not (seen.rules or seen.links or seen.settings):
+        return
+    if engine.mending:
+        # One is at work: what has been seen since is looked at after it.
+        engine.seen_meanwhile = seen if engine.seen_meanwhile is None else engine.seen_meanwhile.with_(seen)
+        return
+    engine.mending = True
+    engine.background(_mend_until_quiet(engine, seen), "mend the host's network")
+
+
+async def _mend_until_quiet(engine: Engine, seen: Seen | None) -> None:
+    try:
+        while seen is not None and not engine.closing:
+            await mend(engine, seen)
+            seen, engine.seen_meanwhile = engine.seen_meanwhile, None
+    finally:
+        engine.mending = False
+
+
+async def mend(engine: Engine, seen: Seen) -> None:
+    """Look at what of ours may have been changed, and make again what is not as it should be."""
+    async with engine.network_gate.alone(PATIENCE):
+        known = _known(engine)
+        damage = await _damage(engine, known, rules=seen.rules)
+        if damage:
+            log.warning("the host's network was changed by %s: %s: restoring it", seen.who, "; ".join(damage))
+            await _reconcile(engine, known)
+
+
+async def reload(engine: Engine) -> NetworkReloadResponse:
+    """Apply everything again, whether or not something is missing; says what was."""
+    async with engine.network_gate.alone(PATIENCE):
+        known = _known(engine)
+        damage = await _damage(engine, known, rules=True)
+        await _reconcile(engine, known)
+    engine.host_firewall.stale()
+    log.info("networks were applied again; before: %s", "; ".join(damage) or "nothing was missing")
+    return NetworkReloadResponse(restored=list(damage))
+
+
+async def heal(engine: Engine) -> None:
+    """At the daemon's start: make what the database says exist, in every driver. Raises OSError."""
+    await _reconcile(engine, _known(engine), sweep=True)
+
+
+def _known(engine: Engine) -> Known:
+    known: Known = {name: [] for name in engine.networks}
+    for row in engine.db.all("SELECT * FROM network WHERE state = 'ready' AND config_only = 0 ORDER BY created"):
+        joined = [
+            endpoints.endpoint_of(found, endpoints.bindings_of(engine, found["container_id"]))
+            for found in members(engine, row["id"])
+        ]
+        known[row["driver"]].append((network_of(engine, row), joined))
+    return known
+
+
+async def _damage(engine: Engine, known: Known, *, rules: bool) -> tuple[str, ...]:
+    found: list[str] = []
+    for name, networks in known.items():
+        found += await blocking(engine.networks[name].damage, networks, rules=rules)
+    return tuple(found)
+
+
+async def _reconcile(engine: Engine, known: Known, *, sweep: bool = False) -> None:
+    for name, networks in known.items():
+        others = [network for other, found in known.items() if other != name for network, _ in found]
+        await blocking(engine.networks[name].reconcile, networks, others, sweep=sweep)
