@@ -333,7 +333,10 @@ def test_what_must_not_be_missing_for_a_moment_is_put_back_at_once(lab: Lab) -> 
         server.sendall(b"yes")
         client.settimeout(10)
         assert client.recv(100) == b"yes"
-    lab.host.call(lambda: lab.driver.guard())
+    late, endpoint = lab.container(network, 4, tcp(8082, 8080))  # a start goes on: its port comes with the rules
+    lab.serve(late)
+    lab.host.call(lambda: lab.driver.reconcile([(network, [endpoint])]))
+    assert ask(lab.world.neighbour, lab.world.host_address, 8082).startswith(late.name)
     lab.host.call(lambda: lab.driver.reconcile([(network, [])]))
     assert lab.host.call(lambda: lab.driver.damage([(network, [])], rules=True)) == ()
 

@@ -160,7 +160,8 @@ class NetworkDriver(Protocol):
         """Make the endpoint's ports reachable (elements of the nft maps). Idempotent.
 
         before: the endpoint with the ports that it had until now; those that it has no longer are taken away in the
-        same transaction, and connections through them end.
+        same transaction, and connections through them end.  Where somebody has just removed the rules, ``reconcile``
+        brings the ports with them.
         """
 
     def leave(self, network: Network, endpoint: Endpoint) -> None:

@@ -1,6 +1,7 @@
 """Bridge networks: a Linux bridge per network, a veth pair per endpoint, address translation to the outside."""
 
 import errno
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from ipaddress import IPv4Address, IPv6Address
 
@@ -16,6 +17,8 @@ from pierhead.errors import Forbidden, PierheadError
 from pierhead.libcontainer.spec import NETNS_FD, NetworkSetup
 from pierhead.linux import netlink
 from pierhead.linux.netlink import Netlink
+
+log = logging.getLogger("pierd")
 
 KINDS = ("bridge", "veth")
 """Links with the instance's mark that are this driver's; others (VLANs, dummies) are other drivers'."""
@@ -73,7 +76,7 @@ class BridgeDriver:
         versions = _versions([network])
         new = self._remember(versions)
         segment = Segment(network, parse(network))
-        if self._firewall.exists():
+        if self._firewall.whole():
             self._firewall.add(segment, new)
         else:
             self._firewall.load([segment], (), self._forwarding.turned_on())
@@ -95,7 +98,7 @@ class BridgeDriver:
         self._unannounced.pop(network.id, None)
         with Netlink() as link:
             self._delete_link(link, bridge_name(network))
-        if self._firewall.exists():
+        if self._firewall.whole():
             self._firewall.remove(Segment(network, parse(network)))
             needed = _versions(other for other in others if other.driver == self.name)
             done = [version for version in self._forwarding.turned_on() if version not in needed]
@@ -156,7 +159,12 @@ class BridgeDriver:
 
     def publish(self, network: Network, endpoint: Endpoint, before: Endpoint | None = None) -> None:
         """Add the endpoint's ports to the maps, and take those of ``before`` off them. Idempotent."""
-        self._firewall.publish(Segment(network, parse(network)), endpoint, before)
+        try:
+            self._firewall.publish(Segment(network, parse(network)), endpoint, before)
+        except FileNotFoundError:
+            if self._firewall.whole():
+                raise
+            log.warning("the firewall rules are gone: the ports of %s come with them", endpoint.container_id[:12])
 
     def leave(self, network: Network, endpoint: Endpoint) -> None:
         """Take the host's side away: ports, host link off the bridge, connections. Idempotent.

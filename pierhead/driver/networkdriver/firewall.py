@@ -30,6 +30,10 @@ class Firewall:
         """Whether the table is there."""
         return self._netfilter.has_table(NFPROTO_INET, self.table)
 
+    def whole(self) -> bool:
+        """Whether it has sets to add to: somebody may have just flushed it (``guard`` brings rules alone)."""
+        return bool(nftdump.read_sets(self._netfilter, NFPROTO_INET, self.table))
+
     def others(self) -> tuple[bool, frozenset[int]]:
         """Whether other instances have tables in this namespace, and the IP versions that one of them turned on."""
         chains = [
@@ -65,10 +69,12 @@ class Firewall:
             self._loaded = tablecheck.fingerprint(self._netfilter, self.table)
 
     def admit_strangers(self, versions: Iterable[int]) -> None:
-        """Take the chains away that ``add`` and ``load`` made for these IP versions."""
-        lines = [f"delete chain inet {self.table} {STRANGERS[version]}" for version in versions]
-        if lines:
-            self._rulesets.run("\n".join(lines))
+        """Take the chains away that ``add`` and ``load`` made for these IP versions. Idempotent."""
+        for version in versions:
+            try:
+                self._rulesets.run(f"delete chain inet {self.table} {STRANGERS[version]}")
+            except OSError:
+                continue  # somebody else has taken it
             self._loaded = tablecheck.fingerprint(self._netfilter, self.table)
 
     def remove(self, segment: Segment) -> None:
