@@ -91,6 +91,38 @@ def test_containers_find_each_other_over_both_families(api: Api) -> None:
     assert empty.rcode() == 0 and not empty.answer, "no address of that family is no error"
 
 
+@pytest.mark.needs_docker28("a network without IPv4")
+def test_names_are_found_where_there_is_no_ipv4(engine: Engine, served: NameServer) -> None:
+    api = Api(engine.socket, "v1.48")
+    network(api, "n1", "fd00:213::/64", EnableIPv6=True, EnableIPv4=False)
+    id = start(api, "server", "n1")
+    here = asker(api, start(api, "asker", "n1"))
+    assert here.addresses("server", "AAAA") == [ip(api, id, "n1", "GlobalIPv6Address")]
+    assert here.addresses("server") == []
+    assert "1 packets received" in in_container(api, "asker", "ping", "-c", "1", "-W", "10", "server")
+
+
+@pytest.mark.parametrize("driver", ["macvlan", "ipvlan"])
+def test_names_are_found_on_networks_that_share_an_interface(api: Api, driver: str) -> None:
+    made = api.send(
+        "POST",
+        "/networks/create",
+        {
+            "Name": "n1",
+            "Driver": driver,
+            "Options": {"parent": "ens33"},
+            "IPAM": {"Config": [{"Subnet": "10.214.0.0/24"}]},
+        },
+    )
+    if made.status != 201:
+        pytest.skip(f"no {driver} on this machine: {made.message}")
+    id = start(api, "server", "n1", "db")
+    here = asker(api, start(api, "asker", "n1"))
+    assert here.addresses("db") == here.addresses("server.n1") == [ip(api, id, "n1")] == ["10.214.0.2"]
+    assert here.name_of("10.214.0.2") == "server.n1"
+    assert "1 packets received" in in_container(api, "asker", "ping", "-c", "1", "-W", "10", "db")
+
+
 @pytest.mark.only_pierhead("Docker asks others for the types that it does not know")
 def test_a_known_name_has_nothing_of_other_types_and_nobody_is_asked(api: Api, served: NameServer) -> None:
     network(api, "n1")
