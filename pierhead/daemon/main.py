@@ -9,7 +9,8 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
 
 from pierhead.daemon.config import Config
 from pierhead.daemon.engine.engine import Engine
@@ -34,6 +35,12 @@ from pierhead.graph.graph import Graph
 from pierhead.graph.graphdb import GraphDB
 
 log = logging.getLogger("pierd")
+
+RELOADED = frozenset(
+    "debug default_address_pools default_network_opts default_ulimits dns dns_opts dns_search host_gateway_ips "
+    "insecure_registries registry_mirrors".split()
+)
+"""Settings that a running daemon takes up on SIGHUP."""
 
 EMBEDDED_PATIENCE = 60.0
 """Seconds that a daemon started by ``pier`` itself stays without a container and without a request."""
@@ -131,13 +138,31 @@ def assemble(config: Config, descriptors: int) -> Engine:
     )
 
 
-async def _run(config: Config, descriptors: int) -> None:
+def reload(engine: Engine, read: Callable[[], Config]) -> None:
+    """SIGHUP: read the settings again. Those that only a start can bring about are named and wait for it."""
+    try:
+        config = read()
+    except (OSError, PierheadError) as error:
+        log.error("the settings stay as they are: %s", error)
+        return
+    changed = [one.name for one in fields(Config) if getattr(config, one.name) != getattr(engine.config, one.name)]
+    engine.config = replace(engine.config, **{name: getattr(config, name) for name in RELOADED})
+    logging.getLogger().setLevel(logging.DEBUG if config.debug else logging.INFO)
+    later = [name.replace("_", "-") for name in changed if name not in RELOADED]
+    if later:
+        log.warning("these settings are taken up at the next start: %s", ", ".join(later))
+    log.info("settings reloaded: %s", ", ".join(name.replace("_", "-") for name in changed) or "none has changed")
+    engine.events.publish("daemon", "reload", engine.db.instance, {"name": os.uname().nodename})
+
+
+async def _run(config: Config, read: Callable[[], Config], descriptors: int) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     engine = assemble(config, descriptors)
     engine.on_ended = lambda running, exit: supervise.ended(engine, running, exit)
+    loop.add_signal_handler(signal.SIGHUP, reload, engine, read)
     server: Server | None = None
     try:
         await asyncio.to_thread(engine.exec.open)
@@ -231,7 +256,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with open(config.pidfile, "w", encoding="ascii") as file:
             file.write(f"{os.getpid()}\n")
         try:
-            asyncio.run(_run(config, _raise_descriptors()))
+            asyncio.run(_run(config, lambda: configure(argv)[0], _raise_descriptors()))
         finally:
             _remove_if_ours(config.pidfile)
             for lock in locks:

@@ -254,6 +254,21 @@ def test_a_host_that_is_none_is_refused(api: Api, entry: str, message: str) -> N
     assert (refused.status, refused.message) == (400, message)
 
 
+def test_a_network_says_where_ports_without_an_address_are_published(api: Api, engine: Engine) -> None:
+    network(api, "a", "10.221.0.0/24", Options={"com.docker.network.bridge.host_binding_ipv4": "127.0.0.1"})
+    ports = {"80/tcp": [{"HostPort": "8079"}], "81/tcp": [{"HostIp": "192.0.2.10", "HostPort": "8080"}]}
+    exposed: dict[str, object] = {port: {} for port in ports}
+    id = api.run("sleep", "1000", ExposedPorts=exposed, HostConfig={"NetworkMode": "a", "PortBindings": ports})
+    shown = api.inspect(id)["NetworkSettings"]["Ports"]
+    assert shown["80/tcp"] == [{"HostIp": "127.0.0.1", "HostPort": "8079"}]
+    assert shown["81/tcp"] == [{"HostIp": "192.0.2.10", "HostPort": "8080"}]
+    if engine.kind == "pierd":  # our extension finds such a port again
+        api.ok("POST", f"/containers/{id}/update", {"PublishAdd": {"82/tcp": [{"HostPort": "8081"}]}})
+        assert api.inspect(id)["NetworkSettings"]["Ports"]["82/tcp"] == [{"HostIp": "127.0.0.1", "HostPort": "8081"}]
+        api.ok("POST", f"/containers/{id}/update", {"PublishRemove": ["8079:80"]})
+        assert not api.inspect(id)["NetworkSettings"]["Ports"].get("80/tcp")
+
+
 def test_published_ports_listen_on_the_hosts_own_addresses(api: Api, engine: Engine) -> None:
     """``port``, and what it says is so."""
     network(api, "a", "10.221.0.0/24")

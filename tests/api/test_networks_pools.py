@@ -1,6 +1,8 @@
 """Where networks get their subnets from, and how the daemon's settings shape the default bridge."""
 
 import json
+import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from ipaddress import ip_network
@@ -9,6 +11,7 @@ import pytest
 
 from tests.harness.api import Api
 from tests.harness.engines import Engine, engine
+from tests.harness.processes import wait_until
 
 Starter = Callable[..., Engine]
 
@@ -100,9 +103,10 @@ def test_the_default_bridge_is_as_the_settings_want_it(started: Starter) -> None
     assert options["com.docker.network.bridge.enable_icc"] == "false"
     assert options["com.docker.network.bridge.host_binding_ipv4"] == "127.0.0.1"
     assert "inet 10.99.0.1/16" in machine.host.addresses()
-    id = api.run("sleep", "1000")
+    id = api.run("sleep", "1000", HostConfig={"PortBindings": {"80/tcp": [{"HostPort": "8095"}]}})
     seen = api.inspect(id)["NetworkSettings"]
     assert seen["IPAddress"].startswith("10.99.7.") and seen["Gateway"] == "10.99.0.254"
+    assert seen["Ports"]["80/tcp"] == [{"HostIp": "127.0.0.1", "HostPort": "8095"}]
     said = api.output("sh", "-c", "ip route; cat /sys/class/net/eth0/mtu")
     assert "default via 10.99.0.254" in said and said.split()[-1] == "1400"
 
@@ -135,6 +139,29 @@ def test_the_settings_come_from_a_file_as_well(started: Starter) -> None:
     assert [*bridge(machine.api)] == ["10.98.0.0/24"], "an unused default bridge follows its settings"
     create(machine.api, "n1")
     assert machine.api.get("/networks/n1")["Options"] == {"com.docker.network.driver.mtu": "1390"}
+
+
+@pytest.mark.only_pierhead("it is about our file")
+def test_a_running_daemon_reads_its_file_again(started: Starter) -> None:
+    machine = started(images=False)
+    settings = machine.root / "daemon.json"
+
+    def reloaded(content: str, sign: str) -> None:
+        settings.write_text(content)
+        os.kill(machine.pid, signal.SIGHUP)
+        assert machine.daemon is not None
+        daemon = machine.daemon
+        wait_until(lambda: sign in daemon.said(), f"{sign!r} in the log")
+
+    reloaded(
+        '{"default-address-pools": [{"base": "10.220.0.0/16", "size": 24}], "bip": "10.1.0.1/24"}', "reloaded: bip"
+    )
+    assert create(machine.api, "n1") == "10.220.0.0/24", "new networks follow at once"
+    assert [*bridge(machine.api)] == ["172.17.0.0/16"], "the default bridge at the next start"
+    assert machine.daemon is not None and "taken up at the next start: bip" in machine.daemon.said()
+    assert machine.api.get("/info")["DefaultAddressPools"] == [{"Base": "10.220.0.0/16", "Size": 24}]
+    reloaded('{"nonsense": 1}', "the settings stay as they are")
+    assert create(machine.api, "n2") == "10.220.1.0/24"
 
 
 @pytest.mark.only_pierhead("20.10 has no such setting for several")

@@ -9,6 +9,7 @@ import errno
 import logging
 from collections.abc import Collection, Iterable
 from contextlib import suppress
+from dataclasses import replace
 from ipaddress import ip_address
 
 from pierhead.daemon.engine.engine import Engine, blocking
@@ -16,7 +17,7 @@ from pierhead.daemon.jobs import endpoints
 from pierhead.daemon.jobs.describe import config_of, network_kind
 from pierhead.driver.execdriver.api import HeldPort, KeptPort
 from pierhead.driver.networkdriver import ports, reservations
-from pierhead.driver.networkdriver.api import Endpoint, PortBinding
+from pierhead.driver.networkdriver.api import Endpoint, Network, PortBinding
 from pierhead.errors import NoSuchContainer, PierheadError
 from pierhead.graph.containers import Container
 from pierhead.graph.graphdb import IntegrityError
@@ -41,13 +42,18 @@ def allocate_ports(engine: Engine, container: Container, host: HostConfig) -> No
     """Write the ports that the configuration publishes, if the container's way out is a network that publishes any.
     Within a transaction, after the gateway's endpoint is written. Raises PierheadError."""
     wanted = requests(config_of(container), host)
-    if wanted and _publishes(engine, container):
-        write(engine, container, wanted)
+    carrier = _carrier(engine, container) if wanted else None
+    if carrier is not None:
+        write(engine, container, wanted, carrier)
 
 
-def write(engine: Engine, container: Container, wanted: Iterable[ports.PortRequest]) -> None:
-    """Write rows for ports, choosing those that are not fixed. Within a transaction. Raises PierheadError."""
-    wanted = list(wanted)
+def write(engine: Engine, container: Container, wanted: Iterable[ports.PortRequest], carrier: Network) -> None:
+    """Write rows for ports, choosing those that are not fixed. Within a transaction. Raises PierheadError.
+
+    carrier: the network that the container's ports are published through.
+    """
+    address = engine.networks[carrier.driver].binding(carrier)
+    wanted = [one if one.ip else replace(one, ip=address) for one in wanted]
     fixed = [PortBinding(one.proto, one.port, one.port, one.ip, one.low, one.low) for one in wanted if one.fixed]
     for binding in ports.coalesce(fixed):
         _write_port(engine, container, binding)
@@ -55,18 +61,16 @@ def write(engine: Engine, container: Container, wanted: Iterable[ports.PortReque
         _write_dynamic(engine, container, group)
 
 
-def _publishes(engine: Engine, container: Container) -> bool:
-    gateway = engine.db.first(
-        "SELECT n.driver FROM endpoint e JOIN network n ON n.id = e.network_id "
-        "WHERE e.container_id = ? AND e.gateway = 1",
-        (container.id,),
-    )
-    if gateway is None:
-        return False
-    driver = engine.networks[gateway["driver"]]
+def _carrier(engine: Engine, container: Container) -> Network | None:
+    """The network that is the container's way out, if it publishes ports."""
+    row = next((row for row in endpoints.endpoint_rows(engine, container.id) if row["gateway"]), None)
+    if row is None:
+        return None
+    driver = engine.networks[row["driver"]]
     if not driver.publishes:
         log.warning("container %s: %s driver does not support port mappings", container.name, driver.name)
-    return driver.publishes
+        return None
+    return endpoints.network_at(engine, row)
 
 
 def _write_port(engine: Engine, container: Container, binding: PortBinding) -> None:

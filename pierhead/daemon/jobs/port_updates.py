@@ -39,10 +39,11 @@ async def update(engine: Engine, container: Container, request: ContainerUpdateR
 
     Raises InvalidParameter, Conflict, and for a running container what a start would raise; then nothing has changed.
     """
-    change = _plan(container, endpoints.bindings_of(engine, container.id), request)
     running = engine.running.get(container.id)
     joined = endpoints.active(engine, container.id) if running is not None and not running.exited.done() else []
     carrier = next((one for one in joined if one[1].gateway and engine.networks[one[0].driver].publishes), None)
+    address = engine.networks[carrier[0].driver].binding(carrier[0]) if carrier is not None else ""
+    change = _plan(container, endpoints.bindings_of(engine, container.id), request, address)
     if carrier is None:
         with engine.db.transaction(durable=True):
             engine.containers.update(container.id, host_config=codec.encode(change.host))
@@ -56,8 +57,10 @@ async def update(engine: Engine, container: Container, request: ContainerUpdateR
 # What is to become of it ---------------------------------------------------------------------------------------------
 
 
-def _plan(container: Container, present: Sequence[PortBinding], request: ContainerUpdateRequest) -> Change:
-    """Pure. Raises InvalidParameter, Conflict."""
+def _plan(
+    container: Container, present: Sequence[PortBinding], request: ContainerUpdateRequest, address: str
+) -> Change:
+    """Pure. Raises InvalidParameter, Conflict. address: where what names none is published."""
     host = codec.copy(host_config_of(container))
     kind = network_kind(host.network_mode)
     if kind in _REFUSED:
@@ -65,7 +68,7 @@ def _plan(container: Container, present: Sequence[PortBinding], request: Contain
     config = config_of(container)
     before = port_allocation.requests(config, host)
     withdrawals = [ports.withdrawal(text) for text in request.publish_remove or ()]
-    chosen = _chosen(before, present)
+    chosen = _chosen(before, present, address)
     for one in withdrawals:
         if not any(one.names(asked, chosen.get(asked, 0)) for asked in before):
             raise InvalidParameter(f"container {container.name} does not publish {one.text}")
@@ -82,14 +85,16 @@ def _plan(container: Container, present: Sequence[PortBinding], request: Contain
         known = host.port_bindings.get(key) or []
         host.port_bindings[key] = [*known, *(pair for pair in pairs or () if pair not in known)]
     after = port_allocation.requests(config, host)
-    gone = {(one.proto, one.ip, one.low if one.fixed else chosen.get(one, 0)) for one in taken.difference(after)}
+    gone = {
+        (one.proto, one.ip or address, one.low if one.fixed else chosen.get(one, 0)) for one in taken.difference(after)
+    }
     return Change(host, tuple(one for one in after if one not in before), frozenset(gone))
 
 
-def _chosen(asked: Sequence[PortRequest], present: Sequence[PortBinding]) -> dict[PortRequest, int]:
+def _chosen(asked: Sequence[PortRequest], present: Sequence[PortBinding], address: str) -> dict[PortRequest, int]:
     """The host ports that requests without a fixed one have now."""
-    fixed = {(one.proto, one.ip, one.port, one.low) for one in asked if one.fixed}
-    free = {(one.proto, one.ip, one.port): one for one in asked if not one.fixed}
+    fixed = {(one.proto, one.ip or address, one.port, one.low) for one in asked if one.fixed}
+    free = {(one.proto, one.ip or address, one.port): one for one in asked if not one.fixed}
     found: dict[PortRequest, int] = {}
     for binding in present:
         for offset in range(reservations.size(binding)):
@@ -137,7 +142,7 @@ async def _apply(engine: Engine, container: Container, change: Change, network: 
     kept = [piece for binding in before.ports for piece in left(binding)]
     with engine.db.transaction(durable=True):
         _rewrite(engine, container, kept)
-        port_allocation.write(engine, container, change.added)
+        port_allocation.write(engine, container, change.added, network)
         engine.containers.update(id, host_config=codec.encode(change.host))
     after = replace(before, ports=endpoints.bindings_of(engine, id))
     try:

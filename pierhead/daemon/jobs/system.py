@@ -14,6 +14,7 @@ from pierhead.graph.state import State
 from pierhead.wire import versions
 from pierhead.wire.filters import Filters
 from pierhead.wire.system import (
+    AddressPool,
     ComponentVersion,
     EventActor,
     EventMessage,
@@ -150,6 +151,10 @@ async def info(engine: Engine) -> SystemInfo:
         ncpu=os.cpu_count() or 1,
         mem_total=_memory(),
         docker_root_dir=engine.config.data_root,
+        default_address_pools=[
+            AddressPool(base=str(pool.base), size=pool.size) for pool in engine.config.default_address_pools
+        ]
+        or None,
         name=os.uname().nodename,
         server_version=DOCKER_VERSION,
         runtimes={"pierhead": Runtime(path="native"), "runc": Runtime(path="native")},

@@ -131,6 +131,9 @@ class NetworkDriver(Protocol):
         """Where the endpoint's default routes lead to, at most one address of each family: what the API shows as
         Gateway. Pure. Empty where the network does not lead outside, or leads there without a next hop."""
 
+    def binding(self, network: Network) -> str:
+        """The host's address where a port that names none is published; empty: every one of both families. Pure."""
+
     def gated(self, network: Network) -> bool:
         """Whether a subnet has a gateway even if the user gave none: its first address, which is then kept. Pure."""
 

@@ -50,6 +50,10 @@ class BridgeDriver:
         """The bridge's own addresses."""
         return () if network.internal else gateways(network, endpoint)
 
+    def binding(self, network: Network) -> str:
+        """As the network's option says."""
+        return str(parse(network).binding or "")
+
     def gated(self, network: Network) -> bool:
         """The bridge itself has the gateway's address."""
         return True

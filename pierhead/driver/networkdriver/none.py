@@ -23,6 +23,10 @@ class NoneDriver:
         """There is none."""
         return ()
 
+    def binding(self, network: Network) -> str:
+        """Nothing is published."""
+        return ""
+
     def gated(self, network: Network) -> bool:
         """There are no subnets."""
         return False

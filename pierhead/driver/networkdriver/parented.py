@@ -49,6 +49,10 @@ class ParentedDriver:
         """The parent."""
         return self._parent(network)
 
+    def binding(self, network: Network) -> str:
+        """Nothing is published."""
+        return ""
+
     def gated(self, network: Network) -> bool:
         """Only where a default route leads to one."""
         return self.outward(network)
