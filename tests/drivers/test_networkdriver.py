@@ -90,11 +90,11 @@ KINDS = {
 def held(namespace: Namespace) -> dict[str, list[str]]:
     """The addresses of every link, without those of the kernel's own making."""
     return {
-        link["ifname"]: {
+        link["ifname"]: sorted(
             f"{address['local']}/{address['prefixlen']}"
             for address in link["addr_info"]
             if address["scope"] == "global"
-        }
+        )
         for link in json.loads(namespace.ip("-j", "addr").stdout)
     }
 
