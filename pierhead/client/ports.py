@@ -50,11 +50,24 @@ def bracketed(address: str) -> str:
 def parse_range(text: str) -> tuple[int, int] | None:
     """``80`` or ``80-90``; None where it is neither."""
     first, dash, last = text.partition("-")
-    try:
-        low, high = int(first), int(last if dash else first)
-    except ValueError:
+    if not dash:
+        last = first
+    if not all(part.isascii() and part.isdigit() for part in (first, last)):
         return None
-    return (low, high) if 0 <= low <= high <= 65535 else None
+    return (int(first), int(last)) if int(first) <= int(last) <= 65535 else None
+
+
+def _wrong_range(text: str) -> str:
+    """What Go says of a text that is neither a port nor a range."""
+    if not text:
+        return "empty string specified for ports"
+    first, dash, last = text.partition("-")
+    for part in (first, last) if dash else (text,):
+        if not (part.isascii() and part.isdigit()):
+            return f'strconv.ParseUint: parsing "{part}": invalid syntax'
+        if int(part) > 65535:
+            return f'strconv.ParseUint: parsing "{part}": value out of range'
+    return f"invalid range specified for port: {text}"
 
 
 def publish(specs: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -87,7 +100,9 @@ def _spec(spec: str) -> list[tuple[str, str, str]]:
         protocol = "tcp"
     rest, _, container = body.rpartition(":")
     address, _, host = rest.rpartition(":")
-    if address.startswith("[") and address.endswith("]"):
+    if address.startswith("["):
+        if not address.endswith("]"):
+            raise ClientError(f"invalid IP address {address}: address {address}:: missing ']' in address")
         address = address[1:-1]
     if not container:
         raise ClientError(f"no port specified: {spec}<empty>")
@@ -124,8 +139,7 @@ def expose(specs: list[str]) -> dict[str, Any]:
         ports, _, protocol = spec.partition("/")
         span = parse_range(ports)
         if span is None:
-            problem = f'strconv.ParseUint: parsing "{ports}": invalid syntax'
-            raise ClientError(f"invalid range format for --expose: {spec}, error: {problem}")
+            raise ClientError(f"invalid range format for --expose: {spec}, error: {_wrong_range(ports)}")
         for port in range(span[0], span[1] + 1):
-            exposed[f"{port}/{protocol.lower() or 'tcp'}"] = {}
+            exposed[f"{port}/{protocol or 'tcp'}"] = {}
     return exposed
