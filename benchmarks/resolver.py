@@ -41,7 +41,7 @@ def load(rate: float, seconds: float, names: list[str]) -> dict[str, Any]:
     seconds, counted from when a query was due, so that one that waited for its turn here counts in full."""
     asked = questions(names)
     sockets = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(SOCKETS)]
-    with selectors.DefaultSelector() as selector:
+    with selectors.SelectSelector() as selector:  # epoll and poll wait for whole milliseconds
         for number, one in enumerate(sockets):
             one.connect(SERVER)
             one.setblocking(False)
