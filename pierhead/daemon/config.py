@@ -18,6 +18,7 @@ class Config:
     default_network_opts: driver options of new networks, by driver.
     publish_policy: who reaches published ports.
     default_bridge_names: containers find each other by name on the default bridge too.
+    mend_networks: what others change in the engine's networks is put right at once.
     """
 
     hosts: tuple[str, ...] = ("unix:///run/pierhead/pierd.sock",)
@@ -47,5 +48,6 @@ class Config:
     dns_opts: tuple[str, ...] = ()
     dns_search: tuple[str, ...] = ()
     default_bridge_names: bool = False
+    mend_networks: bool = True
     embedded: bool = False
     default_ulimits: tuple[str, ...] = ()

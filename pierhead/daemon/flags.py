@@ -186,6 +186,7 @@ OPTIONS = (
     Option(("--dns-opt",), "dns-opts", str, "option for containers' resolv.conf", many=True),
     Option(("--dns-search",), "dns-search", str, "search domain for containers", many=True),
     Option(("--default-bridge-names",), "default-bridge-names", _truth, "names are resolved on the default bridge too"),
+    Option(("--mend-networks",), "mend-networks", _truth, "what others change in our networks is put right (default)"),
     Option(("--default-ulimit",), "default-ulimits", _ulimit, "name=soft[:hard]", many=True, from_json=_ulimits_from),
 )
 

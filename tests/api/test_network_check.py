@@ -182,6 +182,13 @@ class Scene:
         return found
 
 
+@pytest.fixture(scope="module")
+def shared_engine() -> Iterator[Engine]:
+    """A daemon that leaves what these tests break as it is."""
+    with started_engine("pierd", ("--mend-networks=false",)) as made:
+        yield made
+
+
 @pytest.fixture
 def scene(engine: Engine) -> Iterator[Scene]:
     made = Scene(engine)

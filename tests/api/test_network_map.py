@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -13,10 +13,18 @@ from pierhead.driver.networkdriver import marks
 from pierhead.linux.netlink import Netlink, bridge_add
 from tests.harness.api import Api
 from tests.harness.engines import Engine, Pierd
+from tests.harness.engines import engine as started_engine
 from tests.harness.netns import call_in
 from tests.harness.processes import run, wait_until
 
 pytestmark = pytest.mark.only_pierhead("Docker draws no map")
+
+
+@pytest.fixture(scope="module")
+def shared_engine() -> Iterator[Engine]:
+    """A daemon that leaves what these tests break as it is."""
+    with started_engine("pierd", ("--mend-networks=false",)) as made:
+        yield made
 
 
 @pytest.fixture

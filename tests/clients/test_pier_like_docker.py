@@ -317,7 +317,7 @@ def test_a_mistake_is_answered_in_dockers_words(stage: Engine, line: str) -> Non
     assert (status, out, OURS.sub("", errors)) == comparable(stage.docker(*words))
 
 
-OURS = re.compile(r"^  (check|map) .*\n", re.MULTILINE)
+OURS = re.compile(r"^  (check|map|reload) .*\n", re.MULTILINE)
 """Commands of Pierhead's own, in the list of a group's."""
 
 HELPS = "ps", "container ls", "images", "logs", "rm", "network create", "network connect", "exec", "stop", "inspect"

@@ -150,7 +150,8 @@ def test_3_host_shares_the_hosts_interfaces_and_discards_published_ports(hand: H
     assert "from-inside" in answers(engine, 8083), "its server is on the host's own port"
     assert "from-inside" in engine.world.neighbour.http_get(engine.world.host_address, 8083)
     assert {"192.168.122.1", engine.world.host_address} <= addresses_inside(hand, "tomcat83")
-    assert hand.ports()["tomcat83"] == ""
+    # pier also shows where its server really listens.
+    assert hand.ports()["tomcat83"] == ("[::]:8083/tcp" if hand.name == "pier" else "")
     hand.remove("tomcat83")
 
     assert hand.run("web", *SERVER, name="tomcat83", network="host").strip().count("\n") <= 0

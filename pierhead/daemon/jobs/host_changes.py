@@ -22,7 +22,9 @@ Known = dict[str, list[tuple[Network, list[Endpoint]]]]
 
 
 def watch(engine: Engine) -> None:
-    """Begin to watch. Raises OSError."""
+    """Begin to watch, unless the daemon is to leave what others change as it is. Raises OSError."""
+    if not engine.config.mend_networks:
+        return
     reactions = Reactions(
         guard=lambda: _guard(engine),
         drifted=lambda: any(driver.drifted() for driver in engine.networks.values()),

@@ -42,7 +42,7 @@ class Destination:
 
 def parse(text: str) -> Destination:
     """``name``, ``name:80``, ``10.0.0.2:53/udp``, ``[::1]:80``, ``::1``. Raises InvalidParameter."""
-    body, _, proto = text.partition("/")
+    body, _, proto = text.removeprefix("/").partition("/")
     proto = proto.lower() or "tcp"
     if body.startswith("["):
         name, _, number = body[1:].partition("]")

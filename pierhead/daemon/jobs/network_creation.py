@@ -56,9 +56,10 @@ async def _create(engine: Engine, request: NetworkCreateRequest) -> NetworkCreat
         raise Forbidden("cannot create a swarm scoped network when swarm is not active")
     draft = Network(id, name, driver.name, internal=request.internal, ipv6=ipv6, options=dict(request.options or {}))
     driver.validate(draft, others(engine, id))
-    with phase("networkdriver: addresses"):
-        network = replace(draft, pools=_pools(engine, request, driver, draft, ipv4=ipv4))
     async with engine.network_gate.shared():
+        # No await from here to the row: two networks made at once must not choose the same subnet.
+        with phase("networkdriver: addresses"):
+            network = replace(draft, pools=_pools(engine, request, driver, draft, ipv4=ipv4))
         await _make(engine, driver, network, request, ipv4=ipv4)
     engine.events.publish("network", "create", id, {"name": name, "type": network.driver})
     return NetworkCreateResponse(id=id)
