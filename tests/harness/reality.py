@@ -69,11 +69,18 @@ def _folders(pierd: Pierd, db: sqlite3.Connection) -> list[str]:
     layers = _ids(db, "SELECT cache_id FROM layer") | _ids(db, "SELECT layer_id FROM container")
     overlay = pierd.data_root / "overlay2"
     left = _compare("layer", layers, _listed(overlay) - {"l", "empty", "skeleton"})
-    names = {(overlay / id / "link").read_text() for id in _listed(overlay) if (overlay / id / "link").exists()}
+    names = {name for id in _listed(overlay) if (name := _short_name(overlay / id))}
     left += _compare("short name", names, _listed(overlay / "l"))
     left += _compare("folder", _ids(db, "SELECT id FROM container"), _listed(pierd.data_root / "containers"))
     left += _compare("volume", _ids(db, "SELECT name FROM volume"), _listed(pierd.data_root / "volumes"))
     return left + _compare("scratch file", set(), _listed(pierd.data_root / "tmp"))
+
+
+def _short_name(layer: Path) -> str:
+    try:
+        return (layer / "link").read_text()
+    except FileNotFoundError:  # it has none, or is being removed
+        return ""
 
 
 def _run_time(pierd: Pierd, db: sqlite3.Connection) -> list[str]:
