@@ -31,6 +31,15 @@ _CONFIGS = (OCI_CONFIG, DOCKER_CONFIG, "")
 _LAYERS = ("application/vnd.oci.image.layer.", "application/vnd.docker.image.rootfs.diff.tar")
 
 
+_SYSTEMS = frozenset(
+    "aix android darwin dragonfly freebsd illumos js linux netbsd openbsd plan9 solaris windows".split()
+)
+_ARCHITECTURES = frozenset(
+    "386 amd64 arm armbe arm64 arm64be loong64 mips mipsle mips64 mips64le ppc64 ppc64le riscv64 s390x wasm".split()
+)
+"""What a platform of a single word can be: the GOOS and GOARCH of images that there are."""
+
+
 @dataclass(frozen=True, slots=True)
 class Platform:
     """Go's names: "linux", "amd64", "v8"; an empty variant matches any."""
@@ -150,6 +159,10 @@ def parse_platform(text: str, default: Platform) -> Platform:
         raise InvalidParameter(f'"{text}": unknown operating system or architecture: invalid argument')
     names = {"x86_64": "amd64", "aarch64": "arm64", "x86-64": "amd64", "armhf": "arm", "i386": "386"}
     if len(parts) == 1:
+        if parts[0] in _SYSTEMS:
+            return Platform(parts[0], default.architecture)
+        if parts[0] not in names and parts[0] not in _ARCHITECTURES:
+            raise InvalidParameter(f'"{text}": unknown operating system or architecture: invalid argument')
         return Platform(default.os, names.get(parts[0], parts[0]))
     return Platform(parts[0], names.get(parts[1], parts[1]), parts[2] if len(parts) == 3 else "")
 

@@ -4,10 +4,34 @@ import os
 
 from pierhead.daemon.jobs import specs
 from pierhead.daemon.jobs.lifecycle import signal_number
-from pierhead.errors import InvalidParameter, PierheadError
-from pierhead.wire.containers import ContainerConfig, HostConfig, RestartPolicy
+from pierhead.errors import InvalidParameter, NotFound, PierheadError
+from pierhead.graph.importing import host_architecture
+from pierhead.manifest import Platform, parse_platform
+from pierhead.wire.containers import ContainerConfig, HealthConfig, HostConfig, RestartPolicy
 
 LEAST_MEMORY = 6 * 1024 * 1024
+LEAST_HEALTH_TIME = 1_000_000
+
+
+def check_platform(image: str, has: Platform, wanted: str, warnings: list[str]) -> None:
+    """Refuse an image of another platform than the one asked for; where none was, warn of one that is not the host's.
+
+    wanted: as the request has it.  Raises InvalidParameter, NotFound (clients then pull it for that platform).
+    """
+    host = Platform("linux", host_architecture())
+    platform = parse_platform(wanted, host)
+    variants = {has.variant, platform.variant}
+    if (has.os, has.architecture) == (platform.os, platform.architecture) and ("" in variants or len(variants) == 1):
+        return
+    if wanted:
+        raise NotFound(
+            f"image with reference {image} was found but does not match the specified platform: "
+            f"wanted {platform}, actual: {has}"
+        )
+    warnings.append(
+        f"The requested image's platform ({has}) does not match the detected host platform ({host}) "
+        "and no specific platform was requested"
+    )
 
 
 def check_config(config: ContainerConfig) -> None:
@@ -31,6 +55,21 @@ def check_config(config: ContainerConfig) -> None:
         number, _, proto = port.partition("/")
         if not _port_range(number) or proto.lower() not in ("", "tcp", "udp", "sctp"):
             raise InvalidParameter(f"invalid port specification: {port!r}".replace("'", '"'))
+
+    _check_health(config.healthcheck or HealthConfig())
+
+
+def _check_health(health: HealthConfig) -> None:
+    for name, value in (
+        ("Interval", health.interval),
+        ("Timeout", health.timeout),
+        ("StartPeriod", health.start_period),
+        ("StartInterval", health.start_interval),
+    ):
+        if value and value < LEAST_HEALTH_TIME:
+            raise InvalidParameter(f"{name} in Healthcheck cannot be less than 1ms")
+    if health.retries < 0:
+        raise InvalidParameter("Retries in Healthcheck cannot be negative")
 
 
 def _port_range(text: str) -> bool:
@@ -74,7 +113,7 @@ def check_modes(host: HostConfig, config: ContainerConfig) -> None:
 
 def check_host(host: HostConfig, warnings: list[str]) -> None:
     """Refuse a HostConfig that cannot be. Raises InvalidParameter, PierheadError."""
-    _check_restart(host)
+    check_restart(host)
     check_limits(host, warnings)
     for kind, mode in (("IPC", host.ipc_mode), ("PID", host.pid_mode), ("UTS", host.uts_mode)):
         if mode in ("", "host", "private", "shareable", "none") or (mode.startswith("container:") and kind != "UTS"):
@@ -86,6 +125,12 @@ def check_host(host: HostConfig, warnings: list[str]) -> None:
         raise InvalidParameter(f"unknown or invalid runtime name: {host.runtime}")
     if host.userns_mode not in ("", "host"):
         raise InvalidParameter(f"invalid user namespace mode: {host.userns_mode}")
+    if host.cgroupns_mode not in ("", "host", "private"):
+        raise InvalidParameter(f"invalid cgroup namespace mode: {host.cgroupns_mode}")
+    if host.isolation.lower() not in ("", "default"):
+        raise InvalidParameter(f"Invalid isolation: \"{host.isolation}\" - linux only supports 'default'")
+    if host.storage_opt:
+        raise InvalidParameter("--storage-opt is supported only for overlay over xfs with 'pquota' mount option")
     if host.device_requests:
         raise PierheadError('could not select device driver "" with capabilities: [[gpu]]')
     if not -1000 <= host.oom_score_adj <= 1000:
@@ -110,7 +155,8 @@ def _check_sysctl(name: str, host: HostConfig) -> None:
         raise InvalidParameter(f"sysctl '{name}' is not allowed: it is not in a namespace of its own")
 
 
-def _check_restart(host: HostConfig) -> None:
+def check_restart(host: HostConfig) -> None:
+    """Refuse a restart policy that cannot be. Raises InvalidParameter."""
     policy = host.restart_policy or RestartPolicy()
     if policy.name not in ("", "no", "always", "on-failure", "unless-stopped"):
         raise InvalidParameter(
@@ -127,7 +173,7 @@ def _check_restart(host: HostConfig) -> None:
 
 def check_limits(host: HostConfig, warnings: list[str]) -> None:
     """Refuse limits out of range; a swap limit that was not given is set in place. Raises InvalidParameter."""
-    if 0 < host.memory < LEAST_MEMORY:
+    if host.memory and host.memory < LEAST_MEMORY:
         raise InvalidParameter("Minimum memory limit allowed is 6MB")
     if host.memory_swap > 0 and not host.memory:
         raise InvalidParameter("You should always set the Memory limit when using Memoryswap limit, see usage")

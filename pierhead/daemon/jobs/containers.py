@@ -90,6 +90,11 @@ async def _selected(engine: Engine, everything: bool, limit: int, filters: Filte
     for text in filters.values_of("status"):
         if text not in {str(state) for state in State}:
             raise InvalidParameter(f"invalid filter 'status={text}'")
+    for text in filters.values_of("health"):
+        if text not in ("none", "starting", "healthy", "unhealthy"):
+            raise InvalidParameter(f"unrecognized filter value for health: {text}")
+    if filters.flag("is-task"):
+        return []
     codes = set()
     for text in filters.values_of("exited"):
         if not text.lstrip("-").isdigit():
@@ -118,6 +123,8 @@ async def _selected(engine: Engine, everything: bool, limit: int, filters: Filte
         if not filters.matches_prefix("id", container.id):
             continue
         if not (filters.matches("name", container.name) or filters.matches("name", f"/{container.name}")):
+            continue
+        if not filters.matches_exact("health", "none"):  # no check is run
             continue
         if not filters.matches_exact("status", container.state):
             continue
@@ -285,6 +292,7 @@ async def _update(engine: Engine, id: str, request: ContainerUpdateRequest) -> C
                     "Restart policy cannot be updated because AutoRemove is enabled for the container"
                 )
             host.restart_policy = request.restart_policy
+            checks.check_restart(host)
         warnings: builtins.list[str] = []
         checks.check_limits(host, warnings)
         if container.live and limits:

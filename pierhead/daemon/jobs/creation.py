@@ -13,6 +13,7 @@ from pierhead.daemon.jobs.files import container_folder, log_config
 from pierhead.errors import Conflict, InvalidParameter, NoSuchContainer, PierheadError, listed
 from pierhead.graph.containers import Container
 from pierhead.graph.state import State
+from pierhead.manifest import Platform
 from pierhead.wire import codec
 from pierhead.wire.containers import (
     ContainerConfig,
@@ -102,6 +103,7 @@ async def _create(engine: Engine, name: str, request: ContainerCreateRequest, pl
     checks.check_modes(host, config)
     with phase("graph: image"):
         image = await images.resolve(engine, config.image)
+    checks.check_platform(config.image, Platform(image.os, image.architecture, image.variant), platform, warnings)
     _merge(config, image.config)
     checks.check_config(config)
     command = _command(config)

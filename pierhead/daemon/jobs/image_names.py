@@ -27,6 +27,7 @@ class ImageRecord:
     reference: str
     architecture: str
     os: str
+    variant: str = ""
 
 
 def find(engine: Engine, name: str) -> Image:
@@ -65,6 +66,7 @@ async def resolve(engine: Engine, name: str) -> ImageRecord:
         reference=name,
         architecture=image.config.architecture or "",
         os=image.config.os or "",
+        variant=image.config.variant or "",
     )
 
 
