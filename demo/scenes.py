@@ -210,6 +210,15 @@ def names(stage: Stage) -> None:
     stage.run("pier exec tomcat81 ping -c 1 tomcat82", "on the default bridge names do not resolve", fails=True)
 
 
+def seen(stage: Stage, file: str) -> None:
+    stage.scene("And seen from above: what is really there")
+    stage.run("pier network map", "interfaces, bridges, cables, containers, names and ports, read from the kernel")
+    if file:
+        stage.run(f"pier network map --output {shlex.quote(file)}", "the same as a picture")
+    stage.run("pier network check one two:8080", "one reaches two, and this is the way")
+    stage.run("pier network check tomcat81 one:8080", "another network: where it ends, and what to do", fails=True)
+
+
 def steps(stage: Stage) -> None:
     stage.scene("7. The seven steps, as they happen")
     stage.run(
@@ -254,6 +263,7 @@ def main() -> int:
     """Play all scenes; clean up whatever happens. 0, 1 for a failure, 130 when interrupted."""
     parser = argparse.ArgumentParser(prog="demo", description=__doc__)
     parser.add_argument("--tomcat", action="store_true", help="build and use a real Tomcat")
+    parser.add_argument("--map", metavar="FILE.svg", default="", help="write the picture of the networks there")
     options = parser.parse_args()
     # Said outright: a shell that starts the demo in the background has it ignore SIGINT.
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -261,7 +271,9 @@ def main() -> int:
     stage = Stage("tomcat" if options.tomcat else "web", free_ports())
     scenes: tuple[Callable[[Stage], None], ...] = (
         lambda stage: images(stage, options.tomcat),
-        *(networks, bridge, host, none, container, names, steps, space, real_docker),
+        *(networks, bridge, host, none, container, names),
+        lambda stage: seen(stage, options.map),
+        *(steps, space, real_docker),
     )
     status = 0
     try:

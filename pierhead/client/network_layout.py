@@ -245,7 +245,8 @@ class _Layout:
             kind = "broken"
         notes = [*self._notes(network), *((f"✗ {problem}", "bad-text") for problem in network["problems"])]
         bar = self._bar(network, carrier, panel_width(columns) - 2 * GAP)
-        routed = bool(bar) and words.way_out(self.map, network).startswith("out")
+        outside = any(one["gateways"] for one in self.map["interfaces"])
+        routed = outside and (kind == "host" or (bool(bar) and not network["internal"]))
         return Panel(kind, network["name"], notes, bar, cards, columns, routed)
 
     def _notes(self, network: Any) -> list[tuple[str, str]]:

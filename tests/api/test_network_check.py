@@ -918,5 +918,7 @@ def test_a_publish_policy_is_known_with_what_it_means_outside(policy: str) -> No
                 assert "published for this host and its containers alone" in found["steps"][-1]["text"]
             assert scene.check("host", f"192.0.2.10:{port}")["reachable"] and scene.from_host("192.0.2.10", port)
         scene.nft(DROP.format(hook="input", rule="tcp dport 8120 drop"))
-        assert not scene.from_outside(8120) and not scene.check("outside", "shop:8080")["reachable"]
-        scene.nft(GUARD_GONE)
+        try:
+            assert not scene.from_outside(8120) and not scene.check("outside", "shop:8080")["reachable"]
+        finally:
+            scene.nft(GUARD_GONE)

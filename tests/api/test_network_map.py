@@ -211,6 +211,20 @@ def test_what_the_kernel_and_the_database_disagree_about_is_marked(what: str, ap
     assert "✗" in engine.pier("network", "map").check().stdout
 
 
+def test_rules_that_are_not_as_they_should_be_are_told(api: Api, engine: Engine) -> None:
+    assert isinstance(engine, Pierd)
+    api.run(image="web", HostConfig={"PortBindings": {"8080/tcp": [{"HostPort": "8105"}]}})
+    assert seen(api)["problems"] == []
+    table = f"inet pierhead-{engine.instance}"
+    engine.host.run("nft", f"delete element {table} any4 {{ tcp . 8105 }}").check()
+    engine.host.run("nft", f"add element {table} any4 {{ tcp . 9 : 10.0.0.1 . 9 }}").check()
+    problems = " ".join(seen(api)["problems"])
+    assert "1 of 1 elements of any4 were removed" in problems and "any4 has 1 elements that are not ours" in problems
+    assert "✗ 1 of 1 elements of any4 were removed" in engine.pier("network", "map").check().stdout
+    engine.pier("network", "reload").check()
+    assert seen(api)["problems"] == []
+
+
 def test_what_carries_our_mark_and_is_nobodys_is_named(pierd: Pierd) -> None:
     group = marks.group(pierd.instance)
 

@@ -86,6 +86,21 @@ async def reload(engine: Engine) -> NetworkReloadResponse:
     return NetworkReloadResponse(restored=list(damage))
 
 
+async def damaged_rules(engine: Engine) -> tuple[str, ...]:
+    """What others have done to the firewall's rules, in words. Only looks. Raises OSError."""
+    if not await _damaged_rules(engine):
+        return ()
+    # It may be a container that is just joining: its rows come before its rules.
+    async with engine.network_gate.alone(PATIENCE):
+        return await _damaged_rules(engine)
+
+
+async def _damaged_rules(engine: Engine) -> tuple[str, ...]:
+    known = _known(engine)
+    others = await _damage(engine, known, rules=False)
+    return tuple(one for one in await _damage(engine, known, rules=True) if one not in others)
+
+
 async def heal(engine: Engine) -> None:
     """At the daemon's start: make what the database says exist, in every driver. Raises OSError."""
     await _reconcile(engine, _known(engine), sweep=True)

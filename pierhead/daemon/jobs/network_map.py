@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pierhead.daemon.engine.engine import Engine, blocking, phase
-from pierhead.daemon.jobs import endpoints
+from pierhead.daemon.jobs import endpoints, host_changes
 from pierhead.daemon.jobs.describe import dns_names, host_config_of
 from pierhead.daemon.jobs.listening import listeners
 from pierhead.daemon.jobs.network_rows import network_of
@@ -30,7 +30,10 @@ async def show(engine: Engine) -> wire.NetworkMap:
     """Look at everything and put it together. Raises OSError if the host's own state cannot be read."""
     containers = sorted((one for one in engine.containers.all() if one.live), key=lambda one: one.name)
     joined = {container.id: _joined(engine, container) for container in containers}
-    networks = [network_of(engine, row) for row in engine.db.all("SELECT * FROM network WHERE state = 'ready'")]
+    networks = [
+        network_of(engine, row)
+        for row in engine.db.all("SELECT * FROM network WHERE state = 'ready' AND config_only = 0")
+    ]
     drivers = engine.networks
     devices = {network.id: drivers[network.driver].device(network) for network in networks}
     closed = frozenset(
@@ -40,7 +43,10 @@ async def show(engine: Engine) -> wire.NetworkMap:
         looked = await look(engine, containers)
         processes = {one.id: await blocking(owners, engine, one.id) for one in containers}
     group = marks.group(engine.db.instance)
-    return _Drawing(looked, containers, joined, networks, devices, closed, processes, group).whole()
+    map = _Drawing(looked, containers, joined, networks, devices, closed, processes, group).whole()
+    with phase("compare the rules"):
+        map.problems += await host_changes.damaged_rules(engine)
+    return map
 
 
 def _joined(engine: Engine, container: Container) -> list[Joined]:

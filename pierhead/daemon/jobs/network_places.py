@@ -11,7 +11,6 @@ from pierhead.daemon.jobs.network_rows import network_of
 from pierhead.daemon.jobs.network_sight import Looked, Sight, look
 from pierhead.driver.networkdriver import marks
 from pierhead.driver.networkdriver.api import Network
-from pierhead.driver.networkdriver.hostfirewall import HostFirewall
 from pierhead.driver.networkdriver.packetpath import Decision, Host, Packet
 from pierhead.graph.containers import Container
 from pierhead.linux import nftdump
@@ -72,7 +71,6 @@ class Places:
     problems: Mapping[str, str]
     networks: Mapping[str, Network]
     """Of the engine's, by the host's interface that they stand on."""
-    firewall: HostFirewall
     opened: list[Place] = field(default_factory=list)
 
     @classmethod
@@ -80,7 +78,7 @@ class Places:
         """Look at the host and every container that runs. Raises OSError."""
         containers = [one for one in engine.containers.all() if one.live]
         looked = await look(engine, containers)
-        rows = engine.db.all("SELECT * FROM network WHERE state = 'ready'")
+        rows = engine.db.all("SELECT * FROM network WHERE state = 'ready' AND config_only = 0")
         networks = {}
         for network in (network_of(engine, row) for row in rows):
             if device := engine.networks[network.driver].device(network):
@@ -91,12 +89,10 @@ class Places:
             for number, sight in looked.sights.items()
             if number != looked.own and (inside := _in(looked, number, containers))
         ]
-        firewall = HostFirewall(engine.db.instance)
-        return cls(engine, host, others, looked.problems, networks, firewall)
+        return cls(engine, host, others, looked.problems, networks)
 
     def close(self) -> None:
         """Let go of everything that was opened."""
-        self.firewall.close()
         for place in self.opened:
             place.close()
 
@@ -156,7 +152,7 @@ class Places:
             if place.netfilter is not None:
                 place.ruleset = await blocking(nftdump.read, place.netfilter)
             else:
-                place.ruleset = await blocking(self.firewall.everything)
+                place.ruleset = await blocking(self.engine.host_firewall.everything)
         return place.ruleset
 
     def is_ours(self, decision: Decision) -> bool:
@@ -166,7 +162,7 @@ class Places:
     def obstacle(self, place: Place, decision: Decision, packet: Packet) -> tuple[str, str]:
         """Somebody's decision in words, and what opens it."""
         if place.own:
-            found = self.firewall.obstacle(place.ruleset or Ruleset(), decision, packet, self.networks)
+            found = self.engine.host_firewall.obstacle(place.ruleset or Ruleset(), decision, packet, self.networks)
             return found.what, found.command
         chain = f"{decision.chain.table} chain {decision.chain.name}"
         return f"a rule within {place.name} stops it ({chain})", f"look at `nft list ruleset` within {place.name}"
