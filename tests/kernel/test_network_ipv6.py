@@ -93,3 +93,30 @@ def test_an_internal_network_keeps_ipv6_inside(engine: Engine) -> None:
     inside(engine, one, "ip", "-6", "route", "add", "default", "via", gateways[0])
     assert "default" in inside(engine, one, "ip", "-6", "route"), "whoever may add routes inside still stays inside"
     assert not reaches(engine, one, "2001:db8::20")
+
+
+def test_each_family_has_a_way_out_where_no_network_has_both(engine: Engine) -> None:
+    """As Docker since 28: IPv4's default route through one network, IPv6's through another."""
+    engine.api.ok("POST", "/networks/create", {"Name": "six", "EnableIPv6": True, "EnableIPv4": False})
+    engine.api.ok("POST", "/networks/create", {"Name": "both", "EnableIPv6": True})
+    four = engine.api.run("sleep", "1000", name="four")
+    start = engine.api.create("sleep", "1000", name="start")
+    for container in (four, start):
+        engine.api.ok("POST", "/networks/six/connect", {"Container": container})
+    engine.api.ok("POST", f"/containers/{start}/start")
+
+    def ways(container: str, family: str) -> str:
+        lines = inside(engine, container, "ip", family, "route", "show", "default").splitlines()
+        return " ".join(line.split("dev ")[1].split()[0] for line in lines)
+
+    for container in (four, start):
+        assert (ways(container, "-4"), ways(container, "-6")) == ("eth0", "eth1")
+        assert reaches(engine, container, "2001:db8::20")
+    engine.api.ok("POST", "/networks/six/disconnect", {"Container": four})
+    assert (ways(four, "-4"), ways(four, "-6")) == ("eth0", "")
+    # A network with both takes over from both, if it comes first.
+    engine.api.ok("POST", "/networks/both/connect", {"Container": start, "EndpointConfig": {"GwPriority": 1}})
+    assert (ways(start, "-4"), ways(start, "-6")) == ("eth2", "eth2")
+    assert reaches(engine, start, "2001:db8::20")
+    engine.api.ok("POST", "/networks/both/disconnect", {"Container": start})
+    assert (ways(start, "-4"), ways(start, "-6")) == ("eth0", "eth1")

@@ -54,6 +54,30 @@ def outward(engine: Engine, row: Row) -> bool:
     return engine.networks[row["driver"]].outward(network_at(engine, row))
 
 
+def gateway_of(engine: Engine, rows: list[Row]) -> str | None:
+    """The endpoint that gives the default route and carries published ports: highest priority, then by name."""
+    able = [row for row in rows if outward(engine, row)]
+    return str(min(able, key=_precedence)["id"]) if able else None
+
+
+def _precedence(row: Row) -> tuple[int, str]:
+    return -asked(row).gw_priority, row["network_name"]
+
+
+def _second_way_out(engine: Engine, rows: list[Row]) -> tuple[str, int]:
+    """Of active endpoints the one that gives the default route of the IP version that the gateway has no address of,
+    and that version; ("", 0) where there is none."""
+    gateway = next((row for row in rows if row["gateway"]), None)
+    if gateway is None:
+        return "", 0
+    for version in (4, 6):
+        if not gateway[f"ipv{version}"]:
+            able = [row for row in rows if row is not gateway and row[f"ipv{version}"] and outward(engine, row)]
+            if able:
+                return str(min(able, key=_precedence)["id"]), version
+    return "", 0
+
+
 def named(engine: Engine, driver: str, network_name: str) -> bool:
     """Whether containers find each other by name in a network."""
     if network_name in PREDEFINED:
@@ -81,7 +105,7 @@ def bindings_of(engine: Engine, container_id: str) -> tuple[PortBinding, ...]:
     )
 
 
-def endpoint_of(row: Row, ports: tuple[PortBinding, ...]) -> Endpoint:
+def endpoint_of(row: Row, ports: tuple[PortBinding, ...], second: int = 0) -> Endpoint:
     """An active endpoint's row as the drivers see it; its ports only if it is the gateway."""
     return Endpoint(
         id=row["id"],
@@ -94,6 +118,7 @@ def endpoint_of(row: Row, ports: tuple[PortBinding, ...]) -> Endpoint:
         gateway=bool(row["gateway"]),
         ports=ports if row["gateway"] else (),
         link_local=_link_local(asked(row).ipam_config),
+        second=second,
     )
 
 
@@ -107,7 +132,8 @@ def active(engine: Engine, container_id: str) -> list[tuple[Network, Endpoint]]:
     """Where a container is joined now."""
     rows = [row for row in endpoint_rows(engine, container_id) if row["active"]]
     ports = bindings_of(engine, container_id) if rows else ()
-    return [(network_at(engine, row), endpoint_of(row, ports)) for row in rows]
+    second, version = _second_way_out(engine, rows) if len(rows) > 1 else ("", 0)
+    return [(network_at(engine, row), endpoint_of(row, ports, version if row["id"] == second else 0)) for row in rows]
 
 
 # What the API shows --------------------------------------------------------------------------------------------------

@@ -2,22 +2,24 @@
 
 import errno
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 
 from pierhead.daemon.engine.engine import Engine, blocking
+from pierhead.daemon.engine.running import Running
 from pierhead.daemon.jobs import address_allocation, endpoints
 from pierhead.daemon.jobs.describe import host_config_of
 from pierhead.daemon.jobs.port_allocation import allocate_ports, kept, reserve
 from pierhead.daemon.jobs.sandboxes import (
     allocate_endpoint,
     announce,
-    gateway_of,
     merge,
     plan_endpoint,
     unplug,
 )
 from pierhead.daemon.jobs.zones import resolver_setup, serve
 from pierhead.driver.networkdriver import reservations
+from pierhead.driver.networkdriver.api import Endpoint, Network
 from pierhead.errors import PierheadError
 from pierhead.graph.containers import Container
 from pierhead.graph.graphdb import Row
@@ -30,6 +32,7 @@ async def connect(engine: Engine, container: Container, row: Row) -> None:
     """Join a running container to one more network (its endpoint's row is there). The caller holds its lock."""
     running = engine.running[container.id]
     before = endpoints.active(engine, container.id)
+    second = _second(before)
     taken = {endpoint.interface for _, endpoint in before}
     interface = next(name for name in (f"eth{number}" for number in range(1000)) if name not in taken)
     gateway = endpoints.outward(engine, row) and not any(endpoint.gateway for _, endpoint in before)
@@ -61,14 +64,15 @@ async def connect(engine: Engine, container: Container, row: Row) -> None:
         try:
             async with engine.network_gate.shared():
                 await _follow_priority(engine, container)
+                await _move_second(engine, container, second, joined=id)
         except OSError as error:
             log.error("container %s keeps its way out: %s", container.id[:12], error)
 
 
 async def leave(engine: Engine, container: Container, network_id: str) -> None:
     """Take a running container out of one network; another one becomes its way out. The caller holds its lock."""
-    found = [one for one in endpoints.active(engine, container.id) if one[0].id == network_id]
-    for network, endpoint in found:
+    before = endpoints.active(engine, container.id)
+    for network, endpoint in (one for one in before if one[0].id == network_id):
         async with engine.network_gate.shared():
             try:
                 running = engine.running.get(container.id)
@@ -85,34 +89,63 @@ async def leave(engine: Engine, container: Container, network_id: str) -> None:
         if endpoint.gateway:
             async with engine.network_gate.shared():
                 await _move_gateway(engine, container)
+        async with engine.network_gate.shared():
+            await _move_second(engine, container, _second(before))
 
 
 async def _follow_priority(engine: Engine, container: Container) -> None:
     """Another network than the present way out may come first now (--gw-priority)."""
     rows = [row for row in endpoints.endpoint_rows(engine, container.id) if row["active"]]
-    chosen = gateway_of(engine, rows)
+    chosen = endpoints.gateway_of(engine, rows)
     for network, endpoint in endpoints.active(engine, container.id):
         if not endpoint.gateway or endpoint.id == chosen:
             continue
-        driver, running = engine.networks[network.driver], engine.running[container.id]
+        driver = engine.networks[network.driver]
         if endpoint.ports:
             driver.publish(network, replace(endpoint, ports=()), endpoint)
-        for message in driver.gateway(network, endpoint).inside:
-            serial, answer = running.expect()
-            running.monitor.leave_network((netlink.route_delete(message),), serial)
-            try:
-                await answer
-            except OSError as error:
-                if error.errno != errno.ESRCH:
-                    raise
+        await _take_routes(engine, engine.running[container.id], network, endpoint)
         engine.db.execute("UPDATE endpoint SET gateway = 0 WHERE id = ?", (endpoint.id,))
         await _move_gateway(engine, container)
+
+
+async def _take_routes(engine: Engine, running: Running, network: Network, endpoint: Endpoint) -> None:
+    """An endpoint gives its default routes no longer."""
+    for message in engine.networks[network.driver].gateway(network, endpoint).inside:
+        serial, answer = running.expect()
+        running.monitor.leave_network((netlink.route_delete(message),), serial)
+        try:
+            await answer
+        except OSError as error:
+            if error.errno != errno.ESRCH:
+                raise
+
+
+def _second(joined: Sequence[tuple[Network, Endpoint]]) -> tuple[Network, Endpoint] | None:
+    """The endpoint that gives the default route of the IP version that the gateway has none of."""
+    return next((one for one in joined if one[1].second), None)
+
+
+async def _move_second(
+    engine: Engine, container: Container, before: tuple[Network, Endpoint] | None, joined: str = ""
+) -> None:
+    """Another endpoint than before may be the second way out now. joined: one that got its routes when it joined."""
+    running = engine.running.get(container.id)
+    present = endpoints.active(engine, container.id)
+    after = _second(present)
+    if running is None or (before and after and (before[1].id, before[1].second) == (after[1].id, after[1].second)):
+        return
+    if before is not None and any(one.id == before[1].id and not one.gateway for _, one in present):
+        await _take_routes(engine, running, *before)
+    if after is not None and after[1].id != joined:
+        serial, answer = running.expect()
+        running.monitor.join_network(engine.networks[after[0].driver].gateway(*after), serial)
+        await answer
 
 
 async def _move_gateway(engine: Engine, container: Container) -> None:
     """The default route and the published ports go to another of the container's networks, if there is one."""
     rows = [row for row in endpoints.endpoint_rows(engine, container.id) if row["active"]]
-    chosen = gateway_of(engine, rows)
+    chosen = endpoints.gateway_of(engine, rows)
     running = engine.running.get(container.id)
     if running is None:
         return

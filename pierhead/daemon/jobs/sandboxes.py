@@ -79,20 +79,11 @@ def _allocate(engine: Engine, container: Container) -> None:
     """Write addresses and ports of every endpoint. Within a transaction."""
     memberships.resolve(engine, container.id)
     rows = endpoints.endpoint_rows(engine, container.id)
-    gateway = gateway_of(engine, rows)
+    gateway = endpoints.gateway_of(engine, rows)
     for number, row in enumerate(rows):
         allocate_endpoint(engine, container, row, f"eth{number}", gateway=row["id"] == gateway)
     if gateway is not None:
         allocate_ports(engine, container, host_config_of(container))
-
-
-def gateway_of(engine: Engine, rows: list[Row]) -> str | None:
-    """The endpoint that gives the default route and carries published ports: highest priority, then by name."""
-    able = [row for row in rows if endpoints.outward(engine, row)]
-    if not able:
-        return None
-    best = min(able, key=lambda row: (-endpoints.asked(row).gw_priority, row["network_name"]))
-    return str(best["id"])
 
 
 def allocate_endpoint(engine: Engine, container: Container, row: Row, interface: str, *, gateway: bool) -> str:

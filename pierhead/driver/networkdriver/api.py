@@ -66,8 +66,10 @@ class PortBinding:
 class Endpoint:
     """A container's place in a network.
 
-    id: 64 hex digits.  interface: name inside ("eth0").  gateway: this endpoint gives the default route.
-    link_local: further addresses, of 169.254.0.0/16 and fe80::/10.
+    id: 64 hex digits.  interface: name inside ("eth0").  gateway: it is the container's way out, for default routes and
+    published ports.  second: the IP version (4 or 6; 0: none) whose default route it gives although another endpoint
+    is the gateway, which has no address of that version.  link_local: further addresses, of 169.254.0.0/16 and
+    fe80::/10.
     """
 
     id: str
@@ -80,6 +82,12 @@ class Endpoint:
     gateway: bool = True
     ports: tuple[PortBinding, ...] = ()
     link_local: tuple[IPv4Interface | IPv6Interface, ...] = ()
+    second: int = 0
+
+    @property
+    def routed(self) -> tuple[int, ...]:
+        """The IP versions whose default route it gives, if its network has one."""
+        return (4, 6) if self.gateway else (self.second,) if self.second else ()
 
 
 DEFAULT_GATEWAYS = {4: "DefaultGatewayIPv4", 6: "DefaultGatewayIPv6"}
@@ -180,7 +188,7 @@ class NetworkDriver(Protocol):
         end on the host. That it is gone already (ENODEV) is no error. Pure."""
 
     def gateway(self, network: Network, endpoint: Endpoint) -> NetworkSetup:
-        """What gives an endpoint that has been joined the default route (after the one that had it left). Pure."""
+        """What gives an endpoint that has been joined its default routes (after the one that had them left). Pure."""
 
     def reconcile(self, networks: Known, others: Iterable[Network] = (), *, sweep: bool = True) -> None:
         """Make exactly these networks of this driver, and these live endpoints, exist under the instance's mark:

@@ -149,7 +149,7 @@ class BridgeDriver:
         host += self._bridge(network).port(outside)
         host.append(netlink.link_set(outside, up=True))
 
-        routes = self._routes(network, endpoint) if endpoint.gateway else []
+        routes = self._routes(network, endpoint)
         return NetworkSetup(
             tuple(host), inside.messages(endpoint, *routes), sysctls=inside.sysctls(endpoint, advertised=False)
         )
@@ -158,7 +158,7 @@ class BridgeDriver:
         return inside.routes(endpoint, self.next_hops(network, endpoint))
 
     def gateway(self, network: Network, endpoint: Endpoint) -> NetworkSetup:
-        """The default route through this endpoint's network."""
+        """The default routes that the endpoint gives."""
         return NetworkSetup(inside=tuple(self._routes(network, endpoint)))
 
     def publish(self, network: Network, endpoint: Endpoint, before: Endpoint | None = None) -> None:

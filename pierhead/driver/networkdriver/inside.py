@@ -19,8 +19,8 @@ def index(endpoint: Endpoint) -> int:
 
 
 def routes(endpoint: Endpoint, hops: Iterable[IPv4Address | IPv6Address]) -> list[bytes]:
-    """The default routes, each through a next hop."""
-    return [netlink.route_add(index(endpoint), hop) for hop in hops]
+    """The default routes that the endpoint gives, each through a next hop."""
+    return [netlink.route_add(index(endpoint), hop) for hop in hops if hop.version in endpoint.routed]
 
 
 def messages(endpoint: Endpoint, *more: bytes, mac: str = "", group: int | None = None) -> tuple[bytes, ...]:

@@ -77,6 +77,7 @@ class IpvlanDriver(ParentedDriver):
     def _routes(self, network: Network, endpoint: Endpoint) -> list[bytes]:
         if _mode(network) == "l2":
             return super()._routes(network, endpoint)
-        versions = [address.version for address in (endpoint.ipv4, endpoint.ipv6) if address is not None]
+        addresses = [address for address in (endpoint.ipv4, endpoint.ipv6) if address is not None]
+        versions = [address.version for address in addresses if address.version in endpoint.routed]
         link = inside.index(endpoint)
         return [netlink.route_add(link, None, version=version) for version in versions] if self.outward(network) else []

@@ -117,7 +117,7 @@ class ParentedDriver:
                     f"the requested parent interface {parent} was not found on the Docker host"
                 ) from error
             raise OSError(error.errno, os.strerror(error.errno or 0), parent) from error
-        routes = self._routes(network, endpoint) if endpoint.gateway else []
+        routes = self._routes(network, endpoint)
         return NetworkSetup(
             host=(self._link(network, endpoint, index),),
             inside=inside.messages(endpoint, *routes, mac=self._mac_inside(network, endpoint), group=0),
@@ -141,7 +141,7 @@ class ParentedDriver:
         return inside.routes(endpoint, self.next_hops(network, endpoint))
 
     def gateway(self, network: Network, endpoint: Endpoint) -> NetworkSetup:
-        """The default route through this endpoint's network."""
+        """The default routes that the endpoint gives."""
         return NetworkSetup(inside=tuple(self._routes(network, endpoint)))
 
     def publish(self, network: Network, endpoint: Endpoint, before: Endpoint | None = None) -> None:
