@@ -131,10 +131,19 @@ class View(Netlink):
         bodies = self._dump(netlink.RTM_GETLINK, bytes(16))
         return [_device(body, addresses) for body in bodies]
 
-    def everywhere(self) -> tuple[bool, int]:
-        """The IPv4 settings of "all": whether the namespace forwards, and its rp_filter."""
-        request = message(RTM_GETNETCONF, 0, bytes([socket.AF_INET, 0, 0, 0]) + _i32(NETCONFA_IFINDEX, ALL))
-        values = dict(attributes(self._ask(request)[4:]))
+    def everywhere(self, version: int) -> tuple[bool, int]:
+        """The settings of "all" for an IP version: whether the namespace forwards, and (IPv4) rp_filter.
+
+        Without IPv6 in the kernel it forwards none.
+        """
+        family = socket.AF_INET if version == 4 else socket.AF_INET6
+        request = message(RTM_GETNETCONF, 0, bytes([family, 0, 0, 0]) + _i32(NETCONFA_IFINDEX, ALL))
+        try:
+            values = dict(attributes(self._ask(request)[4:]))
+        except OSError:
+            if version == 4:
+                raise
+            return False, 0
         return bool(_number(values, NETCONFA_FORWARDING)), _number(values, NETCONFA_RP_FILTER)
 
     def neighbours(self) -> list[Neighbour]:

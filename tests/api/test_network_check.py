@@ -37,6 +37,12 @@ class Scene:
         ipam = {"IPAM": {"Driver": "default", "Config": [{"Subnet": subnet}]}} if subnet else {}
         self.engine.api.ok("POST", "/networks/create", {"Name": name, **ipam, **config})
 
+    def dual(self, name: str) -> None:
+        """A network of both families."""
+        subnets = [{"Subnet": "10.215.0.0/24"}, {"Subnet": "fd00:215::/64"}]
+        ipam = {"Driver": "default", "Config": subnets}
+        self.engine.api.ok("POST", "/networks/create", {"Name": name, "EnableIPv6": True, "IPAM": ipam})
+
     def run(self, name: str, network: str = "bridge", *command: str, image: str = "web", **config: Any) -> str:
         """A container; of the image "web" it has a server on 8080, which is waited for."""
         host = {"NetworkMode": network, **config.pop("HostConfig", {})}
@@ -430,6 +436,23 @@ BROKEN: dict[str, Case] = {
         lambda s: s.sysctl("ipv4/ip_forward", "0"),
         lambda s: s.sysctl("ipv4/ip_forward", "1"),
     ),
+    "the host does not forward IPv6": Case(
+        lambda s: [
+            s.dual("six"),
+            s.run(
+                "shop",
+                "six",
+                HostConfig={"PortBindings": {"8080/tcp": [{"HostIp": "2001:db8::10", "HostPort": "8120"}]}},
+            ),
+        ],
+        "outside",
+        "shop:8080",
+        "route",
+        ("does not forward IPv6", "net.ipv6.conf.all.forwarding=1"),
+        lambda s: s.from_outside(8120, "2001:db8::10"),
+        lambda s: s.sysctl("ipv6/conf/all/forwarding", "0"),
+        lambda s: s.sysctl("ipv6/conf/all/forwarding", "1"),
+    ),
     "the host sees a container's packets as forged": Case(
         both(two, world_server),
         "one",
@@ -812,15 +835,7 @@ SOUND: dict[str, Sound] = {
     ),
     "IPv6 within a network": Sound(
         lambda s: [
-            s.engine.api.ok(
-                "POST",
-                "/networks/create",
-                {
-                    "Name": "six",
-                    "EnableIPv6": True,
-                    "IPAM": {"Driver": "default", "Config": [{"Subnet": "10.215.0.0/24"}, {"Subnet": "fd00:215::/64"}]},
-                },
-            ),
+            s.dual("six"),
             s.run("one", "six"),
             s.run("two", "six"),
         ],

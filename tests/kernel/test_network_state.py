@@ -71,10 +71,12 @@ def test_a_bridge_ports_flags_and_a_devices_settings_are_read(machines: Machines
     assert (bridge.rp_filter, bridge.forwarding, bridge.route_localnet, bridge.ipv6) == (1, True, True, False)
     assert found["lo"].ipv6 and found["lo"].loopback and not found["lo"].forwarding
     with view(machines.host) as seen:
-        assert seen.everywhere() == (False, 0)
+        assert (seen.everywhere(4), seen.everywhere(6)) == ((False, 0), (False, 0))
         machines.host.run("sh", "-c", "echo 2 > /proc/sys/net/ipv4/conf/all/rp_filter").check()
         machines.host.run("sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward").check()
-        assert seen.everywhere() == (True, 2)
+        assert (seen.everywhere(4), seen.everywhere(6)) == ((True, 2), (False, 0))
+        machines.host.run("sh", "-c", "echo 1 > /proc/sys/net/ipv6/conf/all/forwarding").check()
+        assert seen.everywhere(6)[0]
 
 
 def test_the_kernels_own_decision_is_asked_for(machines: Machines) -> None:

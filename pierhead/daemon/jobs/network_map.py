@@ -41,7 +41,7 @@ async def show(engine: Engine) -> wire.NetworkMap:
     )
     with phase("look into every namespace"):
         looked = await look(engine, containers)
-        processes = {one.id: await blocking(owners, engine, one.id) for one in containers}
+        processes = await blocking(lambda: {one.id: owners(engine, one.id) for one in containers})
     group = marks.group(engine.db.instance)
     map = _Drawing(looked, containers, joined, networks, devices, closed, processes, group).whole()
     with phase("compare the rules"):

@@ -22,11 +22,13 @@ PROTOCOLS = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP}
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """What one namespace was at one moment. defaults: its default routes."""
+    """What one namespace was at one moment. defaults: its default routes.  rp_filter: of all its devices at least."""
 
     devices: tuple[Device, ...] = ()
     defaults: tuple[Route, ...] = ()
     forwards: bool = False
+    forwards6: bool = False
+    rp_filter: int = 0
     sockets: Mapping[str, Sequence[Bound]] = field(default_factory=dict)
 
     def device(self, name: str) -> Device | None:
@@ -66,11 +68,13 @@ class Looked:
 def see(view: View) -> Sight:
     """Read everything through a View, and close it. Raises OSError."""
     with view:
-        forwards, _ = view.everywhere()
+        forwards, rp_filter = view.everywhere(4)
         return Sight(
             devices=tuple(view.devices()),
             defaults=tuple(route for route in view.routes() if route.prefix is None),
             forwards=forwards,
+            forwards6=view.everywhere(6)[0],
+            rp_filter=rp_filter,
             sockets={
                 name: [one for one in view.bound(number) if one.serves and one.address != dns.ADDRESS]
                 for name, number in PROTOCOLS.items()

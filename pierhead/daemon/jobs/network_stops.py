@@ -60,7 +60,7 @@ def no_route(places: Places, place: Place, packet: Packet, came_in: Device | Non
         return Stop("route", text, f"sysctl -w net.ipv4.{key}=1")
     if came_in is not None and error.errno in (errno.EXDEV, errno.EINVAL):
         text = f"{place.name} refuses packets from {packet.source} that come in by {came_in.name}"
-        if came_in.rp_filter == 1:
+        if max(came_in.rp_filter, place.sight.rp_filter) == 1:
             remedy = f"sysctl -w net.ipv4.conf.{came_in.name}.rp_filter=2"
             return Stop("route", f"{text}: rp_filter is 1 there, and answers would go another way", remedy)
         return Stop("route", f"{text}: that address cannot be there", "look at `ip route` and `ip address`")

@@ -89,6 +89,9 @@ class Walk:
         decision = await self.decide(place, packet, device)
         if decision.kind == RTN_LOCAL:
             return await self._deliver(place, packet, device)
+        if packet.version == 6 and not place.sight.forwards6:  # the kernel's decision does not say so
+            key = "net.ipv6.conf.all.forwarding"
+            raise Stop("route", f"{place.name} does not forward IPv6 packets ({key} is 0)", f"sysctl -w {key}=1")
         out = self._device(place, decision)
         packet = replace(packet, oif=out.name)
         self._ask(place, rules, packet, FORWARD)
