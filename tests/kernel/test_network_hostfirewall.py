@@ -6,7 +6,8 @@ from ipaddress import ip_address
 
 import pytest
 
-from pierhead.driver.networkdriver.hostfirewall import HostFirewall, Obstacle
+from pierhead.driver.networkdriver.hostfirewall import HostFirewall
+from pierhead.driver.networkdriver.obstacles import Obstacle
 from tests.harness.firewalls import Firewalls, firewalls, unpacked
 from tests.harness.netns import World, world
 from tests.kernel.test_network_bridge import INSTANCE, Lab, ask, silent, tcp

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pierhead.driver.networkdriver import hostfirewall, ruletext
-from pierhead.driver.networkdriver.hostfirewall import Bridge, Obstacle
+from pierhead.driver.networkdriver import obstacles as obstacles_of
+from pierhead.driver.networkdriver import ruletext
+from pierhead.driver.networkdriver.obstacles import Bridge, Obstacle
 from pierhead.driver.networkdriver.packetpath import (
     FORWARD,
     INPUT,
@@ -124,7 +125,7 @@ def _text(found: Decision) -> str:
 
 def obstacles(name: str, bridge: str, **more: bool) -> dict[str, Obstacle]:
     asked = Bridge(bridge, INSIDE, "ens33", **more)
-    return {one.direction: one for one in hostfirewall.forwarding(ruleset(name), asked, HOST, _text)}
+    return {one.direction: one for one in obstacles_of.forwarding(ruleset(name), asked, HOST, _text)}
 
 
 @pytest.mark.parametrize(

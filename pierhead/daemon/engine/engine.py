@@ -128,6 +128,8 @@ class Engine:
     host_watch: HostWatch | None = None
     network_gate: Gate = field(default_factory=Gate)
     """Passed by who takes networks or endpoints away; closed while what is on the host is compared and mended."""
+    obstacles: frozenset[str] = frozenset()
+    """What of other people's firewalls stops our networks, as last told in the log."""
     mending: bool = False
     seen_meanwhile: Seen | None = None
     backoff: dict[str, Backoff] = field(default_factory=dict)

@@ -58,11 +58,13 @@ class Reactions:
     """What is called on the running loop.
 
     guard: at once, when our table has lost rules.  drifted: at every tick; whether a setting is not as it should be.
-    look: soon after one or many changes.
+    legacy: at every tick; whether rules of the old iptables, which nobody announces, were changed.  look: soon after
+    one or many changes.
     """
 
     guard: Callable[[], None]
     drifted: Callable[[], bool]
+    legacy: Callable[[], bool]
     look: Callable[[Seen], None]
 
 
@@ -126,8 +128,10 @@ class HostWatch:
 
     def _look_at_settings(self) -> None:
         self._tick = self._loop.call_later(TICK, self._look_at_settings)
-        if self._reactions.drifted():
-            self._seen.settings = True
+        drifted, legacy = self._reactions.drifted(), self._reactions.legacy()
+        self._seen.settings |= drifted
+        self._seen.foreign |= legacy
+        if drifted or legacy:
             self._soon(0)
 
     def _soon(self, delay: float) -> None:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from pierhead.daemon.engine.engine import Engine, blocking, phase
-from pierhead.daemon.jobs import checks, images, links, mounts, names, networks, removal, specs, volumes
+from pierhead.daemon.jobs import checks, foreign_rules, images, links, mounts, names, networks, removal, specs, volumes
 from pierhead.daemon.jobs.describe import attributes, mounts_of, network_kind
 from pierhead.daemon.jobs.files import container_folder, log_config
 from pierhead.errors import Conflict, InvalidParameter, NoSuchContainer, PierheadError, listed
@@ -130,6 +130,8 @@ async def _create(engine: Engine, name: str, request: ContainerCreateRequest, pl
             await removal.erase(engine, id, with_volumes=True)
             raise
     engine.events.publish("container", "create", id, attributes(container))
+    if network_kind(host.network_mode) in ("default", "user"):
+        warnings += await foreign_rules.warnings(engine, endpoints)
     return ContainerCreateResponse(id=id, warnings=warnings)
 
 

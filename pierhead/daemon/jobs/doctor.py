@@ -4,10 +4,15 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
 from typing import TextIO
 
 from pierhead.daemon.config import Config
+from pierhead.driver.networkdriver import marks
+from pierhead.driver.networkdriver.hostbridge import bridged_frames_are_filtered
+from pierhead.driver.networkdriver.hostfirewall import HostFirewall
 from pierhead.linux import sublinks
+from pierhead.linux.netlink import Netlink
 
 CAPABILITIES = {
     "CAP_SYS_ADMIN": 21,
@@ -102,6 +107,35 @@ def _links(config: Config) -> str | None:
     return None
 
 
+def _firewalls(config: Config) -> str | None:
+    """Of the bridges of every Pierhead that runs here; where none does, of the one that the default bridge would be."""
+    if os.geteuid() != 0:
+        return None
+    firewall = HostFirewall("")
+    try:
+        said = []
+        for name, addresses in _bridges():
+            found = firewall.forwarding(name, addresses, internal=False, filtered=bridged_frames_are_filtered())
+            said += [str(one) for one in found]
+        return "\n         ".join(said) or None
+    except OSError as error:
+        return f"the rules of other firewalls cannot be read: {error}"
+    finally:
+        firewall.close()
+
+
+def _bridges() -> list[tuple[str, list[IPv4Address | IPv6Address]]]:
+    """Names, and an address that a container could have, of each IP version."""
+    with Netlink() as netlink:
+        links = {link.index: link.name for link in netlink.links() if link.kind == "bridge" and marks.ours(link)}
+        addresses = netlink.addresses()
+    found = [
+        (name, [one.ip + 1 for at, one in addresses if at == index and not one.ip.is_link_local])
+        for index, name in links.items()
+    ]
+    return found or [(marks.DEFAULT_BRIDGES[0], [IPv4Address("172.17.0.2")])]
+
+
 CHECKS = (
     Check("root", True, _root),
     Check("capabilities", True, _capabilities),
@@ -111,6 +145,7 @@ CHECKS = (
     Check("overlay", False, _overlay),
     Check("init", False, _init),
     Check("links", False, _links),
+    Check("firewalls", False, _firewalls),
 )
 
 

@@ -7,7 +7,7 @@ import logging
 
 from pierhead.daemon.engine.engine import Engine, blocking
 from pierhead.daemon.engine.hostwatch import HostWatch, Reactions, Seen
-from pierhead.daemon.jobs import endpoints
+from pierhead.daemon.jobs import endpoints, foreign_rules
 from pierhead.daemon.jobs.network_rows import members, network_of
 from pierhead.driver.networkdriver import marks
 from pierhead.driver.networkdriver.api import Endpoint, Network
@@ -28,6 +28,7 @@ def watch(engine: Engine) -> None:
     reactions = Reactions(
         guard=lambda: _guard(engine),
         drifted=lambda: any(driver.drifted() for driver in engine.networks.values()),
+        legacy=lambda: _legacy_changed(engine),
         look=lambda seen: _look(engine, seen),
     )
     instance = engine.db.instance
@@ -46,7 +47,7 @@ def _guard(engine: Engine) -> None:
 def _look(engine: Engine, seen: Seen) -> None:
     if seen.foreign:
         engine.host_firewall.stale()
-    if engine.closing or not (seen.rules or seen.links or seen.settings):
+    if engine.closing:
         return
     if engine.mending:
         # One is at work: what has been seen since is looked at after it.
@@ -59,10 +60,33 @@ def _look(engine: Engine, seen: Seen) -> None:
 async def _mend_until_quiet(engine: Engine, seen: Seen | None) -> None:
     try:
         while seen is not None and not engine.closing:
-            await mend(engine, seen)
+            if seen.rules or seen.links or seen.settings:
+                await mend(engine, seen)
+            if seen.foreign or seen.links:
+                await admit(engine)
             seen, engine.seen_meanwhile = engine.seen_meanwhile, None
     finally:
         engine.mending = False
+
+
+def _legacy_changed(engine: Engine) -> bool:
+    try:
+        return engine.host_firewall.legacy_changed()
+    except OSError as error:
+        log.debug("rules of iptables cannot be read: %s", error)
+        return False
+
+
+async def admit(engine: Engine) -> None:
+    """Other engines' bridges, for which their own rules let the host forward, are no strangers to ours; and what their
+    rules stop of ours is said."""
+    try:
+        neighbours = await blocking(engine.host_firewall.neighbours)
+        for driver in engine.networks.values():
+            await blocking(driver.admit, neighbours)
+        await foreign_rules.tell(engine)
+    except OSError as error:
+        log.warning("the rules of other firewalls cannot be read: %s", error)
 
 
 async def mend(engine: Engine, seen: Seen) -> None:

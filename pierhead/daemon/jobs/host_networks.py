@@ -140,6 +140,7 @@ async def reconcile(engine: Engine) -> None:
             engine.db.execute("DELETE FROM network WHERE id = ?", (row["id"],))
     await host_changes.heal(engine)
     host_changes.watch(engine)
+    await host_changes.admit(engine)
 
 
 async def shutdown(engine: Engine, idle: bool) -> None:

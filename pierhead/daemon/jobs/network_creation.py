@@ -7,6 +7,7 @@ from dataclasses import replace
 from ipaddress import ip_network
 
 from pierhead.daemon.engine.engine import Engine, blocking, phase
+from pierhead.daemon.jobs import foreign_rules
 from pierhead.daemon.jobs.network_rows import PREDEFINED, free_subnet, insert, others
 from pierhead.driver.networkdriver import ipam, marks
 from pierhead.driver.networkdriver.api import Network, NetworkDriver, Pool
@@ -62,7 +63,7 @@ async def _create(engine: Engine, request: NetworkCreateRequest) -> NetworkCreat
             network = replace(draft, pools=_pools(engine, request, driver, draft, ipv4=ipv4))
         await _make(engine, driver, network, request, ipv4=ipv4)
     engine.events.publish("network", "create", id, {"name": name, "type": network.driver})
-    return NetworkCreateResponse(id=id)
+    return NetworkCreateResponse(id=id, warning="; ".join(await foreign_rules.of_network(engine, network)))
 
 
 def _taken(name: str) -> Conflict:

@@ -94,6 +94,15 @@ DEFAULT_GATEWAYS = {4: "DefaultGatewayIPv4", 6: "DefaultGatewayIPv6"}
 """Auxiliary addresses of these names are endpoints' way out, in place of the subnet's gateway (Docker's names)."""
 
 
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """Other people's bridges on the host. guests: those for which their own rules let the host forward; bridges: all,
+    by name."""
+
+    guests: tuple[str, ...] = ()
+    bridges: tuple[str, ...] = ()
+
+
 Known = Sequence[tuple[Network, Sequence[Endpoint]]]
 """Networks, each with the endpoints that live in it."""
 
@@ -205,6 +214,10 @@ class NetworkDriver(Protocol):
     def guard(self) -> None:
         """Somebody has just removed rules: do at once, in at most a ms, what cannot wait for ``reconcile``. Raises
         OSError."""
+
+    def admit(self, neighbours: Neighbours) -> None:
+        """Where we turned forwarding on, let the host forward for these too. Idempotent; another call replaces it.
+        Raises OSError."""
 
     def drifted(self) -> bool:
         """Whether somebody has changed a setting of the host's that the networks need, and that the kernel does not

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from ipaddress import IPv4Address, IPv6Address
 
 from pierhead.driver.networkdriver import inside, marks, sysctls
-from pierhead.driver.networkdriver.api import Endpoint, Known, Network, PublishPolicy, gateways
+from pierhead.driver.networkdriver.api import Endpoint, Known, Neighbours, Network, PublishPolicy, gateways
 from pierhead.driver.networkdriver.bridgeoptions import bridge_name, parse
 from pierhead.driver.networkdriver.firewall import Firewall
 from pierhead.driver.networkdriver.forwarding import SETTINGS, Forwarding, Memory
@@ -246,6 +246,10 @@ class BridgeDriver:
     def guard(self) -> None:
         """Keep strangers from the host's loopback until the rules are back, and known connections alive."""
         self._firewall.guard()
+
+    def admit(self, neighbours: Neighbours) -> None:
+        """Elements of two sets."""
+        self._firewall.admit(neighbours)
 
     def drifted(self) -> bool:
         """A file read for each network."""

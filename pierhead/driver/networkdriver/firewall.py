@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 
-from pierhead.driver.networkdriver import tablecheck
-from pierhead.driver.networkdriver.api import Endpoint, PublishPolicy
+from pierhead.driver.networkdriver import rules, tablecheck
+from pierhead.driver.networkdriver.api import Endpoint, Neighbours, PublishPolicy
+from pierhead.driver.networkdriver.chains import STRANGERS_OF
 from pierhead.driver.networkdriver.marks import TABLE
 from pierhead.driver.networkdriver.marks import table as table_of
-from pierhead.driver.networkdriver.rules import PROTOCOLS, STRANGERS, Segment, additions, published, ruleset, words
+from pierhead.driver.networkdriver.rules import PROTOCOLS, Segment, additions, published, ruleset, words
 from pierhead.linux import conntrack, nft, nftdump, nftrules
 from pierhead.linux.conntrack import Conntrack
 from pierhead.linux.libnftables import Rulesets
@@ -25,6 +26,7 @@ class Firewall:
         self._netfilter = Netfilter()
         self._conntrack = Conntrack(self._netfilter)
         self._loaded = ""
+        self._neighbours = Neighbours()
 
     def exists(self) -> bool:
         """Whether the table is there."""
@@ -42,13 +44,13 @@ class Firewall:
             if chain.table.startswith(TABLE) and chain.table != self.table
         ]
         names = {chain.name for chain in chains}
-        return bool(chains), frozenset(version for version, name in STRANGERS.items() if name in names)
+        return bool(chains), frozenset(version for version, name in STRANGERS_OF.items() if name in names)
 
     def load(
         self, segments: Sequence[Segment], endpoints: Sequence[tuple[Segment, Endpoint]], strangers: Iterable[int]
     ) -> None:
         """Make the table exactly this, in one transaction: there is no moment without rules."""
-        self._rulesets.run(ruleset(self._instance, segments, endpoints, strangers, self._policy))
+        self._rulesets.run(ruleset(self._instance, segments, endpoints, strangers, self._policy, self._neighbours))
         self._loaded = tablecheck.fingerprint(self._netfilter, self.table)
 
     def guard(self) -> None:
@@ -58,7 +60,7 @@ class Firewall:
     def damage(self, segments: Sequence[Segment], endpoints: Sequence[tuple[Segment, Endpoint]]) -> list[str]:
         """What of the table is not as it should be, in words. Raises OSError."""
         found = tablecheck.present(self._netfilter, self.table)
-        wanted = tablecheck.expected(segments, endpoints, self._policy)
+        wanted = tablecheck.expected(segments, endpoints, self._policy, self._neighbours)
         return tablecheck.differences(self.table, self._loaded, found, wanted)
 
     def add(self, segment: Segment, strangers: Iterable[int] = ()) -> None:
@@ -68,11 +70,23 @@ class Firewall:
         if strangers:
             self._loaded = tablecheck.fingerprint(self._netfilter, self.table)
 
+    def admit(self, neighbours: Neighbours) -> None:
+        """Make these the bridges of others that are no strangers. Idempotent."""
+        if neighbours == self._neighbours:
+            return
+        self._neighbours = neighbours
+        if not self.whole():
+            return
+        lines = [f"flush set inet {self.table} {name}" for name in ("guests", "alike")]
+        for name, parts in rules.neighbours(neighbours):
+            lines.append(f"add element inet {self.table} {name} {{ {words(parts)} }}")
+        self._rulesets.run("\n".join(lines))
+
     def admit_strangers(self, versions: Iterable[int]) -> None:
         """Take the chains away that ``add`` and ``load`` made for these IP versions. Idempotent."""
         for version in versions:
             try:
-                self._rulesets.run(f"delete chain inet {self.table} {STRANGERS[version]}")
+                self._rulesets.run(f"delete chain inet {self.table} {STRANGERS_OF[version]}")
             except OSError:
                 continue  # somebody else has taken it
             self._loaded = tablecheck.fingerprint(self._netfilter, self.table)

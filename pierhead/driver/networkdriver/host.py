@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv6Address
 
-from pierhead.driver.networkdriver.api import Endpoint, Known, Network
+from pierhead.driver.networkdriver.api import Endpoint, Known, Neighbours, Network
 from pierhead.errors import Forbidden
 from pierhead.libcontainer.spec import NetworkSetup
 
@@ -78,6 +78,9 @@ class HostDriver:
 
     def guard(self) -> None:
         """There are no rules."""
+
+    def admit(self, neighbours: Neighbours) -> None:
+        """Nothing is kept from forwarding."""
 
     def drifted(self) -> bool:
         """Nothing of the host's is set."""

@@ -1,236 +1,24 @@
-"""The host's own firewall: whether it stops what ours lets through, by which rule, and which command opens it.
-
-An accept of ours never outvotes another's drop, and nothing of theirs is changed here: they are only read.  ufw,
-firewalld, Docker, plain nftables and both iptables are all rules in the kernel, and are asked about by sending
-imagined packets through them (``packetpath``).
-"""
+"""The rules of everybody else on the host, read from the kernel; nothing of theirs is changed."""
 
 import threading
-from collections.abc import Callable, Container, Iterable, Mapping
+import time
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
-from pierhead.driver.networkdriver import marks, ruletext
+from pierhead.driver.networkdriver import marks, obstacles, ruletext
+from pierhead.driver.networkdriver.api import Neighbours
+from pierhead.driver.networkdriver.obstacles import FAMILIES, Bridge, Obstacle, is_iptables
 from pierhead.driver.networkdriver.outside import SOMEBODY, egress
-from pierhead.driver.networkdriver.packetpath import (
-    FORWARD,
-    INPUT,
-    PREROUTING,
-    Decision,
-    Host,
-    Packet,
-    answer_to,
-    decisions,
-    walk,
-)
+from pierhead.driver.networkdriver.packetpath import FORWARD, INPUT, PREROUTING, Decision, Host, Packet
 from pierhead.linux import nftdump, xtables
 from pierhead.linux.libnftables import Rulesets
 from pierhead.linux.netlink import Link, Netlink
-from pierhead.linux.nft import NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6, Netfilter
+from pierhead.linux.nft import Netfilter
 from pierhead.linux.nftdump import Chain, Ruleset
 
-_FAMILIES = {NFPROTO_INET: "inet", NFPROTO_IPV4: "ip", NFPROTO_IPV6: "ip6"}
-_XTABLES = ("filter", "mangle", "raw", "security", "nat")
-_SENSE = {
-    "from": "forwarding from {0}",
-    "to": "forwarding to {0}",
-    "within": "traffic between containers on {0}",
-    "input": "{0} from outside",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Obstacle:
-    """Somebody's rule that stops what we let through.
-
-    direction: "from", "to" or "within" a bridge; "input" of a port.  subject: the bridge, or the port ("8080/tcp").
-    owner: "ufw", "firewalld", "docker", or "" for rules of the host's own.  where: the chain.  rule: its text, "" for
-    the chain's policy.  command: what opens it, to be run by the host's owner.  certain: False where the rules ask
-    for something that cannot be known beforehand.
-    """
-
-    direction: str
-    subject: str
-    verdict: str
-    owner: str
-    where: str
-    rule: str
-    command: str
-    version: int = 4
-    certain: bool = True
-
-    @property
-    def what(self) -> str:
-        """What is stopped, and by whom."""
-        sense = _SENSE[self.direction].format(self.subject)
-        what = f"the rule `{self.rule}` in {self.where}" if self.rule else f"the policy of {self.where}"
-        whose = f" ({self.owner})" if self.owner else ""
-        family = "IPv6 " if self.version == 6 else ""
-        ends = "rejected" if self.verdict == "reject" else "dropped"
-        return f"{family}{sense} is {ends} by {what}{whose}"
-
-    def __str__(self) -> str:
-        """One sentence for a user: what, by whom, and the remedy."""
-        return f"{self.what}; to open it: {self.command}"
-
-
-# Whose it is, and what opens it --------------------------------------------------------------------------------------
-
-
-def _is_iptables(chain: Chain) -> bool:
-    """Made by an iptables program: such tables and chains have names that are fixed."""
-    return chain.legacy or (chain.family != NFPROTO_INET and chain.table in _XTABLES and chain.name.isupper())
-
-
-def owner_of(ruleset: Ruleset, base: Chain) -> str:
-    """Which program keeps the rules that a hooked chain leads to, known by the names that it gives its chains."""
-    if base.table == "firewalld":
-        return "firewalld"
-    names = [
-        chain.name
-        for chain in ruleset.chains
-        if (chain.family, chain.table, chain.legacy) == (base.family, base.table, base.legacy)
-    ]
-    if any(name.startswith(("ufw-", "ufw6-")) for name in names):
-        return "ufw"
-    if any(name in ("FORWARD_direct", "FWDI_public", "IN_public") for name in names):
-        return "firewalld"
-    if base.hook == FORWARD and any(name.startswith("DOCKER") for name in names):
-        return "docker"
-    return ""
-
-
-def _iptables(base: Chain) -> str:
-    program = "iptables" if base.family == NFPROTO_IPV4 else "ip6tables"
-    return f"{program}-legacy" if base.legacy else program
-
-
-def opening(ruleset: Ruleset, base: Chain, owner: str, direction: str, subject: str) -> str:
-    """The command that lets it through. subject: as in ``Obstacle``."""
-    if direction == "input":
-        return _opening_port(base, owner, subject)
-    into, out = direction in ("from", "within"), direction in ("to", "within")
-    if owner == "ufw":
-        return "ufw route allow" + f" in on {subject}" * into + f" out on {subject}" * out
-    if owner == "firewalld":
-        return f"firewall-cmd --permanent --zone=trusted --add-interface={subject} && firewall-cmd --reload"
-    if _is_iptables(base):
-        docker = any(chain.name == "DOCKER-USER" and _same(chain, base) for chain in ruleset.chains)
-        chain = "DOCKER-USER" if docker and base.hook == FORWARD and base.table == "filter" else base.name
-        table = "" if base.table == "filter" else f" -t {base.table}"
-        return f"{_iptables(base)}{table} -I {chain}" + f" -i {subject}" * into + f" -o {subject}" * out + " -j ACCEPT"
-    family = _FAMILIES[base.family]
-    match = f' iifname "{subject}"' * into + f' oifname "{subject}"' * out
-    return f"nft insert rule {family} {base.table} {base.name}{match} accept"
-
-
-def _opening_port(base: Chain, owner: str, subject: str) -> str:
-    port, _, proto = subject.partition("/")
-    if owner == "ufw":
-        return f"ufw allow {subject}"
-    if owner == "firewalld":
-        return f"firewall-cmd --permanent --add-port={subject} && firewall-cmd --reload"
-    if _is_iptables(base):
-        return f"{_iptables(base)} -I {base.name} -p {proto} --dport {port} -j ACCEPT"
-    return f"nft insert rule {_FAMILIES[base.family]} {base.table} {base.name} {proto} dport {port} accept"
-
-
-def _same(chain: Chain, base: Chain) -> bool:
-    return (chain.family, chain.table, chain.legacy) == (base.family, base.table, base.legacy)
-
-
-def _where(base: Chain, chain: Chain) -> str:
-    kind = _iptables(base) if _is_iptables(base) else f"nft table {_FAMILIES[base.family]}"
-    if _is_iptables(base):
-        return f"{kind} chain {chain.name}" + ("" if base.table == "filter" else f" of table {base.table}")
-    return f"{kind} {base.table} chain {chain.name}"
-
-
-Words = Callable[[Decision], str]
-"""A rule's text."""
-
-
-def _obstacle(ruleset: Ruleset, found: Decision, direction: str, subject: str, version: int, words: Words) -> Obstacle:
-    owner = owner_of(ruleset, found.base)
-    return Obstacle(
-        direction,
-        subject,
-        found.verdict,
-        owner,
-        _where(found.base, found.chain),
-        words(found) if found.rule is not None else "",
-        opening(ruleset, found.base, owner, direction, subject),
-        version,
-        found.certain,
-    )
-
-
-# The questions -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Bridge:
-    """A bridge of ours: its name, an address of a container on it, what leads outside, whether it may go there.
-
-    filtered: bridged frames pass the rules too (br_netfilter).
-    """
-
-    name: str
-    address: IPv4Address | IPv6Address
-    egress: str
-    internal: bool = False
-    filtered: bool = False
-
-
-def forwarding(ruleset: Ruleset, bridge: Bridge, host: Host, words: Words) -> list[Obstacle]:
-    """Who stops what containers on a bridge send, and what is sent to them. Pure but for ``words``.
-
-    Asked are: a connection to the outside and its answers, one from outside to a published port and its answers, and
-    where bridged frames are filtered one between two containers.
-    """
-    outside = SOMEBODY[bridge.address.version]
-    asked: list[tuple[str, Packet]] = []
-    if not bridge.internal and bridge.egress:
-        out = Packet(bridge.address, outside, dport=443, iif=bridge.name, oif=bridge.egress)
-        into = Packet(outside, bridge.address, dport=80, iif=bridge.egress, oif=bridge.name, dnat=True)
-        asked += [("from", out), ("to", answer_to(out)), ("to", into), ("from", answer_to(into))]
-    if bridge.filtered:
-        peer = bridge.address + 1
-        asked.append(("within", Packet(bridge.address, peer, iif=bridge.name, oif=bridge.name)))
-    found: dict[str, Obstacle] = {}
-    for direction, packet in asked:
-        stopped = walk(ruleset, packet, FORWARD, host)
-        if stopped is not None and direction not in found:
-            version = bridge.address.version
-            found[direction] = _obstacle(ruleset, stopped, direction, bridge.name, version, words)
-    return list(found.values())
-
-
-def entering(
-    ruleset: Ruleset,
-    target: IPv4Address | IPv6Address,
-    proto: str,
-    port: int,
-    interface: str,
-    host: Host,
-    words: Words,
-) -> Obstacle | None:
-    """Who keeps outsiders from a port of the host's own: what a published port goes round. Pure but for ``words``."""
-    packet = Packet(SOMEBODY[target.version], target, proto, dport=port, iif=interface)
-    for hook in (PREROUTING, INPUT):
-        stopped = walk(ruleset, packet, hook, host)
-        if stopped is not None:
-            return _obstacle(ruleset, stopped, "input", f"{port}/{proto}", target.version, words)
-    return None
-
-
-def accepts(ruleset: Ruleset, packet: Packet, host: Host) -> bool:
-    """Whether a rule of somebody's, and not only a policy, lets a forwarded packet through, and nobody stops it."""
-    found = decisions(ruleset, packet, FORWARD, host)
-    return any(one.rule is not None for one in found) and not any(one.stops for one in found)
-
-
-# Reading the host ----------------------------------------------------------------------------------------------------
+LIFETIME = 10.0
+"""Seconds that an answer is given again while the rules stay as they are: interfaces and routes change without them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,23 +56,40 @@ def _real(link: Link) -> bool:
     return link.up and link.kind != "bridge" and not link.master and not link.group
 
 
+def _foreign(link: Link) -> bool:
+    """A bridge of somebody who is no Pierhead."""
+    return link.kind == "bridge" and not marks.ours(link)
+
+
 class HostFirewall:
     """The rules of everybody but this instance in the network namespace, read again when they have changed."""
 
     def __init__(self, instance: str) -> None:
-        """Nothing is read before the first question."""
+        """Nothing is read before the first question. instance: whose table is left out; "" for all."""
         self._own = marks.table(instance)
         self._netfilter = Netfilter()
         self._rulesets = Rulesets()
         self._lock = threading.Lock()
-        self._native: Ruleset | None = None
+        self._native = Ruleset()
+        self._fresh = False
         self._legacy: dict[tuple[int, str], bytes] = {}
         self._chains: tuple[Chain, ...] = ()
         self._ruleset = Ruleset()
+        self._answers: dict[object, tuple[float, list[Obstacle]]] = {}
 
     def stale(self) -> None:
         """Somebody has changed nftables' rules (old iptables' are compared at every question)."""
-        self._native = None
+        self._fresh = False
+
+    def quiet(self) -> bool:
+        """Whether it is known without a long look that nobody else filters what is forwarded."""
+        return self._fresh and not xtables.tables() and not self._hooked(self._ruleset, FORWARD)
+
+    def legacy_changed(self) -> bool:
+        """Whether old iptables' rules, whose changes nobody announces, are others than at the last look. Microseconds
+        where there are none."""
+        found = {key: xtables.without_counters(key[0], xtables.read(*key)) for key in xtables.tables()}
+        return found != self._legacy
 
     def close(self) -> None:
         """Let go of the socket."""
@@ -302,11 +107,17 @@ class HostFirewall:
                 self._chains = tuple(
                     chain for key, block in legacy.items() for chain in xtables.parse(key[0], key[1], block)
                 )
-            if self._native is None:
-                self._native = nftdump.read(self._netfilter, lambda table: table == self._own)
+            if not self._fresh:
+                self._fresh = True  # before the look: what is changed meanwhile makes it stale again
+                try:
+                    self._native = nftdump.read(self._netfilter, lambda table: table.startswith(self._own))
+                except OSError:
+                    self._fresh = False
+                    raise
                 changed = True
             if changed:
                 self._ruleset = Ruleset((*self._native.chains, *self._chains), self._native.sets)
+                self._answers = {}
             return self._ruleset
 
     def everything(self) -> Ruleset:
@@ -329,19 +140,17 @@ class HostFirewall:
             direction, subject = "from", packet.iif
         else:
             direction, subject = "to", packet.oif
-        return _obstacle(ruleset, found, direction, subject, packet.version, self._words)
+        return obstacles.obstacle(ruleset, found, direction, subject, packet.version, self._words)
 
     def _words(self, found: Decision) -> str:
         """A rule's text: iptables' from what was read, nftables' as nft itself writes it."""
         if found.rule is None:
             return ""
-        if _is_iptables(found.base):
+        if is_iptables(found.base):
             return ruletext.text(found.chain, found.rule)
         chain = found.chain
         try:
-            listed = self._rulesets.run(
-                f"list chain {_FAMILIES[chain.family]} {chain.table} {chain.name}", handles=True
-            )
+            listed = self._rulesets.run(f"list chain {FAMILIES[chain.family]} {chain.table} {chain.name}", handles=True)
         except OSError:
             listed = ""
         ending = f" # handle {found.rule.handle}"
@@ -352,7 +161,7 @@ class HostFirewall:
         return any(chain.hook in hooks and chain.kind != "nat" for chain in ruleset.chains)
 
     def forwarding(
-        self, bridge: str, addresses: Iterable[IPv4Address | IPv6Address], *, internal: bool, filtered: bool
+        self, bridge: str, addresses: Sequence[IPv4Address | IPv6Address], *, internal: bool, filtered: bool
     ) -> list[Obstacle]:
         """Who stops what a bridge of ours forwards; addresses: one that a container could have, of each version.
 
@@ -361,12 +170,34 @@ class HostFirewall:
         ruleset = self.ruleset()
         if not self._hooked(ruleset, FORWARD):
             return []
-        around = Surroundings.read()
-        found: list[Obstacle] = []
-        for address in addresses:
-            asked = Bridge(bridge, address, around.egress.get(address.version, ""), internal, filtered)
-            found += forwarding(ruleset, asked, around.host, self._words)
+        key = (bridge, *addresses, internal, filtered)
+        until, found = self._answers.get(key, (0.0, []))
+        if until < time.monotonic():
+            around, found = Surroundings.read(), []
+            for address in addresses:
+                asked = Bridge(bridge, address, around.egress.get(address.version, ""), internal, filtered)
+                found += obstacles.forwarding(ruleset, asked, around.host, self._words)
+            self._answers[key] = time.monotonic() + LIFETIME, found
         return found
+
+    def neighbours(self) -> Neighbours:
+        """Bridges of others, and for which of them somebody's rules let the host forward.
+
+        Raises OSError.
+        """
+        ruleset = self.ruleset()
+        with Netlink() as link:
+            bridges = {found.index: found.name for found in link.links() if _foreign(found)}
+            addresses = link.addresses() if bridges else []
+        guests: dict[str, None] = {}
+        around = Surroundings.read() if bridges and self._hooked(ruleset, FORWARD) else None
+        for index, interface in addresses:
+            out = around.egress.get(interface.version, "") if around is not None else ""
+            if index in bridges and out and around is not None and not interface.ip.is_link_local:
+                packet = Packet(interface.ip + 1, SOMEBODY[interface.version], iif=bridges[index], oif=out)
+                if obstacles.accepts(ruleset, packet, around.host):
+                    guests[bridges[index]] = None
+        return Neighbours(tuple(guests), tuple(sorted(bridges.values())))
 
     def entering(self, proto: str, port: int, address: IPv4Address | IPv6Address | None = None) -> Obstacle | None:
         """Which input rule keeps outsiders from a port of the host, or None. address: one of the host's own, None for
@@ -378,7 +209,7 @@ class HostFirewall:
         targets = [address] if address is not None else list(around.addresses.values())
         for target in targets:
             interface = around.egress.get(target.version, "")
-            found = entering(ruleset, target, proto, port, interface, around.host, self._words)
+            found = obstacles.entering(ruleset, target, proto, port, interface, around.host, self._words)
             if found is not None:
                 return found
         return None

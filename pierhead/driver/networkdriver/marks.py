@@ -1,6 +1,6 @@
 """The instance's mark on what the network drivers make, so that reconciliation finds its own objects and no others."""
 
-from pierhead.linux.netlink import Netlink
+from pierhead.linux.netlink import Link, Netlink
 
 DEFAULT_BRIDGES = ("docker0", "pier0")
 """The default bridge's name; the second where a docker0 exists that is not ours."""
@@ -16,6 +16,11 @@ TABLE = "pierhead-"
 def group(instance: str) -> int:
     """The link group of every interface of an instance (8 hex digits)."""
     return GROUP_MARK | int(instance, 16) & ~GROUP_MASK
+
+
+def ours(link: Link) -> bool:
+    """Whether a link is any instance's."""
+    return link.group & GROUP_MASK == GROUP_MARK
 
 
 def table(instance: str) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address, IPv6Address
 
 from pierhead.driver.networkdriver import inside, marks, parents
-from pierhead.driver.networkdriver.api import Endpoint, Known, Network, gateways
+from pierhead.driver.networkdriver.api import Endpoint, Known, Neighbours, Network, gateways
 from pierhead.errors import PierheadError
 from pierhead.libcontainer.spec import NetworkSetup
 from pierhead.linux import netlink, sublinks
@@ -180,6 +180,9 @@ class ParentedDriver:
 
     def guard(self) -> None:
         """There are no rules."""
+
+    def admit(self, neighbours: Neighbours) -> None:
+        """Nothing is kept from forwarding."""
 
     def drifted(self) -> bool:
         """Nothing of the host's is set."""

@@ -1,151 +1,21 @@
-"""The rules of the one nft table of an instance: address translation, isolation, published ports.
+"""What an instance's nft table holds: the elements of its networks and published ports, and the table as a whole.
 
-They never change; networks and ports are elements of the table's sets and maps.  A packet to a published port finds
-its target by one hash lookup, however many ports there are.  Chains, in the order of a packet's way:
-
-- ``raw``: nobody but the host itself reaches 127.0.0.0/8 (``route_localnet`` is set on our bridges, and without this
-  rule a container would reach every service on the host's loopback); nobody reaches a container's address past its
-  bridge unless its network is routed or unprotected, or trusts the interface, or is not masqueraded (then answers come
-  to it, and ``forward`` keeps the rest away); containers of internal networks reach nothing else.
-- ``prerouting``, ``output``: published ports.  An address of the host, a port in a map → the container.  Under the
-  policies ``firewall`` and ``local`` only for the host and containers: what comes from outside meets the host's own
-  input rules, and then a socket that the container's shim holds.
-- ``input``, under ``local``: what those sockets serve is not for clients from outside.
-- ``forward``: between bridges only what was published; nothing into or out of internal networks.
-- ``strangers4``, ``strangers6``: what neither enters nor leaves a bridge of a Pierhead is not forwarded; only where
-  the host did not forward before an engine turned that on.
-- ``postrouting``: masquerade what leaves, what comes back to its own bridge (hairpin), and the host's own clients.
-
-It is an ``inet`` table: one set of rules for both families.  Nothing depends on br_netfilter; where bridged frames
-pass these chains too, a pair of equal bridges in ``same`` lets them through.
+The rules themselves never change; they are in ``chains``.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
-from pierhead.driver.networkdriver import marks
-from pierhead.driver.networkdriver.api import Endpoint, Network, PortBinding, PublishPolicy
+from pierhead.driver.networkdriver import chains, marks
+from pierhead.driver.networkdriver.api import Endpoint, Neighbours, Network, PortBinding, PublishPolicy
 from pierhead.driver.networkdriver.bridgeoptions import BridgeOptions, GatewayMode
 from pierhead.driver.networkdriver.reservations import Addresses, serves, split
 from pierhead.linux.nft import Element, field, proto
 
 PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
 
-_SETS = """
-  map exact4 { type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service; }
-  map any4 { type inet_proto . inet_service : ipv4_addr . inet_service; }
-  map ranges4 { type ipv4_addr . inet_proto . inet_service : ipv4_addr; flags interval; }
-  map exact6 { type ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service; }
-  map any6 { type inet_proto . inet_service : ipv6_addr . inet_service; }
-  map ranges6 { type ipv6_addr . inet_proto . inet_service : ipv6_addr; flags interval; }
-  set bridges { type ifname; }
-  set internal { type ifname; }
-  set same { type ifname . ifname; }
-  set quiet { type ifname . ifname; }
-  set gateways4 { type ipv4_addr; }
-  set gateways6 { type ipv6_addr; }
-  set subnets4 { type ipv4_addr; flags interval; }
-  set subnets6 { type ipv6_addr; flags interval; }
-  set own4 { type ipv4_addr . ifname; flags interval; }
-  set own6 { type ipv6_addr . ifname; flags interval; }
-  set trusted4 { type ipv4_addr . ifname; flags interval; }
-  set trusted6 { type ipv6_addr . ifname; flags interval; }
-  set masqueraded4 { type ipv4_addr; flags interval; }
-  set masqueraded6 { type ipv6_addr; flags interval; }
-  set closed4 { type ipv4_addr . inet_proto . inet_service; flags interval; }
-  set closed6 { type ipv6_addr . inet_proto . inet_service; flags interval; }
-  set opened4 { type ipv4_addr . inet_proto . inet_service; flags interval; }
-  set opened6 { type ipv6_addr . inet_proto . inet_service; flags interval; }
-  set routed4 { type ifname; }
-  set routed6 { type ifname; }
-  set unprotected4 { type ifname; }
-  set unprotected6 { type ifname; }
-"""
-_CHAINS = """
-  chain raw {
-    type filter hook prerouting priority raw; policy accept;
-    iifname != "lo" ip daddr 127.0.0.0/8 drop
-    iifname != "lo" ip6 daddr ::1 drop
-    iifname @internal ip daddr != { 255.255.255.255, 224.0.0.0/4 } ip daddr . iifname != @own4 drop
-    iifname @internal ip6 daddr != { ff00::/8, fe80::/10 } ip6 daddr . iifname != @own6 drop
-    ip daddr @gateways4 accept
-    ip6 daddr @gateways6 accept
-    ip daddr . iifname @trusted4 accept
-    ip6 daddr . iifname @trusted6 accept
-    iifname != "lo" ip daddr @subnets4 ip daddr . iifname != @own4 drop
-    iifname != "lo" ip6 daddr @subnets6 ip6 daddr . iifname != @own6 drop
-  }
-  chain publish {
-    dnat ip to ip daddr . meta l4proto . th dport map @exact4
-    dnat ip to meta l4proto . th dport map @any4
-    dnat ip to ip daddr . meta l4proto . th dport map @ranges4
-    dnat ip6 to ip6 daddr . meta l4proto . th dport map @exact6
-    dnat ip6 to meta l4proto . th dport map @any6
-    dnat ip6 to ip6 daddr . meta l4proto . th dport map @ranges6
-  }
-  chain prerouting {
-    type nat hook prerouting priority dstnat; policy accept;
-    %(translated)s fib daddr type local jump publish
-  }
-  chain output {
-    type nat hook output priority -100; policy accept;
-    ip6 daddr ::1 return
-    fib daddr type local jump publish
-  }
-  chain postrouting {
-    type nat hook postrouting priority srcnat; policy accept;
-    oifname @bridges ct status dnat fib saddr type local masquerade
-    oifname @bridges ct status dnat ip saddr . oifname @own4 masquerade
-    oifname @bridges ct status dnat ip6 saddr . oifname @own6 masquerade
-    oifname != "lo" ip saddr @masqueraded4 ip saddr . oifname != @own4 masquerade
-    oifname != "lo" ip6 saddr @masqueraded6 ip6 saddr . oifname != @own6 masquerade
-  }
-  chain forward {
-    type filter hook forward priority filter; policy accept;
-    iifname . oifname @same accept
-    iifname . oifname @quiet ct status dnat accept
-    iifname . oifname @quiet drop
-    iifname @internal drop
-    oifname @internal drop
-    ct state established,related accept
-    oifname @bridges ct status dnat accept
-    %(reached)s oifname @bridges ip daddr . meta l4proto . th dport @opened4 accept
-    %(reached)s oifname @bridges ip6 daddr . meta l4proto . th dport @opened6 accept
-    oifname @routed4 meta l4proto icmp accept
-    oifname @routed6 meta l4proto ipv6-icmp accept
-    iifname @bridges oifname @bridges drop
-    %(reached)s oifname @unprotected4 meta nfproto ipv4 accept
-    %(reached)s oifname @unprotected6 meta nfproto ipv6 accept
-    oifname @bridges drop
-    iifname @bridges accept
-  }
-"""
-_LOCAL = """
-  chain input {
-    type filter hook input priority filter; policy accept;
-    iifname "lo" accept
-    %(ours)s accept
-    meta l4proto tcp ip daddr . meta l4proto . th dport @closed4 reject with tcp reset
-    meta l4proto tcp ip6 daddr . meta l4proto . th dport @closed6 reject with tcp reset
-    ip daddr . meta l4proto . th dport @closed4 drop
-    ip6 daddr . meta l4proto . th dport @closed6 drop
-  }
-"""
-_OURS = f"iifgroup & {marks.GROUP_MASK:#x} == {marks.GROUP_MARK:#x}"
-"""What comes from a container, of whichever Pierhead on this host."""
-_STRANGERS = """
-  chain {chain} {{
-    type filter hook forward priority 1; policy accept;
-    meta nfproto != {protocol} accept
-    iifgroup & {mask:#x} == {mark:#x} accept
-    oifgroup & {mask:#x} == {mark:#x} accept
-    drop
-  }}
-"""
-STRANGERS = {4: "strangers4", 6: "strangers6"}
-"""The chains that say that an engine turned forwarding on: other instances look for them."""
-
+NOBODY = Neighbours()
 
 Part = str | IPv4Address | IPv6Address | IPv4Network | IPv6Network
 """Of an element of a set: an interface's name, an address, a subnet."""
@@ -154,6 +24,12 @@ Part = str | IPv4Address | IPv6Address | IPv4Network | IPv6Network
 def words(parts: Iterable[Part]) -> str:
     """An element in nft's language."""
     return " . ".join(f'"{part}"' if isinstance(part, str) else str(part) for part in parts)
+
+
+def neighbours(found: Neighbours) -> list[tuple[str, tuple[Part, ...]]]:
+    """(set, element) for other people's bridges."""
+    guests: list[tuple[str, tuple[Part, ...]]] = [("guests", (name,)) for name in found.guests]
+    return guests + [("alike", (name, name)) for name in found.bridges]
 
 
 @dataclass(frozen=True, slots=True)
@@ -373,8 +249,8 @@ def published(
 
 
 def _strangers(version: int) -> str:
-    mark, mask = marks.GROUP_MARK, marks.GROUP_MASK
-    return _STRANGERS.format(chain=STRANGERS[version], protocol=f"ipv{version}", mask=mask, mark=mark)
+    chain, protocol = chains.STRANGERS_OF[version], f"ipv{version}"
+    return chains.STRANGERS % {"chain": chain, "protocol": protocol, "group": chains.GROUP}
 
 
 def additions(instance: str, segment: Segment, strangers: Iterable[int]) -> str:
@@ -391,31 +267,32 @@ def ruleset(
     endpoints: Iterable[tuple[Segment, Endpoint]],
     strangers: Iterable[int] = (),
     policy: PublishPolicy = PublishPolicy.ANY,
+    others: Neighbours = NOBODY,
 ) -> str:
     """The whole table in nft's language, replacing what is there in one transaction. Pure.
 
     strangers: the IP versions of which nothing is forwarded that neither enters nor leaves a bridge of a Pierhead
-    (because the host did not forward them before an engine turned it on).
+    (because the host did not forward them before an engine turned it on).  others: bridges that are no strangers.
     """
     contents: dict[str, list[str]] = {}
-    for segment in segments:
-        for container, element in segment.elements():
-            contents.setdefault(container, []).append(words(element))
+    own = [element for segment in segments for element in segment.elements()]
+    for container, element in (*own, *neighbours(others)):
+        contents.setdefault(container, []).append(words(element))
     for segment, endpoint in endpoints:
         for one in published(segment, endpoint, policy):
             contents.setdefault(one.container, []).append(one.text())
     lines = []
-    for line in _SETS.strip().splitlines():
+    for line in chains.SETS.strip().splitlines():
         elements = contents.get(line.split()[1])
         if elements:
             line = f"{line.rstrip().removesuffix('}')} elements = {{ {', '.join(dict.fromkeys(elements))} }}; }}"
         lines.append(line)
-    chains = _CHAINS % {
-        "translated": _OURS if policy is not PublishPolicy.ANY else "",
-        "reached": _OURS if policy is PublishPolicy.LOCAL else "",
+    text = chains.CHAINS % {
+        "translated": chains.OURS if policy is not PublishPolicy.ANY else "",
+        "reached": chains.OURS if policy is PublishPolicy.LOCAL else "",
     }
     if policy is PublishPolicy.LOCAL:
-        chains += _LOCAL % {"ours": _OURS}
-    chains += "".join(map(_strangers, strangers))
+        text += chains.LOCAL % {"ours": chains.OURS}
+    text += "".join(map(_strangers, strangers))
     name = f"inet {marks.table(instance)}"
-    return f"add table {name}\ndelete table {name}\ntable {name} {{\n" + "\n".join(lines) + chains + "}\n"
+    return f"add table {name}\ndelete table {name}\ntable {name} {{\n" + "\n".join(lines) + text + "}\n"

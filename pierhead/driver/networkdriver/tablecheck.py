@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 
-from pierhead.driver.networkdriver.api import Endpoint, PublishPolicy
+from pierhead.driver.networkdriver import rules
+from pierhead.driver.networkdriver.api import Endpoint, Neighbours, PublishPolicy
 from pierhead.driver.networkdriver.rules import Part, Segment, published
 from pierhead.linux import nftdump
 from pierhead.linux.nft import NFPROTO_INET, Netfilter, field
@@ -95,15 +96,18 @@ def _ends(part: Part) -> tuple[bytes, bytes]:
 
 
 def expected(
-    segments: Iterable[Segment], endpoints: Iterable[tuple[Segment, Endpoint]], policy: PublishPolicy
+    segments: Iterable[Segment],
+    endpoints: Iterable[tuple[Segment, Endpoint]],
+    policy: PublishPolicy,
+    neighbours: Neighbours,
 ) -> dict[str, Contents]:
     """The sets as they should be; those that should be empty are left out. Pure."""
     found: dict[str, set[tuple[bytes, bytes, bytes]]] = {}
-    for segment in segments:
-        for name, parts in segment.elements():
-            ends = [_ends(part) for part in parts]
-            key = b"".join(first for first, _ in ends), b"".join(last for _, last in ends), b""
-            found.setdefault(name, set()).add(key)
+    elements = [element for segment in segments for element in segment.elements()]
+    for name, parts in (*elements, *rules.neighbours(neighbours)):
+        ends = [_ends(part) for part in parts]
+        key = b"".join(first for first, _ in ends), b"".join(last for _, last in ends), b""
+        found.setdefault(name, set()).add(key)
     for segment, endpoint in endpoints:
         for one in published(segment, endpoint, policy):
             element = one.element()
