@@ -41,24 +41,32 @@ def ls(session: Session, options: Options) -> int:
     }
     _check(format)
     rows = session.api.get("/containers/json", query)
-    if ".Ports" in format or "json" in format:
-        _look_further(session, rows)
+    past = _look_further(session, rows) if ".Ports" in format or "json" in format else []
     show(format, columns(not options.on("no-trunc")), rows, KIND)
+    if past and format.startswith("table"):
+        named = ", ".join(f"{one['ports']} of {one['name']}" for one in past)
+        session.warn(f"WARNING: published past the host's firewall: {named} ('pier doctor' says more)")
     return 0
 
 
-def _look_further(session: Session, rows: list[Any]) -> None:
-    """Containers of the host's network publish nothing: ask on which ports they listen."""
-    modes = [(row.get("HostConfig") or {}).get("NetworkMode") or "" for row in rows if row.get("State") == "running"]
-    if not any(mode == "host" or mode.startswith("container:") for mode in modes):
-        return
+def _look_further(session: Session, rows: list[Any]) -> list[Any]:
+    """Ask what Docker's list does not say: on which ports containers of the host's network listen, and which published
+    ones outsiders reach past the host's firewall (returned)."""
+    running = [row for row in rows if row.get("State") == "running"]
+    modes = [(row.get("HostConfig") or {}).get("NetworkMode") or "" for row in running]
+    public = [port.get("IP") or "" for row in running for port in row.get("Ports") or () if port.get("PublicPort")]
+    outside = any(not ip.startswith("127.") and ip != "::1" for ip in public)
+    if not outside and not any(mode == "host" or mode.startswith("container:") for mode in modes):
+        return []
     try:
         seen = session.api.get("/pierhead/ports")
     except DaemonError:
-        return  # it is dockerd
+        return []  # it is dockerd
     listening = {one["id"]: one["listeners"] for one in seen["listening"]}
     for row in rows:
         row["Listening"] = listening.get(row["Id"], [])
+    shown = {row["Id"] for row in rows}
+    return [one for one in seen["past_firewall"] if one["id"] in shown]
 
 
 def _check(format: str) -> None:

@@ -52,10 +52,20 @@ class ListenersOfContainer(msgspec.Struct, kw_only=True):
     listeners: list[Listener]
 
 
+class PastFirewall(msgspec.Struct, kw_only=True):
+    """A published port or range ("8000-8010/tcp") that outsiders reach past the host's input rules."""
+
+    id: str
+    name: str
+    ports: str
+    stopped_by: str
+
+
 class PortSight(msgspec.Struct, kw_only=True):
-    """What ``pier ps`` asks for besides Docker's list (GET /pierhead/ports)."""
+    """What ``pier ps`` and ``pier doctor`` ask for besides Docker's list (GET /pierhead/ports)."""
 
     listening: list[ListenersOfContainer]
+    past_firewall: list[PastFirewall]
 
 
 class Attachment(msgspec.Struct, kw_only=True):

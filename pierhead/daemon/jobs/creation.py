@@ -7,7 +7,19 @@ from contextlib import suppress
 from dataclasses import replace
 
 from pierhead.daemon.engine.engine import Engine, blocking, phase
-from pierhead.daemon.jobs import checks, foreign_rules, images, links, mounts, names, networks, removal, specs, volumes
+from pierhead.daemon.jobs import (
+    checks,
+    foreign_rules,
+    images,
+    links,
+    mounts,
+    names,
+    networks,
+    port_warnings,
+    removal,
+    specs,
+    volumes,
+)
 from pierhead.daemon.jobs.describe import attributes, mounts_of, network_kind
 from pierhead.daemon.jobs.files import container_folder, log_config
 from pierhead.errors import Conflict, InvalidParameter, NoSuchContainer, PierheadError, listed
@@ -108,10 +120,11 @@ async def _create(engine: Engine, name: str, request: ContainerCreateRequest, pl
     checks.check_config(config)
     command = _command(config)
     checks.check_host(host, warnings)
-    warnings += networks.check(config, host)
+    networks.check(config, host)
     _complete(host)
     wanted = mounts.wanted(config, host, engine.containers.find, mounts_of)
     endpoints = _endpoints(engine, request, host)
+    warnings += await port_warnings.of_request(engine, config, host, endpoints)
     linked = links.targets(engine, host)
     _name_by_id(engine, host)
     id = secrets.token_hex(32)

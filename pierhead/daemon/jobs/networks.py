@@ -75,12 +75,10 @@ List = list
 """The type, in a module whose job has that name."""
 
 
-def check(config: ContainerConfig, host: HostConfig) -> List[str]:
-    """Raise InvalidParameter for a container's ports, extra hosts and name servers that make no sense; returns what is
-    to be said about the others."""
-    found = port_allocation.requests(config, host)
+def check(config: ContainerConfig, host: HostConfig) -> None:
+    """Raise InvalidParameter for a container's ports, extra hosts and name servers that make no sense. Pure."""
+    port_allocation.requests(config, host)
     netfiles.check(host)
-    return port_allocation.warnings(found, host)
 
 
 # List, inspect -------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from ipaddress import ip_address
 
 from pierhead.daemon.engine.engine import Engine, blocking
 from pierhead.daemon.jobs import endpoints
-from pierhead.daemon.jobs.describe import config_of, network_kind
+from pierhead.daemon.jobs.describe import config_of
 from pierhead.driver.execdriver.api import HeldPort, KeptPort
 from pierhead.driver.networkdriver import ports, reservations
 from pierhead.driver.networkdriver.api import Endpoint, Network, PortBinding
@@ -26,7 +26,6 @@ from pierhead.wire.containers import ContainerConfig, HostConfig
 log = logging.getLogger("pierd")
 
 RESERVE_ATTEMPTS, RESERVE_PAUSE = 20, 0.02
-DISCARDED = "Published ports are discarded when using host network mode"
 
 
 def requests(config: ContainerConfig, host: HostConfig) -> list[ports.PortRequest]:
@@ -158,28 +157,6 @@ def _external(engine: Engine, container: Container, error: PierheadError) -> Pie
     return PierheadError(
         "driver failed programming external connectivity on endpoint "
         f"{container.name} ({'' if row is None else row['id']}): {error}"
-    )
-
-
-def warnings(found: list[ports.PortRequest], host: HostConfig) -> list[str]:
-    """What is to be said, at a container's creation, about the ports that it is to publish."""
-    kind = network_kind(host.network_mode)
-    if kind == "host" and host.port_bindings:
-        return [DISCARDED]
-    beyond = _beyond_reservation(found) if kind in ("default", "user") else ""
-    return [beyond] if beyond else []
-
-
-def _beyond_reservation(found: list[ports.PortRequest]) -> str:
-    fixed = [PortBinding(one.proto, one.port, one.port, one.ip, one.low, one.low) for one in found if one.fixed]
-    single = [PortBinding(one.proto, one.port, one.port, one.ip, 1, 1) for one in found if not one.fixed]
-    _, beyond = reservations.split([*ports.coalesce(fixed), *single])
-    if not beyond:
-        return ""
-    ranges = ", ".join(f"{one.host_low}-{one.host_high}/{one.proto}" for one in beyond if one not in single)
-    return (
-        f"More than {reservations.SOCKETS} ports are published: {ranges or 'those beyond'} cannot be kept from other "
-        "programs while the container runs, and are not served on ::1 or from IPv6 to IPv4"
     )
 
 

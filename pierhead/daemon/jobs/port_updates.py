@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from pierhead.daemon.engine.engine import Engine, phase
-from pierhead.daemon.jobs import endpoints, port_allocation
+from pierhead.daemon.jobs import endpoints, port_allocation, port_warnings
 from pierhead.daemon.jobs.describe import config_of, host_config_of, network_kind
 from pierhead.driver.networkdriver import ports, reservations
 from pierhead.driver.networkdriver.api import Endpoint, Network, PortBinding
@@ -51,7 +51,8 @@ async def update(engine: Engine, container: Container, request: ContainerUpdateR
         with phase("networkdriver: publish"):
             async with engine.network_gate.shared():
                 await _apply(engine, container, change, *carrier)
-    return port_allocation.warnings(port_allocation.requests(config_of(container), change.host), change.host)
+    networks = [row["network_name"] for row in endpoints.endpoint_rows(engine, container.id)]
+    return await port_warnings.of_request(engine, config_of(container), change.host, networks)
 
 
 # What is to become of it ---------------------------------------------------------------------------------------------

@@ -81,9 +81,10 @@ class HostFirewall:
         """Somebody has changed nftables' rules (old iptables' are compared at every question)."""
         self._fresh = False
 
-    def quiet(self) -> bool:
-        """Whether it is known without a long look that nobody else filters what is forwarded."""
-        return self._fresh and not xtables.tables() and not self._hooked(self._ruleset, FORWARD)
+    def quiet(self, *hooks: int) -> bool:
+        """Whether it is known without a long look that nobody else filters at these hooks (what is forwarded, where
+        none is named)."""
+        return self._fresh and not xtables.tables() and not self._hooked(self._ruleset, *(hooks or (FORWARD,)))
 
     def legacy_changed(self) -> bool:
         """Whether old iptables' rules, whose changes nobody announces, are others than at the last look. Microseconds
@@ -199,14 +200,21 @@ class HostFirewall:
                     guests[bridges[index]] = None
         return Neighbours(tuple(guests), tuple(sorted(bridges.values())))
 
-    def entering(self, proto: str, port: int, address: IPv4Address | IPv6Address | None = None) -> Obstacle | None:
+    def entering(
+        self,
+        proto: str,
+        port: int,
+        address: IPv4Address | IPv6Address | None = None,
+        versions: Container[int] = (4, 6),
+    ) -> Obstacle | None:
         """Which input rule keeps outsiders from a port of the host, or None. address: one of the host's own, None for
-        the one that outsiders see. Raises OSError."""
+        those of these versions that outsiders see. Raises OSError."""
         ruleset = self.ruleset()
         if not self._hooked(ruleset, PREROUTING, INPUT):
             return None
         around = Surroundings.read()
-        targets = [address] if address is not None else list(around.addresses.values())
+        seen = [own for version, own in around.addresses.items() if version in versions]
+        targets = [address] if address is not None else seen
         for target in targets:
             interface = around.egress.get(target.version, "")
             found = obstacles.entering(ruleset, target, proto, port, interface, around.host, self._words)

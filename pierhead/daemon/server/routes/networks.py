@@ -1,6 +1,6 @@
 """Networks; and below /pierhead what is ours and not Docker's."""
 
-from pierhead.daemon.jobs import listening, network_check, network_map, networks
+from pierhead.daemon.jobs import listening, network_check, network_map, networks, port_warnings
 from pierhead.daemon.server import answer
 from pierhead.daemon.server.answer import NO_CONTENT, Answer
 from pierhead.daemon.server.call import Call
@@ -56,7 +56,8 @@ async def check(call: Call) -> Answer:
 
 async def ports(call: Call) -> Answer:
     """What ``pier ps`` adds to the list: more than Docker's fields can say of ports."""
-    return answer.json(PortSight(listening=await call.engine.run(listening.show)))
+    run = call.engine.run
+    return answer.json(PortSight(listening=await run(listening.show), past_firewall=await run(port_warnings.show)))
 
 
 ROUTES = (
