@@ -8,7 +8,7 @@ WORKERS ?= 2
 PYTEST := $(PY) -m pytest -n $(WORKERS) --dist loadfile
 ARGS ?=
 
-.PHONY: help setup setup-venv peers demo test test-fast test-against-docker test-vm check bench lock clean
+.PHONY: help setup setup-venv peers demo test test-fast test-against-docker test-vm test-machine check bench lock clean
 
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1\t/' | expand -t 22
@@ -36,7 +36,7 @@ peers: .cache/peers.stamp
 demo: setup-venv  ## the walkthrough with real containers; leaves nothing behind (TOMCAT=1: with a real Tomcat)
 	@$(PY) -m demo $(if $(TOMCAT),--tomcat) $(ARGS)
 
-test: setup  ## the whole test suite
+test: setup test-machine  ## the whole test suite, and a core of it on Debian's own kernel (vm/tests)
 	@$(PYTEST) $(ARGS)
 
 test-fast: .venv/stamp  ## what needs no root and no daemon
@@ -45,8 +45,12 @@ test-fast: .venv/stamp  ## what needs no root and no daemon
 test-against-docker: setup  ## the api and clients tests aimed at Debian's dockerd: they test Docker's behaviour, not ours
 	@$(PYTEST) --engine docker tests/api tests/clients $(ARGS)
 
-test-vm: setup-venv  ## make demo on Debian's own kernel with cgroup v2, under qemu without KVM
+test-vm: setup-venv  ## the demo and vm/tests on Debian's own kernel with cgroup v2, under qemu without KVM
 	@vm/run $(ARGS)
+
+# qemu and the kernel. A machine that cannot have them says why (status 77), and the test that wants them skips with it.
+test-machine: setup-venv
+	@vm/prepare || [ $$? -eq 77 ]
 
 check: .venv/stamp  ## style, types, layers
 	@.venv/bin/ruff check .

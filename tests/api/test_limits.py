@@ -27,21 +27,22 @@ def inside(api: Api, id: str, *command: str) -> str:
     return b"".join(payload for _, payload in frames(answer.body)).decode()
 
 
-def limit(api: Api, id: str, v1: str, v2: str) -> str:
-    """A control file of the container's own, as it sees it."""
-    return inside(api, id, "cat", f"/sys/fs/cgroup/{v2 if UNIFIED else v1}").strip()
+FILES = {
+    "memory": ("memory/memory.limit_in_bytes", "memory.max"),
+    "swap": ("memory/memory.memsw.limit_in_bytes", "memory.swap.max"),
+    "reserved": ("memory/memory.soft_limit_in_bytes", "memory.low"),
+    "shares": ("cpu/cpu.shares", "cpu.weight"),
+    "quota": ("cpu/cpu.cfs_quota_us", "cpu.max"),
+    "cpus": ("cpuset/cpuset.cpus", "cpuset.cpus"),
+    "pids": ("pids/pids.max", "pids.max"),
+}
+"""The control files of v1 and v2."""
 
 
 def limits(api: Api, id: str) -> dict[str, str]:
-    return {
-        "memory": limit(api, id, "memory/memory.limit_in_bytes", "memory.max"),
-        "swap": limit(api, id, "memory/memory.memsw.limit_in_bytes", "memory.swap.max"),
-        "reserved": limit(api, id, "memory/memory.soft_limit_in_bytes", "memory.low"),
-        "shares": limit(api, id, "cpu/cpu.shares", "cpu.weight"),
-        "quota": limit(api, id, "cpu/cpu.cfs_quota_us", "cpu.max"),
-        "cpus": limit(api, id, "cpuset/cpuset.cpus", "cpuset.cpus"),
-        "pids": limit(api, id, "pids/pids.max", "pids.max"),
-    }
+    """The limits of a container as it sees them."""
+    files = [f"/sys/fs/cgroup/{names[UNIFIED]}" for names in FILES.values()]
+    return dict(zip(FILES, inside(api, id, "cat", *files).splitlines(), strict=True))
 
 
 def test_a_container_without_limits_has_none(api: Api) -> None:

@@ -117,14 +117,13 @@ def test_processes_in_threaded_groups_are_found(layout: Layout, base: str) -> No
     cgroupfs.remove(plan.directories)
 
 
-def test_a_root_that_has_processes_is_refused_with_what_to_do(base: str) -> None:
-    """As in a container without a cgroup of its own for the daemon."""
+def test_a_root_that_has_processes_is_refused_with_what_to_do(layout: Layout, base: str) -> None:
+    """As in a container where the daemon is in the topmost cgroup that there is."""
     need("cgroup v2 alone")
-    root = f"/sys/fs/cgroup{base}"
-    found = cgroups.detect()
-    inside = Inside(cgroups.Plan((), root, (), (root,)), _sleep)
+    plan = _made(layout, base, Resources())
+    inside = Inside(plan, _sleep)
     with pytest.raises(OSError, match="move them to one below it"):
-        cgroups.prepare(replace(found, unified=root), "/inner")
+        cgroups.prepare(replace(layout, unified=plan.into), "/inner")
     os.kill(inside.pid, 9)
     inside.wait()
 
