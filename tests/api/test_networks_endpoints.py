@@ -144,15 +144,22 @@ def test_the_way_out_and_the_ports_follow_the_priority_while_it_runs(api: Api, e
 
 
 @pytest.mark.needs_docker28("--gw-priority")
-def test_no_way_out_of_another_family_stays_behind(api: Api) -> None:
+def test_a_new_way_out_of_one_family_leaves_the_others_and_no_more(api: Api) -> None:
     network(api, "a", "10.221.0.0/24", EnableIPv6=True)
     network(api, "b", "10.222.0.0/24")
+    network(api, "c", "10.223.0.0/24", EnableIPv6=True)
     id = api.run("sleep", "1000", HostConfig={"NetworkMode": "a"})
-    assert way_out(api, id, 6) != ""
+    of_a = way_out(api, id, 6)
+    assert of_a != ""
     connect(api, "b", id, GwPriority=1)
-    assert (way_out(api, id), way_out(api, id, 6)) == ("10.222.0.1", "")
+    assert (way_out(api, id), way_out(api, id, 6)) == ("10.222.0.1", of_a)
     api.ok("POST", f"/containers/{id}/restart", t=0)
-    assert (way_out(api, id), way_out(api, id, 6)) == ("10.222.0.1", ""), "as after a restart"
+    assert (way_out(api, id), way_out(api, id, 6)) == ("10.222.0.1", of_a), "as after a restart"
+    connect(api, "c", id, GwPriority=2)
+    assert way_out(api, id) == "10.223.0.1" and way_out(api, id, 6) not in ("", of_a)
+    api.ok("POST", "/networks/c/disconnect", {"Container": id})
+    api.ok("POST", "/networks/a/disconnect", {"Container": id})
+    assert (way_out(api, id), way_out(api, id, 6)) == ("10.222.0.1", ""), "nothing stays of a network that was left"
 
 
 def test_a_container_without_any_network_keeps_running_and_can_be_connected(api: Api) -> None:

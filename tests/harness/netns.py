@@ -121,7 +121,8 @@ class World:
 
 @contextmanager
 def world(prefix: str) -> Iterator[World]:
-    """Two machines and the cable between them; both names begin with the prefix."""
+    """Two machines and the cable between them; both names begin with the prefix, and another run may use it too."""
+    prefix = f"{prefix}-{os.getpid()}"
     with ExitStack() as stack:
         host = stack.enter_context(namespace(f"{prefix}-host"))
         neighbour = stack.enter_context(namespace(f"{prefix}-next"))

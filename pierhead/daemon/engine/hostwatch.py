@@ -57,12 +57,13 @@ class Seen:
 class Reactions:
     """What is called on the running loop.
 
-    guard: at once, when our table has lost rules.  drifted: at every tick; whether a setting is not as it should be.
-    legacy: at every tick; whether rules of the old iptables, which nobody announces, were changed.  look: soon after
-    one or many changes.
+    guard: at once, when our table has lost rules.  foreign: at once, when rules of others are not what they were.
+    drifted: at every tick; whether a setting is not as it should be.  legacy: at every tick; whether rules of the old
+    iptables, which nobody announces, were changed.  look: soon after one or many changes.
     """
 
     guard: Callable[[], None]
+    foreign: Callable[[], None]
     drifted: Callable[[], bool]
     legacy: Callable[[], bool]
     look: Callable[[Seen], None]
@@ -105,6 +106,7 @@ class HostWatch:
         if datagrams is None:
             self._transactions = changes.Transactions()
             self._seen.rules = self._seen.foreign = True
+            self._reactions.foreign()
         for datagram in datagrams or ():
             for transaction in self._transactions.feed(datagram):
                 if not transaction.own:
@@ -119,6 +121,7 @@ class HostWatch:
                 self._reactions.guard()
         if transaction.tables - {self._table}:
             self._seen.foreign = True
+            self._reactions.foreign()
 
     def _links_changed(self) -> None:
         datagrams = self._datagrams(self._links)

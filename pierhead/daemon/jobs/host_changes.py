@@ -27,12 +27,14 @@ def watch(engine: Engine) -> None:
         return
     reactions = Reactions(
         guard=lambda: _guard(engine),
+        foreign=engine.host_firewall.stale,
         drifted=lambda: any(driver.drifted() for driver in engine.networks.values()),
         legacy=lambda: _legacy_changed(engine),
         look=lambda seen: _look(engine, seen),
     )
     instance = engine.db.instance
     engine.host_watch = HostWatch(marks.table(instance), marks.group(instance), reactions)
+    engine.host_firewall.watched = True
 
 
 def _guard(engine: Engine) -> None:
@@ -45,8 +47,6 @@ def _guard(engine: Engine) -> None:
 
 
 def _look(engine: Engine, seen: Seen) -> None:
-    if seen.foreign:
-        engine.host_firewall.stale()
     if engine.closing:
         return
     if engine.mending:

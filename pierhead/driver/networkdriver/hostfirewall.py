@@ -66,6 +66,7 @@ class HostFirewall:
 
     def __init__(self, instance: str) -> None:
         """Nothing is read before the first question. instance: whose table is left out; "" for all."""
+        self.watched = False  # whether somebody calls stale() in time; else nothing is remembered
         self._own = marks.table(instance)
         self._netfilter = Netfilter()
         self._rulesets = Rulesets()
@@ -109,7 +110,7 @@ class HostFirewall:
                     chain for key, block in legacy.items() for chain in xtables.parse(key[0], key[1], block)
                 )
             if not self._fresh:
-                self._fresh = True  # before the look: what is changed meanwhile makes it stale again
+                self._fresh = self.watched  # before the look: what is changed meanwhile makes it stale again
                 try:
                     self._native = nftdump.read(self._netfilter, lambda table: table.startswith(self._own))
                 except OSError:
