@@ -25,7 +25,7 @@ IntegrityError = sqlite3.IntegrityError
 Row = sqlite3.Row
 Parameters = Sequence[Any] | Mapping[str, Any]
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 WAL_SIZE = 4 * 1024 * 1024 + 64 * 1024
 """SQLite folds the log into the database at 1,000 pages and then begins at the front again."""
 
@@ -161,6 +161,7 @@ CREATE TABLE endpoint (
     ipv4         TEXT,                          -- with prefix length; NULL while the container does not run
     ipv6         TEXT,
     gateway      INTEGER NOT NULL DEFAULT 0,
+    number       INTEGER NOT NULL DEFAULT 0,    -- of an active one: no other of the container's has it
     UNIQUE (network_id, container_id)
 ) WITHOUT ROWID;
 CREATE UNIQUE INDEX endpoint_ipv4 ON endpoint (network_id, ipv4) WHERE ipv4 IS NOT NULL;
@@ -230,6 +231,11 @@ MIGRATIONS = (
     f"DROP TRIGGER port_overlap; {_PORT_OVERLAP}",
     # 3 → 4
     _LINKS,
+    # 4 → 5: until now the number was in the name, ethN
+    """
+    ALTER TABLE endpoint ADD COLUMN number INTEGER NOT NULL DEFAULT 0;
+    UPDATE endpoint SET number = CAST(substr(interface, 4) AS INTEGER);
+    """,
 )
 """What makes of a file of version N one of version N + 1, by N - 1. New columns are the last of their table."""
 

@@ -8,6 +8,10 @@ from tests.harness.api import Api, demultiplex
 from tests.harness.engines import Engine
 from tests.harness.processes import wait_until
 
+IFNAME, SYSCTLS = "com.docker.network.endpoint.ifname", "com.docker.network.endpoint.sysctls"
+PREFIX = "com.docker.network.container_iface_prefix"
+LOGGED = "net.ipv4.conf.IFNAME.log_martians=1,net.ipv4.conf.IFNAME.accept_redirects=0"
+
 
 @pytest.fixture
 def api(engine: Engine) -> Api:
@@ -87,6 +91,62 @@ def test_an_ipv6_link_local_address_needs_no_ipv6_network(api: Api) -> None:
     id = api.run("sleep", "1000", HostConfig={"NetworkMode": "n1"}, NetworkingConfig=config)
     shown = said(api, id, "ip", "-o", "addr", "show", "dev", "eth0")
     assert "fe80::7:7/64" in shown and "169.254.7.7/16" in shown
+
+
+# The interface inside ------------------------------------------------------------------------------------------------
+
+
+def interfaces(api: Api, container: str) -> dict[str, str]:
+    """IPv4 addresses by interface, of all but lo."""
+    lines = [line.split() for line in said(api, container, "ip", "-o", "-4", "addr").splitlines()]
+    return {words[1]: words[3] for words in lines if words[1] != "lo"}
+
+
+@pytest.mark.needs_docker28("com.docker.network.endpoint.ifname")
+def test_interfaces_have_the_names_that_their_user_gives_them(api: Api) -> None:
+    network(api, "n1", "10.221.0.0/24")
+    network(api, "n2", "10.222.0.0/24", Options={PREFIX: "net"})
+    network(api, "n3", "10.223.0.0/24")
+    network(api, "n4", "10.224.0.0/24", Options={PREFIX: "net"})
+    chosen = {"EndpointsConfig": {"n1": {}, "n2": {}, "n3": {"DriverOpts": {IFNAME: "up.link0", SYSCTLS: LOGGED}}}}
+    id = api.run("sleep", "1000", HostConfig={"NetworkMode": "n1"}, NetworkingConfig=chosen)
+    first = {"eth0": "10.221.0.2/24", "net0": "10.222.0.2/24", "up.link0": "10.223.0.2/24"}
+    assert interfaces(api, id) == first
+    assert said(api, id, "cat", "/proc/sys/net/ipv4/conf/up.link0/log_martians") == "1\n"
+    connect(api, "bridge", id, DriverOpts={IFNAME: "wan", SYSCTLS: LOGGED.lower()})
+    assert said(api, id, "cat", "/proc/sys/net/ipv4/conf/wan/log_martians") == "1\n"
+    api.ok("POST", "/networks/n1/disconnect", {"Container": id})
+    connect(api, "n4", id)
+    found = interfaces(api, id)
+    assert set(found) == {"net0", "net1", "up.link0", "wan"} and found["net1"] == "10.224.0.2/24"
+    api.ok("POST", f"/containers/{id}/restart", t=0)
+    assert set(interfaces(api, id)) == set(found)
+
+
+@pytest.mark.only_pierhead("Docker finds some of it out at the start")
+def test_an_interface_that_cannot_be_as_asked_is_refused(api: Api) -> None:
+    network(api, "n1", "10.221.0.0/24")
+    id = api.run("sleep", "1000")
+    for options, message in (
+        ({SYSCTLS: "net.ipv4.conf.eth0.log_martians=1"}, "unrecognised network interface sysctl"),
+        ({SYSCTLS: "net.ipv4.conf.IFNAME.log_martians=1,kernel.x.y.IFNAME.z=1"}, "interface sysctl 'kernel.x.y"),
+        ({IFNAME: "much too long a name"}, 'invalid interface name "much too long a name"'),
+        ({IFNAME: "lo"}, 'invalid interface name "lo"'),
+    ):
+        body = {"Container": id, "EndpointConfig": {"DriverOpts": options}}
+        refused = api.send("POST", "/networks/n1/connect", body)
+        assert refused.status == 400 and refused.message.startswith("invalid endpoint settings:\n")
+        assert message in refused.message
+    for options, message in (
+        ({IFNAME: "eth0"}, "another interface of the container is named eth0"),
+        ({SYSCTLS: "net.ipv4.conf.IFNAME.no_such=1"}, "net.ipv4.conf.eth1.no_such"),
+    ):
+        body = {"Container": id, "EndpointConfig": {"DriverOpts": options}}
+        refused = api.send("POST", "/networks/n1/connect", body)
+        assert refused.status in (409, 500) and message in refused.message
+        assert list(interfaces(api, id)) == ["eth0"]
+    refused = api.send("POST", "/networks/create", {"Name": "n2", "Options": {PREFIX: "a much too long"}})
+    assert refused.status == 400 and "invalid interface name" in refused.message
 
 
 # The way out ---------------------------------------------------------------------------------------------------------

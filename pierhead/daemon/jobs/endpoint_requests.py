@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from pierhead.daemon.jobs.network_rows import PREDEFINED
+from pierhead.driver.networkdriver import endpointoptions
 from pierhead.driver.networkdriver.api import Pool
 from pierhead.errors import InvalidParameter, listed
 from pierhead.wire.networks import EndpointIPAMConfig, EndpointSettings
@@ -47,6 +48,7 @@ def accepted(target: Target, given: EndpointSettings) -> EndpointSettings:
             errors.append("network-scoped alias is supported only for containers in user defined networks")
     if given.ipam_config is not None:
         kept.ipam_config = _addresses(target, given.ipam_config, errors)
+    errors += endpointoptions.problems(given.driver_opts or {})
     errors += [f"invalid network alias: {alias!r}" for alias in given.aliases or () if not _is_name(alias)]
     if errors:
         raise InvalidParameter("invalid endpoint settings:\n" + listed(errors))

@@ -9,6 +9,7 @@ from pierhead.daemon.engine.engine import Engine
 from pierhead.daemon.jobs import memberships
 from pierhead.daemon.jobs.describe import config_of, dns_names, host_config_of
 from pierhead.daemon.jobs.network_rows import PREDEFINED, pools_of
+from pierhead.driver.networkdriver import endpointoptions
 from pierhead.driver.networkdriver import ports as port_rules
 from pierhead.driver.networkdriver.api import Endpoint, Network, PortBinding
 from pierhead.driver.networkdriver.reservations import dual_stack
@@ -107,18 +108,21 @@ def bindings_of(engine: Engine, container_id: str) -> tuple[PortBinding, ...]:
 
 def endpoint_of(row: Row, ports: tuple[PortBinding, ...], second: int = 0) -> Endpoint:
     """An active endpoint's row as the drivers see it; its ports only if it is the gateway."""
+    wanted = asked(row)
     return Endpoint(
         id=row["id"],
         network_id=row["network_id"],
         container_id=row["container_id"],
         interface=row["interface"],
+        number=row["number"],
         mac=row["mac"],
         ipv4=IPv4Interface(row["ipv4"]) if row["ipv4"] else None,
         ipv6=IPv6Interface(row["ipv6"]) if row["ipv6"] else None,
         gateway=bool(row["gateway"]),
         ports=ports if row["gateway"] else (),
-        link_local=_link_local(asked(row).ipam_config),
+        link_local=_link_local(wanted.ipam_config),
         second=second,
+        sysctls=endpointoptions.sysctls(wanted.driver_opts or {}, row["interface"]),
     )
 
 

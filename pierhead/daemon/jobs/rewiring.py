@@ -11,9 +11,11 @@ from pierhead.daemon.jobs import address_allocation, endpoints
 from pierhead.daemon.jobs.describe import host_config_of
 from pierhead.daemon.jobs.port_allocation import allocate_ports, kept, reserve
 from pierhead.daemon.jobs.sandboxes import (
+    Place,
     allocate_endpoint,
     announce,
     merge,
+    places,
     plan_endpoint,
     unplug,
 )
@@ -33,13 +35,12 @@ async def connect(engine: Engine, container: Container, row: Row) -> None:
     running = engine.running[container.id]
     before = endpoints.active(engine, container.id)
     second = _second(before)
-    taken = {endpoint.interface for _, endpoint in before}
-    interface = next(name for name in (f"eth{number}" for number in range(1000)) if name not in taken)
+    [place] = places([row], [Place(endpoint.number, endpoint.interface) for _, endpoint in before])
     gateway = endpoints.outward(engine, row) and not any(endpoint.gateway for _, endpoint in before)
     try:
         async with engine.network_gate.shared():
             with engine.db.transaction():
-                id = allocate_endpoint(engine, container, row, interface, gateway=gateway)
+                id = allocate_endpoint(engine, container, row, place, gateway=gateway)
                 if gateway:
                     allocate_ports(engine, container, host_config_of(container))
             if gateway:

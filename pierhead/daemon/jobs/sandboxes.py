@@ -5,8 +5,11 @@ crash the daemon knows whose they were.
 """
 
 import errno
+import itertools
+import json
 import logging
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 
@@ -17,7 +20,7 @@ from pierhead.daemon.jobs.describe import host_config_of, network_kind
 from pierhead.daemon.jobs.port_allocation import allocate_ports, kept, reserve
 from pierhead.daemon.jobs.zones import resolver_setup, serve
 from pierhead.driver.execdriver.api import HeldPort, Started
-from pierhead.driver.networkdriver import ipam, reservations
+from pierhead.driver.networkdriver import endpointoptions, ipam, reservations
 from pierhead.driver.networkdriver.api import Endpoint, Network
 from pierhead.errors import Conflict, Forbidden, InvalidParameter, NotFound, PierheadError
 from pierhead.graph.containers import Container
@@ -80,13 +83,43 @@ def _allocate(engine: Engine, container: Container) -> None:
     memberships.resolve(engine, container.id)
     rows = endpoints.endpoint_rows(engine, container.id)
     gateway = endpoints.gateway_of(engine, rows)
-    for number, row in enumerate(rows):
-        allocate_endpoint(engine, container, row, f"eth{number}", gateway=row["id"] == gateway)
+    for row, place in zip(rows, places(rows), strict=True):
+        allocate_endpoint(engine, container, row, place, gateway=row["id"] == gateway)
     if gateway is not None:
         allocate_ports(engine, container, host_config_of(container))
 
 
-def allocate_endpoint(engine: Engine, container: Container, row: Row, interface: str, *, gateway: bool) -> str:
+@dataclass(frozen=True, slots=True)
+class Place:
+    """An endpoint's link among those of its container: a number and a name inside that no other has."""
+
+    number: int
+    interface: str
+
+
+def places(rows: Sequence[Row], taken: Sequence[Place] = ()) -> list[Place]:
+    """A place for each of these endpoints; taken: those of the container's others. Names that the user has chosen come
+    first. Raises Conflict where one is not to be had."""
+    names = [place.interface for place in taken]
+    chosen = [endpointoptions.chosen_name(endpoints.asked(row).driver_opts or {}) for row in rows]
+    for row, name in zip(rows, chosen, strict=True):
+        if name in names:
+            raise Conflict(f"network {row['network_name']}: another interface of the container is named {name}")
+        names += filter(None, [name])
+    numbers = [place.number for place in taken]
+    found = []
+    for row, name in zip(rows, chosen, strict=True):
+        place = Place(
+            next(number for number in itertools.count() if number not in numbers),
+            name or endpointoptions.free_name(json.loads(row["options"]), names),
+        )
+        numbers.append(place.number)
+        names.append(place.interface)
+        found.append(place)
+    return found
+
+
+def allocate_endpoint(engine: Engine, container: Container, row: Row, place: Place, *, gateway: bool) -> str:
     """Write an endpoint as active, under a new id; returns that. Within a transaction. Raises PierheadError."""
     id = secrets.token_hex(32)
     mac, ipv4, ipv6 = "", None, None
@@ -103,8 +136,9 @@ def allocate_endpoint(engine: Engine, container: Container, row: Row, interface:
         if not mac and driver.own_mac:
             mac = ipam.mac(IPv4Address(ipv4.partition("/")[0])) if ipv4 else f"02:42:{secrets.token_bytes(4).hex(':')}"
     engine.db.execute(
-        "UPDATE endpoint SET id = ?, active = 1, interface = ?, mac = ?, ipv4 = ?, ipv6 = ?, gateway = ? WHERE id = ?",
-        (id, interface, mac, ipv4, ipv6, int(gateway), row["id"]),
+        "UPDATE endpoint SET id = ?, active = 1, interface = ?, number = ?, mac = ?, ipv4 = ?, ipv6 = ?, gateway = ? "
+        "WHERE id = ?",
+        (id, place.interface, place.number, mac, ipv4, ipv6, int(gateway), row["id"]),
     )
     return id
 

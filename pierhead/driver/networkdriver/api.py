@@ -69,7 +69,8 @@ class Endpoint:
     id: 64 hex digits.  interface: name inside ("eth0").  gateway: it is the container's way out, for default routes and
     published ports.  second: the IP version (4 or 6; 0: none) whose default route it gives although another endpoint
     is the gateway, which has no address of that version.  link_local: further addresses, of 169.254.0.0/16 and
-    fe80::/10.
+    fe80::/10.  number: of its link inside; no other endpoint of the container has it.  sysctls: (name with dots,
+    value) that its user asks for, of that link.
     """
 
     id: str
@@ -83,6 +84,8 @@ class Endpoint:
     ports: tuple[PortBinding, ...] = ()
     link_local: tuple[IPv4Interface | IPv6Interface, ...] = ()
     second: int = 0
+    number: int = 0
+    sysctls: tuple[tuple[str, str], ...] = ()
 
     @property
     def routed(self) -> tuple[int, ...]:

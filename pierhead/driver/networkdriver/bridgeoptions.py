@@ -9,6 +9,7 @@ from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from pierhead.driver.networkdriver.api import Network
+from pierhead.driver.networkdriver.endpointoptions import interface_name, prefix
 from pierhead.errors import InvalidParameter, PierheadError
 
 _BRIDGE = "com.docker.network.bridge."
@@ -21,11 +22,8 @@ INHIBIT_IPV4 = _BRIDGE + "inhibit_ipv4"
 TRUSTED = _BRIDGE + "trusted_host_interfaces"
 DEFAULT = _BRIDGE + "default_bridge"
 MTU = "com.docker.network.driver.mtu"
-PREFIX = "com.docker.network.container_iface_prefix"
 
 _TRUE, _FALSE = ("1", "t", "T", "true", "TRUE", "True"), ("0", "f", "F", "false", "FALSE", "False")
-NAME_SIZE = 15
-"""Bytes of an interface's name (IFNAMSIZ less the end)."""
 
 
 class GatewayMode(StrEnum):
@@ -46,7 +44,7 @@ class GatewayMode(StrEnum):
 @dataclass(frozen=True, slots=True)
 class BridgeOptions:
     """What a network's options say. mtu: 0 follows the host.  binding: where ports without an address are published;
-    None is every address of both families.  prefix: of the interfaces' names in containers."""
+    None is every address of both families."""
 
     name: str
     icc: bool = True
@@ -57,7 +55,6 @@ class BridgeOptions:
     trusted: tuple[str, ...] = ()
     binding: IPv4Address | IPv6Address | None = None
     mtu: int = 0
-    prefix: str = "eth"
 
     def mode(self, version: int) -> GatewayMode:
         """Of IP version 4 or 6."""
@@ -73,7 +70,7 @@ def parse(network: Network) -> BridgeOptions:
     """A network's options. Pure. Raises InvalidParameter, and PierheadError where Docker has no better status."""
     options = network.options
     parsed = BridgeOptions(
-        name=_interface(bridge_name(network), NAME),
+        name=interface_name(bridge_name(network), NAME),
         icc=_flag(options, ICC, default=True),
         masquerade=_flag(options, MASQUERADE, default=True),
         mode4=_mode(options, 4),
@@ -82,12 +79,11 @@ def parse(network: Network) -> BridgeOptions:
         trusted=tuple(name for name in options.get(TRUSTED, "").split(":") if name),
         binding=_binding(options),
         mtu=_mtu(options),
-        prefix=options.get(PREFIX) or "eth",
     )
     _flag(options, DEFAULT, default=False)
     for name in parsed.trusted:
-        _interface(name, TRUSTED)
-    _interface(parsed.prefix + "0", PREFIX)
+        interface_name(name, TRUSTED)
+    prefix(options)
     if GatewayMode.ISOLATED in (parsed.mode4, parsed.mode6) and not network.internal:
         raise PierheadError("gateway mode 'isolated' can only be used for an internal network")
     return parsed
@@ -145,13 +141,3 @@ def _binding(options: Mapping[str, str]) -> IPv4Address | IPv6Address | None:
         address = address.ipv4_mapped
     # 0.0.0.0 is every address of both families, :: every IPv6 one.
     return None if address == IPv4Address(0) else address
-
-
-def _interface(name: str, option: str) -> str:
-    """A name that the kernel takes for an interface."""
-    bad = not name or name in (".", "..") or any(character in '/:"' or character.isspace() for character in name)
-    if bad or len(name.encode()) > NAME_SIZE:
-        raise InvalidParameter(
-            f'invalid interface name "{name}" in {option}: at most {NAME_SIZE} bytes, no space, no "/" and no ":"'
-        )
-    return name

@@ -5,17 +5,18 @@ from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
 from pierhead.driver.networkdriver.api import Endpoint
+from pierhead.driver.networkdriver.endpointoptions import dotted
 from pierhead.linux import netlink
 
 FIRST_INDEX = 128
-"""ifindex of eth0 inside; ethN has this plus N. Low ones belong to lo and the kernel's fallback tunnels, and the host's
-own links, whose numbers cost an older kernel time (``libcontainer.network.make_and_move``); ifconfig reads two hex
-digits of one."""
+"""ifindex of a container's first link inside; others have this plus their number. Low ones belong to lo and the
+kernel's fallback tunnels, and the host's own links, whose numbers cost an older kernel time
+(``libcontainer.network.make_and_move``); ifconfig reads two hex digits of one."""
 
 
 def index(endpoint: Endpoint) -> int:
     """The ifindex of the endpoint's link inside."""
-    return FIRST_INDEX + int(endpoint.interface.removeprefix("eth"))
+    return FIRST_INDEX + endpoint.number
 
 
 def routes(endpoint: Endpoint, hops: Iterable[IPv4Address | IPv6Address]) -> list[bytes]:
@@ -40,17 +41,17 @@ def messages(endpoint: Endpoint, *more: bytes, mac: str = "", group: int | None 
 
 
 def sysctls(endpoint: Endpoint, *, advertised: bool) -> tuple[tuple[str, str], ...]:
-    """IPv6 on or off on the link.
+    """IPv6 on or off on the link, then what its user asks for.
 
     advertised: routers on its wire may give it prefixes and routes, as by the kernel's default; else the engine alone.
     """
     if not ipv6():
-        return ()
-    prefix = f"net.ipv6.conf.{endpoint.interface}"
+        return endpoint.sysctls
+    prefix = f"net.ipv6.conf.{dotted(endpoint.interface)}"
     if endpoint.ipv6 is None and not any(address.version == 6 for address in endpoint.link_local):
-        return ((f"{prefix}.disable_ipv6", "1"),)
+        return ((f"{prefix}.disable_ipv6", "1"), *endpoint.sysctls)
     on = ((f"{prefix}.disable_ipv6", "0"),)
-    return on if advertised else (*on, (f"{prefix}.accept_ra", "0"))
+    return (*on, *endpoint.sysctls) if advertised else (*on, (f"{prefix}.accept_ra", "0"), *endpoint.sysctls)
 
 
 def ipv6() -> bool:

@@ -11,7 +11,7 @@ import socket
 from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address, IPv6Address
 
-from pierhead.driver.networkdriver import inside, marks, parents
+from pierhead.driver.networkdriver import endpointoptions, inside, marks, parents
 from pierhead.driver.networkdriver.api import Endpoint, Known, Neighbours, Network, gateways
 from pierhead.errors import PierheadError
 from pierhead.libcontainer.spec import NetworkSetup
@@ -62,6 +62,7 @@ class ParentedDriver:
     def validate(self, network: Network, others: Iterable[Network]) -> None:
         """Raise PierheadError in Docker's words and with its status, 500."""
         self._check_options(network)
+        endpointoptions.prefix(network.options)
         if network.options.get(PARENT) == "lo":
             raise PierheadError(f"loopback interface is not a valid {self.name} parent link")
         parent = self._parent(network)
