@@ -14,6 +14,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from importlib import resources
+from itertools import product
 from typing import Any, Final
 
 from pierhead.errors import PierheadError
@@ -78,10 +79,12 @@ def compile(
     Raises ProfileInvalid.
     """
     host = os.uname()
-    if kernel is None:
-        major, minor = host.release.split(".")[:2]
-        kernel = (int(major), int("".join(filter(str.isdigit, minor.partition("-")[0])) or 0))
-    return _compile(profile, frozenset(capabilities), machine or host.machine, kernel)
+    return _compile(profile, frozenset(capabilities), machine or host.machine, kernel or _kernel(host.release))
+
+
+def _kernel(release: str) -> tuple[int, int]:
+    major, minor = release.split(".")[:2]
+    return int(major), int("".join(filter(str.isdigit, minor.partition("-")[0])) or 0)
 
 
 @functools.lru_cache(maxsize=64)
@@ -99,6 +102,85 @@ def _compile(profile: str, capabilities: frozenset[str], machine: str, kernel: t
         _section(name, selected, default) for scmp in architectures if (name := syscalls.NAMES.get(scmp)) is not None
     )
     return assemble(sections)
+
+
+def selected(profile: str, capabilities: Iterable[str]) -> dict[str, Any] | None:
+    """The rules that hold here, as an OCI runtime takes them, which compiles them itself; None: unconfined.
+
+    What libseccomp cannot be told, to compare an int argument by its low 32 bits, is said by masked comparisons of the
+    same sense.  Raises ProfileInvalid.
+    """
+    host = os.uname()
+    parsed = _parse(profile)
+    calls = parsed.get("syscalls") or []
+    if not parsed.get("defaultAction") and not calls:
+        return None
+    default = _action(parsed.get("defaultAction") or "", parsed.get("defaultErrnoRet"))
+    kernel, arch, names = _kernel(host.release), _GO_ARCHITECTURES[host.machine], frozenset(capabilities)
+    chosen: list[dict[str, Any]] = []
+    for call in calls:
+        if not _applies(call, names, arch, kernel):
+            continue
+        action = _action(call.get("action") or "", call.get("errnoRet"))
+        if action == default:
+            continue  # runc refuses to load a rule that says nothing
+        entry = {"names": call.get("names") or [call["name"]], "action": call["action"]}
+        if call.get("errnoRet") is not None:
+            entry["errnoRet"] = call["errnoRet"]
+        if not call.get("args"):
+            chosen.append(entry)
+            continue
+        for name in entry["names"]:
+            for rule in _rules(name, call["args"], action):
+                for arguments in product(*map(_arguments, rule.conditions)):
+                    chosen.append({**entry, "names": [name], "args": list(arguments)})
+    found = {
+        "defaultAction": parsed["defaultAction"],
+        "architectures": list(_architectures(parsed, host.machine)),
+        "syscalls": chosen,
+    }
+    if parsed.get("defaultErrnoRet") is not None:
+        found["defaultErrnoRet"] = parsed["defaultErrnoRet"]
+    return found
+
+
+def _arguments(condition: Condition) -> Iterable[dict[str, Any]]:
+    """A condition as one argument, or as several of which one must hold."""
+    if not condition.low_half:
+        name = next(name for name, operator in _OPERATORS.items() if operator is condition.operator)
+        yield {"index": condition.index, "value": condition.value, "valueTwo": condition.second, "op": name}
+        return
+    value = condition.value & _LOW
+    match condition.operator:
+        case Operator.MASKED_EQ:
+            masks = [(value, condition.second & _LOW)]
+        case Operator.EQ:
+            masks = [(_LOW, value)]
+        case Operator.NE:
+            masks = [*_below(value), *_above(value)]
+        case Operator.LT:
+            masks = _below(value)
+        case Operator.LE:
+            masks = [*_below(value), (_LOW, value)]
+        case Operator.GT:
+            masks = _above(value)
+        case Operator.GE:
+            masks = [*_above(value), (_LOW, value)]
+    for mask, masked in masks:
+        yield {"index": condition.index, "value": mask, "valueTwo": masked, "op": "SCMP_CMP_MASKED_EQ"}
+
+
+_LOW: Final = 0xFFFFFFFF
+
+
+def _below(value: int) -> list[tuple[int, int]]:
+    """(mask, masked value) of the 32-bit numbers below: equal down to one of its ones, which they have not."""
+    return [(_LOW << bit & _LOW, value >> bit + 1 << bit + 1) for bit in range(32) if value >> bit & 1]
+
+
+def _above(value: int) -> list[tuple[int, int]]:
+    """The same of those above: they have one of its noughts."""
+    return [(_LOW << bit & _LOW, (value >> bit | 1) << bit) for bit in range(32) if not value >> bit & 1]
 
 
 def _parse(profile: str) -> dict[str, Any]:

@@ -115,6 +115,7 @@ class Process:
     groups: additional groups, names or numbers, as given.
     capabilities: names with CAP_, for Bounding, Permitted and Effective; Inheritable and Ambient stay empty.
     seccomp: a compiled BPF program (``seccomp.compile``), or None for unconfined.
+    seccomp_profile: the profile (Docker's JSON) that it was compiled of, for those who compile it themselves.
     rlimits are merged by name over what the engine itself has.
     """
 
@@ -125,6 +126,7 @@ class Process:
     groups: tuple[str, ...] = ()
     capabilities: tuple[str, ...] = ()
     seccomp: bytes | None = None
+    seccomp_profile: str = ""
     no_new_privileges: bool = False
     rlimits: tuple[Rlimit, ...] = ()
     oom_score_adj: int = 0

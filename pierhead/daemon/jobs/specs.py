@@ -93,6 +93,17 @@ def _init_binary() -> str:
 
 def security(host: HostConfig) -> tuple[bytes | None, bool]:
     """The compiled seccomp program (None: unconfined) and no-new-privileges. Raises InvalidParameter."""
+    profile, no_new_privileges = confinement(host)
+    return _program(host, profile), no_new_privileges
+
+
+def _program(host: HostConfig, profile: str | None) -> bytes | None:
+    caps = capabilities.resolve(tuple(host.cap_add or ()), tuple(host.cap_drop or ()), host.privileged)
+    return None if profile is None else seccomp.compile(profile, caps)
+
+
+def confinement(host: HostConfig) -> tuple[str | None, bool]:
+    """The seccomp profile (None: unconfined) and no-new-privileges. Raises InvalidParameter."""
     profile: str | None = None
     no_new_privileges = False
     for option in host.security_opt or []:
@@ -113,11 +124,9 @@ def security(host: HostConfig) -> tuple[bytes | None, bool]:
             raise InvalidParameter(f'invalid --security-opt 2: "{option}"')
         else:
             raise InvalidParameter(f'invalid --security-opt 1: "{option}"')
-    caps = capabilities.resolve(tuple(host.cap_add or ()), tuple(host.cap_drop or ()), host.privileged)
     if profile == "unconfined" or (profile is None and host.privileged):
         return None, no_new_privileges
-    text = seccomp.default_profile() if profile in (None, "builtin") else profile
-    return seccomp.compile(text, caps), no_new_privileges
+    return seccomp.default_profile() if profile in (None, "builtin") else profile, no_new_privileges
 
 
 def resources(host: HostConfig, devices: tuple[DeviceRule, ...]) -> Resources:
@@ -370,7 +379,7 @@ def build(
     unified = cgroup_layout().version == 2
     hostname = hostname_of(engine, container, config, host)
     nodes, rules = devices(host)
-    program, no_new_privileges = security(host)
+    profile, no_new_privileges = confinement(host)
     args: tuple[str, ...] = (container.path, *args_of(container))
     if host.init:
         args = (INIT_TARGET, "--", *args)
@@ -382,7 +391,8 @@ def build(
         user=config.user,
         groups=tuple(host.group_add or ()),
         capabilities=capabilities.resolve(tuple(host.cap_add or ()), tuple(host.cap_drop or ()), host.privileged),
-        seccomp=program,
+        seccomp=_program(host, profile),
+        seccomp_profile=profile or "",
         no_new_privileges=no_new_privileges,
         rlimits=rlimits(host, engine.config),
         oom_score_adj=host.oom_score_adj,
