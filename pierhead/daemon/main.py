@@ -195,6 +195,8 @@ async def _settle_down(engine: Engine) -> None:
     """End what is under way; where nothing runs, leave no bridge, rule or process either."""
     for task in [backoff.task for backoff in engine.backoff.values() if backoff.task is not None]:
         task.cancel()
+    for check in engine.health_checks.values():
+        check.cancel()  # the next daemon goes on with it
     deadline = asyncio.get_running_loop().time() + SETTLE_PATIENCE
     while engine.chores and (left := deadline - asyncio.get_running_loop().time()) > 0:
         await asyncio.wait(set(engine.chores), timeout=left)  # a container's end makes a new one

@@ -25,7 +25,7 @@ IntegrityError = sqlite3.IntegrityError
 Row = sqlite3.Row
 Parameters = Sequence[Any] | Mapping[str, Any]
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 WAL_SIZE = 4 * 1024 * 1024 + 64 * 1024
 """SQLite folds the log into the database at 1,000 pages and then begins at the front again."""
 
@@ -62,6 +62,16 @@ CREATE TABLE link (                             -- legacy links: what a containe
 CREATE INDEX link_target ON link (target_id);
 CREATE TRIGGER link_target_gone BEFORE DELETE ON container
 BEGIN UPDATE link SET target_name = old.name WHERE target_id = old.id; END;
+"""
+
+_HEALTH = """
+CREATE TABLE health (                           -- of containers that are checked
+    container_id TEXT PRIMARY KEY REFERENCES container (id) ON DELETE CASCADE,
+    status       TEXT NOT NULL CHECK (status IN ('starting', 'healthy', 'unhealthy')),
+    streak       INTEGER NOT NULL DEFAULT 0,    -- failures since the last success
+    log          BLOB NOT NULL DEFAULT '[]',    -- JSON: the API's last results
+    probe        TEXT NOT NULL DEFAULT ''       -- the id of the exec that is under way
+) WITHOUT ROWID;
 """
 
 SCHEMA = f"""
@@ -119,7 +129,8 @@ CREATE TABLE container (
     stopped       INTEGER NOT NULL DEFAULT 0,   -- by the user: "unless-stopped" and "always" leave it alone
     intent        TEXT NOT NULL DEFAULT ''      -- what was going on when the row was written: 'start', 'create', …
 ) WITHOUT ROWID;
-{_LINKS}CREATE TABLE transition (before TEXT NOT NULL, after TEXT NOT NULL, PRIMARY KEY (before, after)) WITHOUT ROWID;
+{_LINKS}{_HEALTH}
+CREATE TABLE transition (before TEXT NOT NULL, after TEXT NOT NULL, PRIMARY KEY (before, after)) WITHOUT ROWID;
 CREATE TRIGGER container_state BEFORE UPDATE OF state ON container
 WHEN old.state <> new.state
     AND NOT EXISTS (SELECT 1 FROM transition WHERE before = old.state AND after = new.state)
@@ -236,6 +247,8 @@ MIGRATIONS = (
     ALTER TABLE endpoint ADD COLUMN number INTEGER NOT NULL DEFAULT 0;
     UPDATE endpoint SET number = CAST(substr(interface, 4) AS INTEGER);
     """,
+    # 5 → 6
+    _HEALTH,
 )
 """What makes of a file of version N one of version N + 1, by N - 1. New columns are the last of their table."""
 

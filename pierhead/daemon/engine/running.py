@@ -44,6 +44,14 @@ class ExecInstance:
     answer: "asyncio.Future[int] | None" = None
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when its exit code is known."""
+    died: Callable[[int], None] = lambda code: None
+    """Told the exit code of one that has been started."""
+
+    def finish(self, code: int) -> None:
+        """It has ended."""
+        self.exit_code = code
+        self.ended.set()
+        self.died(code)
 
     @property
     def running(self) -> bool:
@@ -117,7 +125,7 @@ def watch(
         monitor.close()
         for instance in running.execs.values():
             if instance.running:
-                instance.exit_code = 137
+                instance.finish(137)
             if instance.answer is not None and not instance.answer.done():
                 instance.answer.set_exception(ProcessLookupError(f"container {id} is not running"))
         for waiting in (running.answers, running.opening):
@@ -147,8 +155,7 @@ def watch(
                 case Exited():
                     finished = running.execs.pop(event.exec_id or "", None)
                     if finished is not None:
-                        finished.exit_code = event.code
-                        finished.ended.set()
+                        finished.finish(event.code)
                 case ExecStarted(exec_id, pid):
                     instance = running.execs.get(exec_id)
                     if instance is not None:

@@ -10,6 +10,7 @@ from pierhead.daemon.engine.engine import Engine, blocking
 from pierhead.daemon.jobs import (
     checks,
     creation,
+    health,
     images,
     launch,
     links,
@@ -58,14 +59,15 @@ async def create(
     return await creation.create(engine, name, request, platform)
 
 
-def status(container: Container) -> str:
-    """What ``docker ps`` prints under STATUS."""
+def status(container: Container, health: str = "") -> str:
+    """What ``docker ps`` prints under STATUS. health: what checks say of it, if they do."""
     now = time.time_ns()
     up = human_duration((now - container.started) / 1e9)
     ended = human_duration((now - container.finished) / 1e9) if container.finished else ""
     match container.state:
         case State.RUNNING:
-            return f"Up {up}"
+            said = "health: starting" if health == "starting" else health
+            return f"Up {up} ({said})" if said else f"Up {up}"
         case State.PAUSED:
             return f"Up {up} (Paused)"
         case State.RESTARTING:
@@ -116,6 +118,7 @@ async def _selected(engine: Engine, everything: bool, limit: int, filters: Filte
         for name in filters.values_of("ancestor"):
             ancestors |= images.descendants(engine, name)
     wanted_networks = filters.values_of("network")
+    checked = health.statuses(engine) if "health" in filters else {}
     result = []
     for container in found:
         if not everything and not container.live and container.state is not State.RESTARTING:
@@ -124,7 +127,7 @@ async def _selected(engine: Engine, everything: bool, limit: int, filters: Filte
             continue
         if not (filters.matches("name", container.name) or filters.matches("name", f"/{container.name}")):
             continue
-        if not filters.matches_exact("health", "none"):  # no check is run
+        if not filters.matches_exact("health", checked.get(container.id, health.NONE)):
             continue
         if not filters.matches_exact("status", container.state):
             continue
@@ -158,11 +161,12 @@ async def list(
     if engine.summaries[0] != engine.db.changes:
         engine.summaries = (engine.db.changes, {})
     known = engine.summaries[1]
+    checked = health.statuses(engine)
     for container in await _selected(engine, all, limit, filters or Filters()):
         summary = known.get(container.id)
         if summary is None:
             summary = known[container.id] = _summary(engine, container)
-        summary.status = status(container)
+        summary.status = status(container, checked.get(container.id, ""))
         if size:
             summary = copy.copy(summary)
             summary.size_rw, summary.size_root_fs = await _sizes(engine, container)
@@ -210,6 +214,7 @@ async def inspect(engine: Engine, name: str, size: bool = False) -> ContainerIns
         error=container.error,
         started_at=rfc3339(container.started),
         finished_at=rfc3339(container.finished if not live else 0),
+        health=health.of(engine, container.id),
     )
     execs = [
         key for key, instance in engine.execs.items() if instance.container_id == container.id and instance.running

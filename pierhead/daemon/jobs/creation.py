@@ -31,6 +31,7 @@ from pierhead.wire.containers import (
     ContainerConfig,
     ContainerCreateRequest,
     ContainerCreateResponse,
+    HealthConfig,
     HostConfig,
     LogConfig,
     MountPoint,
@@ -55,13 +56,27 @@ def _merge(config: ContainerConfig, image: ContainerConfig) -> None:
         config.entrypoint = image.entrypoint
     elif config.entrypoint == [""]:
         config.entrypoint = None
-    if config.healthcheck is None:
-        config.healthcheck = image.healthcheck
+    config.healthcheck = _merge_health(config.healthcheck, image.healthcheck)
+    config.shell = config.shell or image.shell
     if not config.working_dir:
         config.working_dir = image.working_dir
     config.volumes = {**(image.volumes or {}), **(config.volumes or {})} or None
     if not config.stop_signal:
         config.stop_signal = image.stop_signal
+
+
+def _merge_health(asked: HealthConfig | None, image: HealthConfig | None) -> HealthConfig | None:
+    """What a request does not say of the check, the image does."""
+    if asked is None or image is None:
+        return asked or image
+    return HealthConfig(
+        test=asked.test or image.test,
+        interval=asked.interval or image.interval,
+        timeout=asked.timeout or image.timeout,
+        start_period=asked.start_period or image.start_period,
+        start_interval=asked.start_interval or image.start_interval,
+        retries=asked.retries or image.retries,
+    )
 
 
 def _complete(host: HostConfig) -> None:

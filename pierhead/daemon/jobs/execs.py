@@ -9,8 +9,9 @@ from dataclasses import replace
 
 from pierhead.daemon.engine.engine import Engine
 from pierhead.daemon.engine.running import ExecInstance, Running
-from pierhead.daemon.jobs import launch, specs
+from pierhead.daemon.jobs import specs
 from pierhead.daemon.jobs.describe import attributes, config_of, host_config_of
+from pierhead.daemon.jobs.failures import explain_exec
 from pierhead.daemon.jobs.streams import Attached, pair
 from pierhead.driver.execdriver.api import Stream
 from pierhead.errors import Conflict, InvalidParameter, NoSuchExec
@@ -130,6 +131,12 @@ async def start(engine: Engine, id: str, request: ExecStartConfig) -> Attached |
     if request.console_size and len(request.console_size) == 2 and all(request.console_size):
         instance.process = replace(instance.process, console_size=(request.console_size[0], request.console_size[1]))
     instance.answer = asyncio.get_running_loop().create_future()
+
+    def died(code: int) -> None:
+        told = {**attributes(container), "execID": id, "exitCode": str(code)}
+        engine.events.publish("container", "exec_die", container.id, told)
+
+    instance.died = died
     running.execs[id] = instance
     try:
         running.monitor.exec(
@@ -140,7 +147,7 @@ async def start(engine: Engine, id: str, request: ExecStartConfig) -> Attached |
         if ours is not None:
             ours.close()
         if isinstance(error, SetupFailed):
-            failure = launch.explain_exec(error)
+            failure = explain_exec(error)
             instance.exit_code = failure.exit_code
             instance.started = True
             raise failure from error

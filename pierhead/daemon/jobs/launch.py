@@ -1,6 +1,5 @@
 """One start of a container: network, root file system, files, Spec, exec driver. The seven steps, from the fifth on."""
 
-import errno
 import os
 import signal
 import time
@@ -8,8 +7,9 @@ from copy import copy
 
 from pierhead.daemon.engine.engine import Engine, log, phase
 from pierhead.daemon.engine.running import Running, watch
-from pierhead.daemon.jobs import networks, specs
+from pierhead.daemon.jobs import health, networks, specs
 from pierhead.daemon.jobs.describe import attributes, config_of, host_config_of, mounts_of, network_kind
+from pierhead.daemon.jobs.failures import explain
 from pierhead.daemon.jobs.files import container_folder, log_config, write_files
 from pierhead.driver.execdriver.api import Exited, NotBegun, Started, StartRequest
 from pierhead.driver.networkdriver import reservations
@@ -111,6 +111,7 @@ async def _execute(engine: Engine, container: Container, joined: networks.Joined
     finally:
         running.recorded.set()
     announce_volumes(engine, container, "mount")
+    health.begin(engine, container, running)
     engine.events.publish("container", "start", id, attributes(container))
 
 
@@ -174,44 +175,6 @@ def announce_volumes(engine: Engine, container: Container, action: str) -> None:
         if action == "mount":
             told |= {"destination": point.destination, "propagation": "", "read/write": str(point.rw).lower()}
         engine.events.publish("volume", action, point.name, told)
-
-
-def explain(error: SetupFailed) -> StartFailed:
-    """A set-up failure in Docker's words, with the exit code that Docker stores for it."""
-    if error.call.startswith("RTM_"):
-        return StartFailed(f"failed to set up container networking: {_what(error)}", _code(error))
-    return StartFailed(
-        "failed to create task for container: failed to create shim task: OCI runtime create failed: "
-        f"runc create failed: unable to start container process: error during container init: {_what(error)}: unknown",
-        _code(error),
-    )
-
-
-def explain_exec(error: SetupFailed) -> StartFailed:
-    """The same for an exec."""
-    return StartFailed(
-        f"OCI runtime exec failed: exec failed: unable to start container process: {_what(error)}: unknown",
-        _code(error),
-    )
-
-
-def _code(error: SetupFailed) -> int:
-    if error.stage not in ("exec", "process"):
-        return 128
-    if error.errno in (errno.EACCES, errno.ENOEXEC, errno.EISDIR, errno.EPERM):
-        return 126
-    return 127 if error.stage == "exec" or error.errno == errno.ENOENT else 126
-
-
-def _what(error: SetupFailed) -> str:
-    """Our own sentence where init has made one (it names the program), else call, path and reason."""
-    text = error.strerror or os.strerror(error.errno or 0)
-    if error.stage == "exec" or error.call == "user":
-        return text
-    call, _, kind = error.call.partition(" ")
-    if call == "RTM_NEWLINK" and kind:
-        return f"failed to create the {kind} port: {text.lower()}"
-    return f"{error.call} {error.filename}: {text}" if error.filename else f"{error.call}: {text}"
 
 
 def _namespaces(engine: Engine, container: Container, host: HostConfig) -> dict[str, int]:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pierhead.daemon.engine.engine import Engine, blocking
 from pierhead.daemon.engine.running import Running
 from pierhead.daemon.engine.waiters import Condition
-from pierhead.daemon.jobs import launch, removal, restarts
+from pierhead.daemon.jobs import health, launch, removal, restarts
 from pierhead.daemon.jobs.describe import attributes, config_of, host_config_of
 from pierhead.errors import Conflict, InvalidParameter, NotModified, PierheadError
 from pierhead.graph.containers import Container
@@ -216,6 +216,7 @@ async def pause(engine: Engine, name: str) -> None:
             _must_be(engine, container)
             raise
         _record(engine, container, State.PAUSED)
+        health.stop(engine, id)
     engine.events.publish("container", "pause", id, attributes(container))
 
 
@@ -241,6 +242,8 @@ async def unpause(engine: Engine, name: str) -> None:
             raise Conflict(f"Container {container.id} is not paused")
         await blocking(engine.exec.thaw, id)
         _record(engine, container, State.RUNNING)
+        if (running := engine.running.get(id)) is not None:
+            health.go_on(engine, container, running)
     engine.events.publish("container", "unpause", id, attributes(container))
 
 

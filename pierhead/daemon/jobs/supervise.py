@@ -7,7 +7,7 @@ from contextlib import suppress
 from pierhead.daemon.engine.engine import Backoff, Engine, blocking, log, phase
 from pierhead.daemon.engine.running import Running, watch
 from pierhead.daemon.engine.waiters import Condition
-from pierhead.daemon.jobs import launch, networks, removal, specs
+from pierhead.daemon.jobs import health, launch, networks, removal, specs
 from pierhead.daemon.jobs.describe import attributes, host_config_of
 from pierhead.driver.execdriver.api import Exited
 from pierhead.errors import PierheadError
@@ -36,6 +36,7 @@ async def settle(engine: Engine, id: str, exit: Exited) -> None:
     running = engine.running.get(id)
     if running is not None:
         await running.recorded.wait()
+    health.ended(engine, id)
     container = engine.containers.get(id)
     again = _restarts(engine, container, exit)
     # Every step is tried: an end that is not recorded would leave a container that can be neither stopped nor removed.
@@ -186,6 +187,9 @@ async def _greet(engine: Engine, running: Running) -> None:
         log.warning("container %s ended while it was met again: %s", running.id[:12], error)
         return
     await networks.reattach(engine, running.id, started)
+    container = engine.containers.get(running.id)
+    if container.state is State.RUNNING:
+        health.go_on(engine, container, running)
 
 
 async def restart_policies(engine: Engine) -> None:

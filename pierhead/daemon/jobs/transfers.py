@@ -24,6 +24,7 @@ from pierhead.reference import Reference, parse
 from pierhead.wire import codec
 from pierhead.wire.containers import ContainerConfig, HealthConfig
 from pierhead.wire.images import JSONMessage, ProgressDetail
+from pierhead.wire.time import parse_duration
 
 STEP = 4 << 20
 """Bytes between two progress messages of one layer."""
@@ -162,10 +163,43 @@ def _onbuild(config: ContainerConfig, text: str) -> None:
     config.on_build = [*(config.on_build or []), text]
 
 
+_HEALTH_TIMES = {
+    "interval": "interval",
+    "timeout": "timeout",
+    "start-period": "start_period",
+    "start-interval": "start_interval",
+}
+
+
 def _healthcheck(config: ContainerConfig, text: str) -> None:
-    if text.upper() != "NONE":
-        raise InvalidParameter("HEALTHCHECK with a command is not supported in a change: only HEALTHCHECK NONE")
-    config.healthcheck = HealthConfig(test=["NONE"])
+    """NONE, or [--interval=1m --timeout=…] CMD and a command."""
+    health = HealthConfig()
+    kind, _, rest = text.partition(" ")
+    while kind.startswith("--"):
+        name, _, value = kind[2:].partition("=")
+        try:
+            if name == "retries":
+                health.retries = int(value)
+            elif name in _HEALTH_TIMES:
+                setattr(health, _HEALTH_TIMES[name], parse_duration(value))
+            else:
+                raise InvalidParameter(f"unknown flag: --{name}")
+        except ValueError as error:
+            raise InvalidParameter(str(error)) from None
+        kind, _, rest = rest.lstrip().partition(" ")
+    rest = rest.strip()
+    if kind.upper() == "NONE":
+        if rest or health != HealthConfig():
+            raise InvalidParameter("HEALTHCHECK NONE takes no arguments")
+        health.test = ["NONE"]
+    elif kind.upper() != "CMD":
+        raise InvalidParameter(f"Unknown type {kind.upper()!r} in HEALTHCHECK (try CMD)".replace("'", '"'))
+    elif not rest:
+        raise InvalidParameter("Missing command after HEALTHCHECK CMD")
+    else:
+        words = _command(rest)
+        health.test = ["CMD-SHELL", rest] if words[:2] == ["/bin/sh", "-c"] else ["CMD", *words]
+    config.healthcheck = health
 
 
 _CHANGES: dict[str, Callable[[ContainerConfig, str], None]] = {
@@ -173,6 +207,7 @@ _CHANGES: dict[str, Callable[[ContainerConfig, str], None]] = {
     "ENTRYPOINT": _set_command("entrypoint"),
     "ENV": _env,
     "EXPOSE": _expose,
+    "HEALTHCHECK": _healthcheck,
     "LABEL": _label,
     "ONBUILD": _onbuild,
     "STOPSIGNAL": _set("stop_signal"),

@@ -1,0 +1,45 @@
+"""Why a container's or exec's process could not be started, in Docker's words and with Docker's exit code."""
+
+import errno
+import os
+
+from pierhead.errors import StartFailed
+from pierhead.libcontainer.spec import SetupFailed
+
+
+def explain(error: SetupFailed) -> StartFailed:
+    """A set-up failure in Docker's words, with the exit code that Docker stores for it."""
+    if error.call.startswith("RTM_"):
+        return StartFailed(f"failed to set up container networking: {_what(error)}", _code(error))
+    return StartFailed(
+        "failed to create task for container: failed to create shim task: OCI runtime create failed: "
+        f"runc create failed: unable to start container process: error during container init: {_what(error)}: unknown",
+        _code(error),
+    )
+
+
+def explain_exec(error: SetupFailed) -> StartFailed:
+    """The same for an exec."""
+    return StartFailed(
+        f"OCI runtime exec failed: exec failed: unable to start container process: {_what(error)}: unknown",
+        _code(error),
+    )
+
+
+def _code(error: SetupFailed) -> int:
+    if error.stage not in ("exec", "process"):
+        return 128
+    if error.errno in (errno.EACCES, errno.ENOEXEC, errno.EISDIR, errno.EPERM):
+        return 126
+    return 127 if error.stage == "exec" or error.errno == errno.ENOENT else 126
+
+
+def _what(error: SetupFailed) -> str:
+    """Our own sentence where init has made one (it names the program), else call, path and reason."""
+    text = error.strerror or os.strerror(error.errno or 0)
+    if error.stage == "exec" or error.call == "user":
+        return text
+    call, _, kind = error.call.partition(" ")
+    if call == "RTM_NEWLINK" and kind:
+        return f"failed to create the {kind} port: {text.lower()}"
+    return f"{error.call} {error.filename}: {text}" if error.filename else f"{error.call}: {text}"
