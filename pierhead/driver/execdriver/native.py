@@ -1,286 +1,29 @@
-"""The native exec driver: the daemon's side of zygote and shims.
-
-State is on the machine alone: a folder with a lock for each container (see ``shim``), its cgroup, its shim's socket.  A
-restarted daemon finds all of it again under its instance's mark.
-"""
+"""The native exec driver: containers are made by our own shims, which the zygote forks (see ``shims`` for the rest)."""
 
 from __future__ import annotations
 
-import errno
-import fcntl
-import logging
-import os
-import re
-import shutil
-import signal
-import socket
-import struct
-import time
-from contextlib import suppress
-
-from pierhead.driver.execdriver import protocol
-from pierhead.driver.execdriver.api import Exited, StartRequest
-from pierhead.driver.execdriver.monitor import ShimMonitor, flags, holds
+from pierhead.driver.execdriver.api import StartRequest
+from pierhead.driver.execdriver.shims import Shims
 from pierhead.driver.execdriver.spawn import Zygote
-from pierhead.libcontainer import cgroupfs, cgroups, plan, stats
-from pierhead.libcontainer.spec import NamespaceKind, NamespaceMode, Resources
-from pierhead.linux import calls
-
-log = logging.getLogger(__name__)
-
-SHIM_END = 5.0
-"""Seconds that a shim has, after its container's processes were killed, to report and end by itself."""
+from pierhead.libcontainer import cgroups, plan
 
 
-class NativeDriver:
+class NativeDriver(Shims):
     """ExecDriver over zygote and shims (see ``api`` for the contract)."""
 
     name = "native"
 
     def __init__(self, instance: str, exec_root: str, descriptors: int = 0) -> None:
-        """instance: the data root's id, the mark of cgroups; exec_root: where run-time folders are made.
+        """instance, exec_root: as of ``Shims``.
 
         descriptors: RLIMIT_NOFILE's soft limit in containers; 0: the caller's own.
         """
-        self._base = f"/pierhead/{instance}"
-        self._folders = os.path.join(exec_root, "containers")
-        self._zygote = Zygote(descriptors)
-        self._layout: cgroups.Layout | None = None
-
-    # Life
+        super().__init__(instance, exec_root, Zygote(descriptors))
 
     def open(self) -> None:
-        os.makedirs(self._folders, mode=0o700, exist_ok=True)
-        cgroups.prepare(self.layout, self._base)
+        super().open()
         self._zygote.open()
 
-    def close(self) -> None:
-        self._zygote.close()
-        if self._layout is not None and not self.existing():
-            with suppress(OSError):
-                cgroups.dismantle(self._layout, self._base)
-
-    def pids(self) -> tuple[int, ...]:
-        return self._zygote.pids()
-
-    @property
-    def layout(self) -> cgroups.Layout:
-        """The host's cgroup hierarchies, read once."""
-        if self._layout is None:
-            self._layout = cgroups.detect()
-        return self._layout
-
-    def directories(self, id: str) -> tuple[str, ...]:
-        """A container's cgroup in every hierarchy."""
-        return self.layout.directories(f"{self._base}/{id}")
-
-    # Start
-
-    def start(self, request: StartRequest) -> ShimMonitor:
-        spec = request.spec
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        descriptors: list[int] = []
-        try:
-            descriptors.append(calls.sealed_memfd("plan", self._compile(request)))
-            descriptors.append(self._make_folder(spec.id))
-            descriptors += request.descriptors.values()
-            descriptors += [stream.connection.fileno() for stream in request.streams]
-            held = list(holds(request.ports))
-            protocol.send(ours, self._settings(request, len(held), len(descriptors)), descriptors)
-            for message, sockets in held:
-                protocol.send(ours, message, sockets)
-            self._zygote.fork(theirs)
-        except BaseException:
-            ours.close()
-            request.close()
-            if len(descriptors) > 1:
-                self.clear_folder(spec.id)
-            raise
-        finally:
-            theirs.close()
-            for descriptor in descriptors[:2]:
-                os.close(descriptor)
-        ours.setblocking(False)
-        return ShimMonitor(self, spec.id, ours, request)
-
-    def _settings(self, request: StartRequest, held: int, descriptors: int) -> bytes:
-        """The START message. Descriptors: plan, folder, namespaces, streams."""
-        spec = request.spec
-        log = request.log
-        counting = self.layout.controllers.get("memory", self.layout.unified)
-        payload = (
-            spec.id,
-            (log.path, log.max_size, log.max_files, tuple(log.attrs)) if log.path else None,
-            request.open_stdin,
-            spec.process.terminal,
-            self.layout.directories(spec.cgroup),
-            (counting + spec.cgroup,),
-            spec.namespaces.get(NamespaceKind.PID, NamespaceMode.NEW) is NamespaceMode.NEW,
-            tuple(request.descriptors),
-            tuple(map(flags, request.streams)),
-            held,
-        )
-        return protocol.encode(protocol.START, payload, descriptors)
-
-    def _compile(self, request: StartRequest) -> bytes:
+    def compile(self, request: StartRequest) -> bytes:
         spec = request.spec
         return plan.compile_start(spec, cgroups.plan(self.layout, spec.cgroup, spec.resources))
-
-    def _make_folder(self, id: str) -> int:
-        """The container's run-time folder, open and locked: the lock passes to the shim with the descriptor."""
-        path = self._folder(id)
-        left: tuple[str, ...] = ()
-        try:
-            os.mkdir(path, 0o700)
-        except FileExistsError:
-            left = protocol.EXIT, protocol.SOCKET, protocol.CRASH
-        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            for name in left:
-                with suppress(FileNotFoundError):
-                    os.unlink(name, dir_fd=folder)
-        except BlockingIOError:
-            os.close(folder)
-            raise OSError(errno.EBUSY, "the container is running already", path) from None
-        return folder
-
-    def _folder(self, id: str) -> str:
-        return os.path.join(self._folders, id)
-
-    # Afterwards
-
-    def reattach(self, id: str) -> ShimMonitor | None:
-        connection = self._connect(id)
-        return None if connection is None else ShimMonitor(self, id, connection)
-
-    def _connect(self, id: str) -> socket.socket | None:
-        """A connection to the container's shim; None if there is none alive."""
-        try:
-            folder = os.open(self._folder(id), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return None
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        deadline = time.monotonic() + SHIM_END
-        try:
-            while True:
-                try:
-                    # Its length is limited to 107 bytes; so is no exec root.
-                    connection.connect(f"/proc/self/fd/{folder}/{protocol.SOCKET}")
-                    connection.setblocking(False)
-                    return connection
-                except (FileNotFoundError, ConnectionRefusedError):
-                    # A live shim without a socket is just beginning (or ending).
-                    if _unlocked(folder) or time.monotonic() > deadline:
-                        connection.close()
-                        return None
-                time.sleep(0.005)
-        finally:
-            os.close(folder)
-
-    def collect(self, id: str) -> Exited | None:
-        try:
-            with open(os.path.join(self._folder(id), protocol.EXIT), encoding="ascii") as file:
-                code, signum, at, oom = map(int, file.read().split())
-        except FileNotFoundError:
-            return None
-        return Exited(code, signum, at, bool(oom))
-
-    def crash(self, id: str) -> str:
-        """The last line of what a shim had to say when it died; empty if nothing."""
-        try:
-            with open(os.path.join(self._folder(id), protocol.CRASH), encoding="utf-8", errors="replace") as file:
-                lines = file.read().strip().splitlines()
-        except FileNotFoundError:
-            return ""
-        log.debug("container %s: its shim has died:\n%s", id[:12], "\n".join(lines))
-        return lines[-1] if lines else ""
-
-    def begun(self, id: str) -> bool:
-        """Whether a shim has taken the container on: its socket comes before everything else that it makes."""
-        return os.path.lexists(os.path.join(self._folder(id), protocol.SOCKET))
-
-    def kill(self, id: str) -> None:
-        """Kill every process of the container; ``delete`` waits for their end."""
-        with suppress(OSError):
-            cgroupfs.kill(self.directories(id), wait=0)
-
-    def clear_folder(self, id: str) -> None:
-        """Remove the run-time folder of a container whose shim has ended. Idempotent."""
-        shutil.rmtree(self._folder(id), ignore_errors=True)
-
-    def freeze(self, id: str) -> None:
-        cgroupfs.freeze(self.directories(id))
-
-    def thaw(self, id: str) -> None:
-        cgroupfs.thaw(self.directories(id))
-
-    def update(self, id: str, resources: Resources) -> None:
-        cgroups.update(self.layout, f"{self._base}/{id}", resources)
-
-    def processes(self, id: str) -> tuple[int, ...]:
-        return tuple(cgroupfs.pids(self.directories(id)))
-
-    def owner(self, pid: int) -> str | None:
-        try:
-            with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape") as file:
-                found = re.search(f"{re.escape(self._base)}/([0-9a-f]{{64}})", file.read())
-        except OSError:
-            return None  # it has ended
-        return found.group(1) if found else None
-
-    def figures(self, id: str) -> stats.Figures:
-        return stats.read(self.layout, f"{self._base}/{id}")
-
-    def delete(self, id: str) -> None:
-        directories = self.directories(id)
-        try:
-            folder = os.open(self._folder(id), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            folder = -1
-        if folder >= 0:
-            try:
-                if self.collect(id) is None:
-                    cgroupfs.kill(directories)  # and the shim ends; else it is about to
-                self._end_shim(id, folder)
-            finally:
-                os.close(folder)
-        left = tuple(directory for directory in directories if os.path.isdir(directory))
-        if left:
-            cgroupfs.kill(left)
-            cgroupfs.remove(left)
-        self.clear_folder(id)
-
-    def _end_shim(self, id: str, folder: int) -> None:
-        """Wait for the shim, which ends when its container has; one that does not is killed."""
-        deadline = time.monotonic() + SHIM_END
-        pause = 0.0005
-        while not _unlocked(folder):
-            if time.monotonic() > deadline:
-                log.warning("container %s: its shim does not end, killing it", id[:12])
-                connection = self._connect(id)
-                if connection is None:
-                    return
-                with connection:
-                    pid = struct.unpack_from("=i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-                return
-            time.sleep(pause)
-            pause = min(pause * 2, 0.05)
-
-    def existing(self) -> tuple[str, ...]:
-        names = set(cgroups.existing(self.layout, self._base))
-        with suppress(FileNotFoundError):
-            names.update(os.listdir(self._folders))
-        return tuple(sorted(names))
-
-
-def _unlocked(folder: int) -> bool:
-    """Whether no shim holds the folder. Leaves it unlocked."""
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    fcntl.flock(folder, fcntl.LOCK_UN)
-    return True
