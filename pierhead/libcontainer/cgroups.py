@@ -114,6 +114,17 @@ def detect(mountinfo: str = "/proc/self/mountinfo") -> Layout:
     return Layout(controllers, unified, tuple((offered or "").split()))
 
 
+def mounts(mountinfo: str = "/proc/self/mountinfo") -> tuple[str, ...]:
+    """The root of every hierarchy that is mounted, also of those that we have no use for."""
+    found = []
+    with open(mountinfo) as file:
+        for line in file:
+            fields, _, behind = line.partition(" - ")
+            if behind.split()[0] in ("cgroup", "cgroup2"):
+                found.append(_unescape(fields.split()[4]))
+    return tuple(dict.fromkeys(found))
+
+
 _DEVICE_RULE = re.compile(r"([acb]) ([0-9]+|\*):([0-9]+|\*) ([rwm]{1,3})")
 
 

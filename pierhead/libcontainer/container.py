@@ -347,10 +347,12 @@ def net_inside(
     sysctls: tuple[tuple[str, str], ...] = (),
     resolver: int = 0,
     host: tuple[bytes, ...] = (),
+    busy: tuple[int, ...] = (),
 ) -> tuple[int, int] | None:
     """Apply a network's messages to a running container's network namespace (``network connect``).
 
-    namespace: a descriptor of it; host: messages that are sent outside first, as in ``spawn``.  sysctls: (path below
+    namespace: a descriptor of it; host: messages that are sent outside first, as in ``spawn``; busy: errors after which
+    one is sent again.  sysctls: (path below
     /proc/sys, value), see ``plan.sysctl_path``.  A child of ours joins the namespace, for we must stay where we are.
     Returns the resolver's sockets (udp, tcp) if a port was given.  Raises SetupError.
     """
@@ -358,14 +360,14 @@ def net_inside(
     if sysctls:
         operations += [("procfs",), ("sysctls", sysctls)]
     if messages:
-        operations.append(("route", messages, ()))
+        operations.append(("route", messages, busy))
     if nft:
         operations.append(("nft", nft))
     if resolver:
         operations.append(("resolver", resolver))
     if host:
         try:
-            _host_network(namespace, host)
+            _host_network(namespace, host, busy)
         except OSError as error:
             raise _setup_error(error, "network") from None
     return _inside(namespace, operations).resolver

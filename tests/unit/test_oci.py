@@ -152,7 +152,7 @@ def test_a_configuration_says_everything_that_a_spec_does() -> None:
 
 
 def test_what_is_not_limited_is_not_spoken_of() -> None:
-    assert oci.resources(Resources()) == {}
+    assert oci.resources(Resources()) == {"devices": [{"allow": True, "type": "a", "access": "rwm"}]}
 
 
 def test_the_users_numbers_are_filled_in() -> None:

@@ -68,6 +68,7 @@ class StartRequest:
     ports: sockets that reserve published ports; the driver's process for this container holds them until it ends, and
     serves those that have a Target.
     open_stdin: keep a stdin pipe; else stdin is /dev/null (with a terminal stdin is the terminal).
+    runtime: one of the driver's ``runtimes``; empty: its default.
     """
 
     spec: Spec
@@ -76,6 +77,7 @@ class StartRequest:
     descriptors: Mapping[str, int] = field(default_factory=dict)
     ports: tuple[HeldPort, ...] = ()
     open_stdin: bool = False
+    runtime: str = ""
 
     def close(self) -> None:
         """Close its sockets. Idempotent."""
@@ -222,6 +224,16 @@ class ExecDriver(Protocol):
     """One way of running containers. No state of it is lost by a restart of the daemon."""
 
     name: str
+
+    @property
+    def default(self) -> str:
+        """The runtime of a container that names none."""
+
+    def runtimes(self) -> Mapping[str, str]:
+        """What a container may name as its runtime, and the program that it is."""
+
+    def knows(self, id: str) -> bool:
+        """Whether the container was started by this driver, as its run-time folder says."""
 
     def open(self) -> None:
         """Make ready to start containers (idempotent). Raises OSError with what is missing."""

@@ -127,7 +127,7 @@ class ShimMonitor:
     def exec(self, exec_id: str, process: Process, stream: Stream | None, open_stdin: bool, privileged: bool) -> None:
         descriptors = []
         try:
-            descriptors.append(calls.sealed_memfd("exec", plan.compile_exec(process, privileged)))
+            descriptors.append(calls.sealed_memfd("exec", self.program(process, privileged)))
             if stream is not None:
                 descriptors.append(os.dup(stream.connection.fileno()))
             wanted = flags(stream) if stream is not None else None
@@ -137,6 +137,10 @@ class ShimMonitor:
                 os.close(descriptor)
             if stream is not None:
                 stream.connection.close()
+
+    def program(self, process: Process, privileged: bool) -> bytes:
+        """What the shim must know to start an exec. Raises ValueError for what cannot be."""
+        return plan.compile_exec(process, privileged)
 
     def resize(self, rows: int, columns: int, exec_id: str | None = None) -> None:
         self._send(protocol.RESIZE, (rows, columns, exec_id))

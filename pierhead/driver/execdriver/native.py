@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
+
+from pierhead.driver.execdriver import protocol
 from pierhead.driver.execdriver.api import StartRequest
 from pierhead.driver.execdriver.shims import Shims
 from pierhead.driver.execdriver.spawn import Zygote
@@ -12,6 +16,7 @@ class NativeDriver(Shims):
     """ExecDriver over zygote and shims (see ``api`` for the contract)."""
 
     name = "native"
+    default = "pierhead"
 
     def __init__(self, instance: str, exec_root: str, descriptors: int = 0) -> None:
         """instance, exec_root: as of ``Shims``.
@@ -19,6 +24,13 @@ class NativeDriver(Shims):
         descriptors: RLIMIT_NOFILE's soft limit in containers; 0: the caller's own.
         """
         super().__init__(instance, exec_root, Zygote(descriptors))
+
+    def runtimes(self) -> Mapping[str, str]:
+        return {self.default: self.name}
+
+    def knows(self, id: str) -> bool:
+        folder = self.folder(id)
+        return os.path.lexists(folder) and not os.path.lexists(os.path.join(folder, protocol.RUNTIME))
 
     def open(self) -> None:
         super().open()

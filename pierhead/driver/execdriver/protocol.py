@@ -71,6 +71,7 @@ CLOSE_STDIN = 8
 SOCKET = "s"
 EXIT = "exit"
 CRASH = "crash"
+RUNTIME = "runtime"
 
 STARTER = "pierhead-start"
 """What ps shows of a starter."""

@@ -94,7 +94,7 @@ class Shim:
         self._say_started()
         return True
 
-    def _refuse(self, error: OSError) -> None:
+    def _refuse(self, error: Exception) -> None:
         """What was started cannot be looked after: end it, and say why the start has failed."""
         assert self.main is not None
         self.reported = True
@@ -449,13 +449,13 @@ def _content(descriptor: int) -> bytes:
         os.close(descriptor)
 
 
-def prepare() -> Shim:
-    """Everything that does not depend on the container, in a process that the zygote has just forked."""
+def prepare(kind: type[Shim] = Shim) -> Shim:
+    """Everything that does not depend on the container, in a process that a zygote has just forked."""
     os.setsid()
     os.dup2(0, 2)  # /dev/null: the daemon's terminal or pipe must not be kept open by us
     calls.prctl(const.PR_SET_CHILD_SUBREAPER, 1)
     calls.name_process("pierhead-shim")
-    shim = Shim()
+    shim = kind()
     shim.watch_children()
     return shim
 

@@ -132,7 +132,7 @@ class Shims(ABC):
         try:
             os.mkdir(path, 0o700)
         except FileExistsError:
-            left = protocol.EXIT, protocol.SOCKET, protocol.CRASH
+            left = protocol.EXIT, protocol.SOCKET, protocol.CRASH, protocol.RUNTIME
         folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)

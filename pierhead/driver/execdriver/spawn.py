@@ -24,9 +24,10 @@ _SOCKET = 3
 class Zygote:
     """At most one process. ``pid`` is 0 when there is none."""
 
-    def __init__(self, descriptors: int) -> None:
+    def __init__(self, descriptors: int, program: str = _PROGRAM) -> None:
         """descriptors: the soft limit of open files for it and all that comes of it; 0: the caller's own."""
         self.pid = 0
+        self._program = program
         self._descriptors = descriptors
         self._connection: socket.socket | None = None
 
@@ -37,7 +38,7 @@ class Zygote:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             try:
-                self.pid = _start(theirs.fileno(), self._descriptors)
+                self.pid = _start(self._program, theirs.fileno(), self._descriptors)
             except BaseException:
                 ours.close()
                 raise
@@ -103,7 +104,7 @@ def _name(pid: int) -> str:
     return ""
 
 
-def _start(connection: int, descriptors: int) -> int:
+def _start(program: str, connection: int, descriptors: int) -> int:
     """Execute the interpreter from a read-only copy of its mount; returns the process id.
 
     What runs in a container could reach the interpreter by /proc/PID/exe of a process that joins it (CVE-2019-5736);
@@ -116,7 +117,7 @@ def _start(connection: int, descriptors: int) -> int:
         return os.posix_spawn(
             # Looked up in the child before its descriptors close: execveat(2) of the descriptor.
             f"/proc/self/fd/{tree}",
-            [interpreter, "-I", "-S", _PROGRAM, str(_SOCKET), str(descriptors)],
+            [interpreter, "-I", "-S", program, str(_SOCKET), str(descriptors)],
             {},
             file_actions=[
                 (os.POSIX_SPAWN_DUP2, connection, _SOCKET),

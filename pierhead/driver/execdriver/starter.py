@@ -84,7 +84,7 @@ def _made(settings: tuple[Any, ...], descriptors: list[int]) -> tuple[tuple[Any,
     _, _, open_stdin, terminal, _, _, _, namespaces, _, _ = settings
     plan, folder = descriptors[:2]
     streams = 2 + len(namespaces)
-    listener = _bind(folder)
+    listener = bind(folder)
     joins = dict(zip(namespaces, descriptors[2:streams], strict=True))
     program = os.pread(plan, os.fstat(plan).st_size, 0)
     child, stdio = with_stdio(lambda stdio: container.spawn(program, joins, stdio, sibling=True), terminal, open_stdin)
@@ -95,7 +95,7 @@ def _made(settings: tuple[Any, ...], descriptors: list[int]) -> tuple[tuple[Any,
     return handover, [folder, listener, child.pidfd, *stdio, *resolver, *descriptors[streams:]]
 
 
-def _bind(folder: int) -> int:
+def bind(folder: int) -> int:
     """The shim's socket in its folder: the first thing that is made, which tells that the start has begun."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     path = f"/proc/self/fd/{folder}/{protocol.SOCKET}"  # short enough, whatever the exec root

@@ -22,8 +22,8 @@ from pierhead.driver.execdriver import protocol, rehearsal, shim, starter
 from pierhead.linux import calls, const
 
 
-def prepare() -> None:
-    """Settle everything that each shim inherits."""
+def prepare(name: str = "pierhead-zygote") -> None:
+    """Settle everything that each shim inherits; name: what ps shows of us."""
     del sys.path[:]
     del sys.meta_path[:]
     sys.path_importer_cache.clear()
@@ -37,7 +37,7 @@ def prepare() -> None:
     rehearsal.rehearse()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # shims are nobody's zombies
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C at the daemon's terminal is the daemon's to answer
-    calls.name_process("pierhead-zygote")
+    calls.name_process(name)
     gc.collect()
     gc.freeze()
 

@@ -1,0 +1,173 @@
+"""The OCI exec driver: containers are made by an installed OCI runtime (runc, crun) and looked after by our shims.
+
+A container's run-time folder holds, beside what ``shim`` says,
+
+    runtime  the runtime's program and options, by which a container is known for this driver's
+    bundle   config.json and the mount point of its root file system, which the shim alone sees mounted
+    state    what the runtime knows of it
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import marshal
+import os
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+
+from pierhead.driver.execdriver import ocishim, protocol
+from pierhead.driver.execdriver.api import StartRequest
+from pierhead.driver.execdriver.monitor import ShimMonitor
+from pierhead.driver.execdriver.runtime import Runtime
+from pierhead.driver.execdriver.shims import Shims
+from pierhead.driver.execdriver.spawn import Zygote
+from pierhead.errors import InvalidParameter
+from pierhead.libcontainer import cgroupfs, cgroups, oci, plan
+from pierhead.libcontainer.spec import NamespaceKind, NamespaceMode, Process
+from pierhead.linux.mount import DirectoryRoot
+
+log = logging.getLogger(__name__)
+
+_PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "ocizygote.py")
+
+_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH")
+"""Of the daemon's environment, what a runtime needs to be executed and to find its helpers."""
+
+STANDARD = ("runc", "crun")
+"""Runtimes that are there if they are installed; the first is Docker's."""
+
+
+class OciMonitor(ShimMonitor):
+    """As ShimMonitor; an exec is said in the runtime's words."""
+
+    def program(self, process: Process, privileged: bool) -> bytes:
+        plan.compile_exec(process, privileged)  # refuses what cannot be
+        return marshal.dumps(
+            {
+                "version": ocishim.VERSION,
+                "process": oci.process(process, privileged),
+                "user": (process.user, tuple(process.groups)),
+            },
+            2,
+        )
+
+
+class OciDriver(Shims):
+    """ExecDriver over an OCI runtime (see ``api`` for the contract)."""
+
+    name = "oci"
+    monitor = OciMonitor
+
+    def __init__(
+        self,
+        instance: str,
+        exec_root: str,
+        descriptors: int = 0,
+        added: Mapping[str, tuple[str, ...]] | None = None,
+    ) -> None:
+        """instance, exec_root, descriptors: as of NativeDriver.
+
+        added: runtimes beside the standard ones: name to program (path or name) and options.
+        """
+        super().__init__(instance, exec_root, Zygote(descriptors, _PROGRAM))
+        self._added = dict(added or {})
+
+    # Runtimes
+
+    @property
+    def default(self) -> str:
+        """crun where there is cgroup v2 alone, if it is installed, else runc; empty if neither is."""
+        found = self.runtimes()
+        order = reversed(STANDARD) if self.layout.version == 2 else STANDARD[:1]
+        return next((name for name in (*order, *STANDARD, *found) if name in found), "")
+
+    def runtimes(self) -> Mapping[str, str]:
+        commands = {name: (name,) for name in STANDARD} | self._added
+        found = {name: shutil.which(command[0]) for name, command in commands.items()}
+        return {name: path for name, path in found.items() if path is not None}
+
+    def knows(self, id: str) -> bool:
+        return os.path.lexists(os.path.join(self.folder(id), protocol.RUNTIME))
+
+    def _command(self, name: str) -> tuple[str, ...]:
+        """Program and options of a runtime. Raises InvalidParameter."""
+        path = self.runtimes().get(name or self.default)
+        if path is None:
+            raise InvalidParameter(f"unknown or invalid runtime name: {name or STANDARD[0]}")
+        return (path, *self._added.get(name, (name,))[1:])
+
+    # Start
+
+    def compile(self, request: StartRequest) -> bytes:
+        spec, setup = request.spec, request.spec.network
+        plan.compile_start(spec)  # refuses what cannot be, in the same words
+        path, *options = self._command(request.runtime)
+        kinds = {kind: spec.namespaces.get(kind, NamespaceMode.NEW) for kind in NamespaceKind}
+        joined = {kind: "" for kind, mode in kinds.items() if mode is NamespaceMode.JOIN}
+        of_network = [(name, value) for name, value in map(_sysctl, spec.sysctls) if name.startswith("net/")]
+        others = [(name, value) for name, value in spec.sysctls if not plan.sysctl_path(name).startswith("net/")]
+        config = oci.config(replace(spec, sysctls=tuple(others)), joined)
+        network = NamespaceKind.NETWORK
+        new = kinds[network] is NamespaceMode.NEW
+        root = spec.root
+        program = {
+            "version": ocishim.VERSION,
+            "runtime": path,
+            "options": tuple(options),
+            "environment": _environment(),
+            "folder": self.folder(spec.id),
+            "config": config,
+            "root": ("directory", root.path)
+            if isinstance(root, DirectoryRoot)
+            else ("overlay", tuple(root.lower), root.upper or "", root.work or ""),
+            "user": (spec.process.user, tuple(spec.process.groups)),
+            "network_namespace": new,
+            "network": (
+                tuple(setup.host),
+                tuple(setup.inside),
+                setup.nft,
+                tuple(map(_sysctl, setup.sysctls)),
+                setup.resolver,
+                tuple(setup.busy),
+            ),
+            "sysctls": tuple(of_network),
+            "joined": {oci.NAMESPACES[kind]: f"ns:{kind}" for kind in (*joined, *((network,) if new else ()))},
+        }
+        return marshal.dumps(program, 2)
+
+    # Afterwards
+
+    def close(self) -> None:
+        super().close()
+        if not self.existing():  # a runtime uses hierarchies that native containers have no need of
+            for mount in cgroups.mounts():
+                for path in (self._base, os.path.dirname(self._base)):
+                    with suppress(OSError):
+                        os.rmdir(mount + path)
+
+    def clear_folder(self, id: str) -> None:
+        """As in Shims; what the shim could not have the runtime do is done first."""
+        folder = self.folder(id)
+        try:
+            with open(os.path.join(folder, protocol.RUNTIME), encoding="utf-8") as file:
+                path, *options = json.load(file)
+            Runtime(path, options, _environment(), folder, id).delete()
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError) as error:
+            log.warning("container %s: %s", id[:12], error)
+        directories = [f"{mount}{self._base}/{id}" for mount in cgroups.mounts()]
+        with suppress(OSError):
+            cgroupfs.remove(tuple(filter(os.path.isdir, directories)))
+        super().clear_folder(id)
+
+
+def _environment() -> dict[str, str]:
+    return {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+
+
+def _sysctl(pair: tuple[str, str]) -> tuple[str, str]:
+    return plan.sysctl_path(pair[0]), pair[1]
