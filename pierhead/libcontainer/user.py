@@ -71,7 +71,7 @@ def select(passwd: list[list[str]], group: list[list[str]], user: str, additiona
 def _matches(entry: list[str], wanted: str) -> bool:
     """A number is an id and never a name, whatever names the image made up; no user means user 0."""
     if wanted and not _numeric(wanted):
-        return entry[0] == wanted
+        return entry[0] == wanted and not _signed(wanted)
     return entry[2].lstrip("0") == wanted.lstrip("0")
 
 
@@ -79,7 +79,7 @@ def _group(group: list[list[str]], wanted: str) -> int:
     if _numeric(wanted):
         return _id(wanted)
     for entry in group:
-        if entry[0] == wanted:
+        if entry[0] == wanted and not _signed(wanted):
             return _id(entry[2])
     raise UserError(f"unable to find group {wanted}: no matching entries in group file")
 
@@ -87,6 +87,11 @@ def _group(group: list[list[str]], wanted: str) -> int:
 def _numeric(text: str) -> bool:
     """Only ASCII digits make a number: "+0", "-1" and other scripts' digits are names, and found nowhere."""
     return bool(text) and _DIGITS.issuperset(text)
+
+
+def _signed(text: str) -> bool:
+    """A number with a sign: to Docker a number (out of range, or 0), to the image's files perhaps a name for root."""
+    return text[:1] in ("+", "-") and _numeric(text[1:])
 
 
 def _id(text: str) -> int:

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from pierhead.libcontainer import syscalls
+from tests.harness import native
 from tests.harness.api import Api, demultiplex
 from tests.harness.engines import Engine
 from tests.harness.images import busybox_rootfs, docker_archive, tar
 
-SOURCE = Path(__file__).with_name("probe.c")
 IMAGE = "probe:latest"
 
 Lines = dict[str, str | list[str]]
@@ -41,19 +41,9 @@ ROWS = (
 """Every way into a container."""
 
 
-@functools.cache
-def compiled() -> bytes:
-    """The probe as a static program."""
-    with tempfile.TemporaryDirectory() as folder:
-        program = Path(folder, "probe")
-        command = ["gcc", "-O1", "-static", "-no-pie", "-Wall", "-Wextra", "-Werror", "-o", str(program), str(SOURCE)]
-        subprocess.run(command, check=True, timeout=120)
-        return program.read_bytes()
-
-
 def provide_image(engine: Engine) -> None:
     """The image `probe`: busybox with /bin/probe."""
-    archive = docker_archive([busybox_rootfs(), tar({"bin/probe": compiled()})], [IMAGE])
+    archive = docker_archive([busybox_rootfs(), tar({"bin/probe": native.program("probe")})], [IMAGE])
     engine.api.ok("POST", "/images/load", raw=archive, content_type="application/x-tar", quiet=1)
 
 
@@ -80,7 +70,7 @@ def unfiltered() -> Any:
     """What the kernel itself answers to root, where nothing filters: the probe without a container."""
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder, "probe")
-        program.write_bytes(compiled())
+        program.write_bytes(native.program("probe"))
         program.chmod(0o755)
         command = ["unshare", "--mount", "--pid", "--fork", "--mount-proc", str(program)]
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=120)
