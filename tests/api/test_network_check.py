@@ -16,6 +16,7 @@ import pytest
 
 from tests.harness.engines import Engine, Pierd
 from tests.harness.engines import engine as started_engine
+from tests.harness.kernel import need
 from tests.harness.netns import Namespace, call_in
 from tests.harness.processes import Output, run, wait_until
 
@@ -862,8 +863,8 @@ SOUND: dict[str, Sound] = {
 def test_what_works_is_said_to_be_reachable(what: str, bridged: str, scene: Scene) -> None:
     case = SOUND[what]
     filtered = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
-    if bridged == "1" and not filtered.exists():
-        pytest.skip("no br_netfilter in this kernel")
+    if bridged == "1":
+        need("br_netfilter")
     if filtered.exists():
         scene.sysctl("bridge/bridge-nf-call-iptables", bridged)
     try:

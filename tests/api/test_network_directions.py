@@ -15,6 +15,7 @@ import pytest
 
 from tests.harness.api import Api
 from tests.harness.engines import Engine
+from tests.harness.kernel import need
 from tests.harness.processes import wait_until
 
 pytestmark = pytest.mark.only_pierhead("modes that Debian's dockerd has not, and a table of our own answers")
@@ -52,12 +53,12 @@ def _bridge(**more: Any) -> dict[str, Any]:
     return {"Driver": "bridge", **more}
 
 
-def _macvlan(mode: str) -> dict[str, Any]:
+def _parented(driver: str, mode: str) -> dict[str, Any]:
     # The addresses of the wire itself, from a part of it that nobody else has.
     config = {"Subnet": "192.0.2.0/24", "IPRange": "192.0.2.128/28", "AuxiliaryAddresses": {"host": "192.0.2.10"}}
     return {
-        "Driver": "macvlan",
-        "Options": {"parent": "ens33", "macvlan_mode": mode},
+        "Driver": driver,
+        "Options": {"parent": "ens33", f"{driver}_mode": mode},
         "IPAM": {"Config": [{**config, "Gateway": "192.0.2.20"}]},
     }
 
@@ -71,8 +72,9 @@ MODES = (
     Mode("host", named=False, apart=False),
     Mode("none", inbound=False, outbound=False, named=False, peers=False, hairpin=False),
     Mode("container"),
-    Mode("macvlan-bridge", _macvlan("bridge"), **ON_THE_WIRE),  # type: ignore[arg-type]
-    Mode("macvlan-private", _macvlan("private"), peers=False, **ON_THE_WIRE),  # type: ignore[arg-type]
+    Mode("macvlan-bridge", _parented("macvlan", "bridge"), **ON_THE_WIRE),  # type: ignore[arg-type]
+    Mode("macvlan-private", _parented("macvlan", "private"), peers=False, **ON_THE_WIRE),  # type: ignore[arg-type]
+    Mode("ipvlan-l2", _parented("ipvlan", "l2"), **ON_THE_WIRE),  # type: ignore[arg-type]
 )
 
 
@@ -152,6 +154,8 @@ def scene(request: pytest.FixtureRequest, engine: Engine) -> Iterator[Scene]:
         if mode.routed:
             stack.enter_context(_not_bridged_through_netfilter(engine))
         if mode.network is not None:
+            if mode.network["Driver"] != "bridge":
+                need(mode.network["Driver"])
             api.ok("POST", "/networks/create", {"Name": mode.name, **mode.network})
         api.ok("POST", "/networks/create", {"Name": "elsewhere"})
         other = _run(api, "other", "elsewhere")

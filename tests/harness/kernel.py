@@ -68,13 +68,29 @@ def _unified() -> str:
     return "" if controllers.exists() else f"there is no {controllers}"
 
 
+def _apparmor() -> str:
+    enabled = Path("/sys/module/apparmor/parameters/enabled")
+    if not enabled.exists() or enabled.read_text().strip() != "Y":
+        return "its security modules are without it"
+    policy = Path("/sys/kernel/security/apparmor/profiles")
+    return "" if policy.exists() else f"there is no {policy}"
+
+
+def _project_quotas() -> str:
+    """Whether the file system of /var/tmp, where tests may keep files, counts blocks for projects."""
+    said = run(["findmnt", "--noheadings", "--output", "SOURCE,OPTIONS", "--target", "/var/tmp"]).stdout.split()
+    return "" if len(said) > 1 and {"prjquota", "pquota"} & set(said[1].split(",")) else " ".join(said)
+
+
 FEATURES: dict[str, Callable[[], str]] = {
+    "apparmor": _apparmor,
     "vlan": _link("base.5", "link", "base", "type", "vlan", "id", "5"),
     "br_netfilter": _br_netfilter,
     "cgroup v2 alone": _unified,
     "dummy": _link("probe", "type", "dummy"),
     "ipvlan": _link("probe", "link", "base", "type", "ipvlan"),
     "macvlan": _link("probe", "link", "base", "type", "macvlan"),
+    "project quotas": _project_quotas,
     "sctp": _sctp,
 }
 """Name to a probe that gives what is wrong, or an empty string."""
