@@ -24,8 +24,8 @@ from pierhead.linux.netstate import RTN_LOCAL, Decision, Device
 from pierhead.linux.nftdump import Ruleset
 
 HOPS = 8
-CONNTRACK = -200
-"""The priority at which connections are tracked: chains of "raw" come before it, translations behind."""
+DSTNAT = -100
+"""The priority at which a target is translated: chains before it see the packet as it was sent."""
 
 BRIDGED = "/proc/sys/net/bridge/bridge-nf-call-iptables"
 
@@ -81,11 +81,11 @@ class Walk:
             raise Stop("route", f"{packet.target} is sent in a circle", "look at the routes: `ip route`")
         packet = replace(packet, iif=device.name, oif="")
         rules = await self.places.rules(place)
-        self._ask(place, _of(rules, raw=True), packet, PREROUTING)
+        self._ask(place, _of(rules, translated=False), packet, PREROUTING)
         changed = translation(rules, packet, PREROUTING, place.surroundings)
         if changed is not None:
             packet = self._translate(place, packet, changed)
-        self._ask(place, _of(rules, raw=False), packet, PREROUTING)
+        self._ask(place, _of(rules, translated=True), packet, PREROUTING)
         decision = await self.decide(place, packet, device)
         if decision.kind == RTN_LOCAL:
             return await self._deliver(place, packet, device)
@@ -214,9 +214,9 @@ def shown(address: Address, port: int) -> str:
     return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
 
 
-def _of(rules: Ruleset, *, raw: bool) -> Ruleset:
-    """The chains in front of connection tracking, or those behind it; such as are only jumped to stay."""
-    chains = (chain for chain in rules.chains if chain.hook < 0 or (chain.priority < CONNTRACK) == raw)
+def _of(rules: Ruleset, *, translated: bool) -> Ruleset:
+    """The chains behind the translation of targets, or those in front of it; such as are only jumped to stay."""
+    chains = (chain for chain in rules.chains if chain.hook < 0 or (chain.priority > DSTNAT) == translated)
     return Ruleset(tuple(chains), rules.sets)
 
 
