@@ -92,7 +92,7 @@ def networking(engines: list[Engine], rounds: int | None) -> list[Row]:
         return interleaved(engines, measure, rounds, 1)
 
     print("  traffic …", file=sys.stderr, flush=True)
-    rows = network.traffic(engines, min(5, rounds or 5), turns)
+    rows = network.traffic(engines, min(11, rounds or 11), turns)
     print("  1,000 ports …", file=sys.stderr, flush=True)
     return rows + network.many_ports(engines, rounds or 20, turns)
 

@@ -13,7 +13,7 @@ from tests.harness.engines import Engine, peers_environment
 from tests.harness.netns import Namespace
 from tests.harness.processes import run, wait_until
 
-SECONDS = 2
+SECONDS = 1
 """Of traffic for each sample."""
 
 SERVER = "bench-server"
@@ -22,7 +22,7 @@ _WAIT = 60.0
 
 
 def _said(place: Namespace, *argv: str) -> str:
-    return run(place.argv(*argv), env=peers_environment(), timeout=_WAIT).check().stdout
+    return run(place.argv("taskset", "-c", str(tools.CLIENTS_CPU), *argv), env=peers_environment(), timeout=_WAIT).check().stdout
 
 
 def _requests(place: Callable[[Engine], Namespace], address: Callable[[Engine], str]) -> Measure:
@@ -96,16 +96,21 @@ def _address(engine: Engine) -> str:
     return engine.world.host_address
 
 
+NOISE = 0.1
+"""Fourteen samples of dockerd's latency lay between 39 and 72 µs, ours beside them between 38 and 74: the medians of two
+times eleven differ by a tenth where nothing differs."""
+NOT_SLOWER = Goal(ratio=1, noise=NOISE)
+
 RATES: tuple[tuple[str, str, Measure, Goal], ...] = (
-    ("published, 127.0.0.1: requests", "/s", _requests(_host, _loopback), Goal(ratio=2)),
-    ("published, 127.0.0.1: throughput", "Gbit/s", _throughput(_host, _loopback), Goal(ratio=2)),
-    ("published, other host: requests", "/s", _requests(_neighbour, _address), Goal(ratio=1)),
-    ("published, other host: throughput", "Gbit/s", _throughput(_neighbour, _address), Goal(ratio=1)),
-    ("container to container: throughput", "Gbit/s", _between, Goal(ratio=1)),
+    ("published, 127.0.0.1: requests", "/s", _requests(_host, _loopback), Goal(ratio=2, noise=NOISE)),
+    ("published, 127.0.0.1: throughput", "Gbit/s", _throughput(_host, _loopback), Goal(ratio=2, noise=NOISE)),
+    ("published, other host: requests", "/s", _requests(_neighbour, _address), NOT_SLOWER),
+    ("published, other host: throughput", "Gbit/s", _throughput(_neighbour, _address), NOT_SLOWER),
+    ("container to container: throughput", "Gbit/s", _between, NOT_SLOWER),
 )
 LATENCIES: tuple[tuple[str, Measure, Goal], ...] = (
-    ("published, 127.0.0.1: latency", _latency(_host, _loopback), Goal(ratio=1)),
-    ("published, other host: latency", _latency(_neighbour, _address), Goal(ratio=1)),
+    ("published, 127.0.0.1: latency", _latency(_host, _loopback), NOT_SLOWER),
+    ("published, other host: latency", _latency(_neighbour, _address), NOT_SLOWER),
 )
 
 Turns = Callable[[list[Engine], Measure, int], dict[str, list[float]]]
@@ -113,10 +118,11 @@ Turns = Callable[[list[Engine], Measure, int], dict[str, list[float]]]
 
 def traffic(engines: list[Engine], rounds: int, turns: Turns) -> list[Row]:
     """The rows of traffic, on all engines."""
+    together = {"NetworkMode": "bridge", "CpusetCpus": str(tools.CLIENTS_CPU)}
     for engine in engines:
         tools.provide(engine)
         tools.serve(engine, SERVER)
-        engine.api.run("sleep", "100000", image=tools.IMAGE, name=CLIENT, HostConfig={"NetworkMode": "bridge"})
+        engine.api.run("sleep", "100000", image=tools.IMAGE, name=CLIENT, HostConfig=together)
         wait_until(partial(_answers, engine), f"the servers of {engine.kind}")
     rows = [row(what, unit, turns(engines, measure, rounds), goal, 1, rate=True) for what, unit, measure, goal in RATES]
     rows += [row(what, "µs", turns(engines, measure, rounds), goal, 1e6) for what, measure, goal in LATENCIES]

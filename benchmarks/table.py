@@ -6,22 +6,26 @@ from statistics import median, quantiles
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """At least this ratio to the peer, or at most this figure (in the row's unit)."""
+    """At least this ratio to the peer, or at most this figure (in the row's unit).
+
+    noise: by how much of the ratio one and the same engine differs from itself.
+    """
 
     ratio: float | None = None
     most: float | None = None
+    noise: float = 0.0
 
     def text(self, unit: str) -> str:
         parts = []
         if self.ratio is not None:
-            parts.append(f"≥ {self.ratio:g} ×")
+            parts.append(f"≥ {self.ratio:g} ×" + (f" ± {self.noise:.0%}" if self.noise else ""))
         if self.most is not None:
             parts.append(f"≤ {self.most:g} {unit}")
         return " and ".join(parts)
 
     def met(self, ours: float, ratio: float | None) -> bool:
         return (self.most is None or ours <= self.most) and (
-            self.ratio is None or (ratio is not None and ratio >= self.ratio)
+            self.ratio is None or (ratio is not None and ratio >= self.ratio * (1 - self.noise))
         )
 
 

@@ -2,6 +2,7 @@
 unpacked by `make peers`."""
 
 import io
+import os
 import shutil
 import subprocess
 import tarfile
@@ -13,6 +14,9 @@ from tests.harness.images import busybox_rootfs
 
 IMAGE = "tools:latest"
 HTTP, IPERF = 8080, 5201
+CLIENTS_CPU, SERVERS_CPU = 0, min(1, (os.cpu_count() or 1) - 1)
+"""Who asks and who answers keep to a core each: left to the scheduler, one and the same engine gave half or double from
+sample to sample."""
 _PROGRAMS = ("usr/sbin/nginx", "usr/bin/iperf3")
 _NGINX = f"""daemon off; worker_processes 1; error_log /dev/null; pid /tmp/pid;
 events {{ worker_connections 1024; }}
@@ -75,7 +79,7 @@ def serve(engine: Engine, name: str) -> None:
         image=IMAGE,
         name=name,
         ExposedPorts={key: {} for key in ports},
-        HostConfig={"PortBindings": ports, "NetworkMode": "bridge"},
+        HostConfig={"PortBindings": ports, "NetworkMode": "bridge", "CpusetCpus": str(SERVERS_CPU)},
     )
 
 
