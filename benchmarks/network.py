@@ -22,7 +22,8 @@ _WAIT = 60.0
 
 
 def _said(place: Namespace, *argv: str) -> str:
-    return run(place.argv("taskset", "-c", str(tools.CLIENTS_CPU), *argv), env=peers_environment(), timeout=_WAIT).check().stdout
+    kept = place.argv("taskset", "-c", str(tools.CLIENTS_CPU), *argv)
+    return run(kept, env=peers_environment(), timeout=_WAIT).check().stdout
 
 
 def _requests(place: Callable[[Engine], Namespace], address: Callable[[Engine], str]) -> Measure:
@@ -97,8 +98,8 @@ def _address(engine: Engine) -> str:
 
 
 NOISE = 0.1
-"""Fourteen samples of dockerd's latency lay between 39 and 72 µs, ours beside them between 38 and 74: the medians of two
-times eleven differ by a tenth where nothing differs."""
+"""Fourteen samples of dockerd's latency lay between 39 and 72 µs, ours beside them between 38 and 74: medians of eleven
+differ by a tenth where nothing differs."""
 NOT_SLOWER = Goal(ratio=1, noise=NOISE)
 
 RATES: tuple[tuple[str, str, Measure, Goal], ...] = (
