@@ -8,6 +8,7 @@ linux/netfilter/nf_tables.h, net/netfilter/nf_tables_api.c.
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from pierhead.linux.netlink import NLM_F_DUMP, attributes, text
 from pierhead.linux.nft import (
@@ -36,7 +37,9 @@ NFTA_SET_ELEM_FLAGS = 3
 NF_DROP, NF_ACCEPT = 0, 1
 
 LOOK_AGAIN = 5
-"""Dumps of a ruleset that somebody changed meanwhile, before the last one is taken as it is."""
+"""Looks at a ruleset that somebody changes meanwhile, before the last one is taken as it is."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,17 +228,28 @@ def _dormant(netfilter: Netfilter) -> "set[tuple[int, str]]":
     return found
 
 
+def steady(netfilter: Netfilter, look: Callable[[], T]) -> T:
+    """What ``look`` finds by several dumps: it is called again if somebody has changed the ruleset between them.
+
+    Raises OSError.
+    """
+    for _ in range(LOOK_AGAIN - 1):
+        generation = netfilter.generation()
+        try:
+            found = look()
+        except FileNotFoundError:
+            continue  # a table that one dump has named went before the next
+        if netfilter.generation() == generation:
+            return found
+    return look()
+
+
 def read(netfilter: Netfilter, skip: Callable[[str], bool] = lambda table: False) -> Ruleset:
     """The whole ruleset of the namespace, but for tables that are asleep and those whose name is to be skipped.
 
     Raises OSError.
     """
-    for _ in range(LOOK_AGAIN):
-        generation = netfilter.generation()
-        found = _read(netfilter, skip)
-        if netfilter.generation() == generation:
-            break
-    return found
+    return steady(netfilter, lambda: _read(netfilter, skip))
 
 
 def _read(netfilter: Netfilter, skip: Callable[[str], bool]) -> Ruleset:

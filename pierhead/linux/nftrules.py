@@ -13,6 +13,7 @@ from pierhead.linux.nft import (
     NFPROTO_INET,
     NFPROTO_IPV4,
     NFPROTO_IPV6,
+    NFT_MSG_DELTABLE,
     NFT_MSG_NEWCHAIN,
     NFT_MSG_NEWRULE,
     NFT_MSG_NEWTABLE,
@@ -70,8 +71,10 @@ def _payload(base: int, offset: int, length: int) -> bytes:
     )
 
 
-def local_redirect(table: str, address: IPv4Address, port: int, to_port: int) -> bytes:
+def local_redirect(table: str, address: IPv4Address, port: int, to_port: int, *, again: bool = False) -> bytes:
     """A batch: what this namespace sends to ``address:port`` by UDP or TCP goes to ``to_port`` of the same address.
+
+    again: a table of that name may be there, and is replaced.
 
     DNAT, because nft's own ``redirect`` in the output hook rewrites the address to 127.0.0.1.
     """
@@ -80,8 +83,10 @@ def local_redirect(table: str, address: IPv4Address, port: int, to_port: int) ->
     def nftables(kind: int, body: bytes) -> bytes:
         return nfnetlink(NFNL_SUBSYS_NFTABLES << 8 | kind, NLM_F_CREATE, family, 0, body)
 
-    messages = [
-        nftables(NFT_MSG_NEWTABLE, text(NFTA_TABLE_NAME, table)),
+    named = text(NFTA_TABLE_NAME, table)
+    messages = [nftables(NFT_MSG_NEWTABLE, named), nftables(NFT_MSG_DELTABLE, named)] if again else []
+    messages += [
+        nftables(NFT_MSG_NEWTABLE, named),
         nftables(
             NFT_MSG_NEWCHAIN,
             text(NFTA_CHAIN_TABLE, table)

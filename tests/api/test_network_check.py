@@ -368,7 +368,7 @@ BROKEN: dict[str, Case] = {
         "one",
         "two:8080",
         "name",
-        ("127.0.0.11:53", "missing", "pier restart one"),
+        ("127.0.0.11:53", "missing", "pier network reload"),
         lambda s: s.by_name("one", "two", 8080),
         lambda s: s.inside("one", "nft", "flush", "ruleset"),
     ),

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 
 import pytest
 
@@ -178,6 +179,36 @@ def test_one_port_for_two_that_start_together(api: Api) -> None:
             assert answer.status == 204 or "port is already allocated" in answer.message
         for id in ids:
             api.ok("DELETE", f"/containers/{id}", force=1)
+
+
+@pytest.mark.only_pierhead("a connect that meets the removal leaves dockerd's container with half an endpoint")
+def test_network_removal_against_starts_and_connects(api: Api) -> None:
+    def network(name: str) -> bool:
+        return name in [one["Name"] for one in api.get("/networks")]
+
+    for number in range(ROUNDS):
+        name = f"n{number}"
+        api.ok("POST", "/networks/create", {"Name": name})
+        starting = api.create("sleep", "1000", HostConfig={"NetworkMode": name})
+        running = api.run("sleep", "1000")
+        started, connected, *removed = together(
+            post(api, f"/containers/{starting}/start"),
+            post(api, f"/networks/{name}/connect", {"Container": running}),
+            *[partial(api.send, "DELETE", f"/networks/{name}")] * 2,
+        )
+        statuses([started], 204, 404)
+        statuses([connected], 200, 404)
+        gone = statuses(removed, 204, 403, 404)
+        assert (204 in gone) is not network(name), "it is there or it is not"
+        used = {started.status, connected.status} & {200, 204}
+        assert not (used and 204 in gone), "what is in use is not removed"
+        assert used or 204 in gone
+        for id, joined in ((starting, started.status == 204), (running, connected.status == 200)):
+            shown = api.inspect(id)
+            assert (shown["State"]["Running"] and name in shown["NetworkSettings"]["Networks"]) is joined
+            api.ok("DELETE", f"/containers/{id}", force=1)
+        if 204 not in gone:
+            api.ok("DELETE", f"/networks/{name}")
 
 
 def test_image_removal_against_creation(api: Api) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 
 from tests.harness.engines import Pierd, engine
-from tests.harness.processes import wait_until
+from tests.harness.processes import run, wait_until
 
 ECHO = "nc -ll -p 8080 -e cat"
 
@@ -168,6 +168,24 @@ def test_reload_applies_everything_and_says_what_was_missing(scene: Scene) -> No
     assert scene.state() == before
     answer = scene.daemon.api.ok("POST", "/pierhead/networks/reload").json
     assert answer == {"Restored": []}
+
+
+def test_reload_brings_names_back_to_a_container_that_has_flushed_its_own_rules(scene: Scene) -> None:
+    def names(container: str) -> str:
+        return scene.daemon.docker("exec", container, "nslookup", "-type=a", "second").stdout
+
+    options = ("run", "-d", "--network", "two", "--cap-add", "NET_ADMIN")
+    for name in ("first", "second"):
+        scene.daemon.docker(*options, "--name", name, "busybox", "sleep", "1000").check()
+    before = names("first")
+    assert "Address: 172." in before
+    pid = scene.daemon.api.inspect("first")["State"]["Pid"]
+    for harm in ("flush ruleset", "flush chain ip pierhead output"):
+        run(["nsenter", f"--net=/proc/{pid}/ns/net", "nft", harm]).check()
+        said = scene.daemon.pier("network", "reload").check().stdout
+        assert said == "the rule within first that leads 127.0.0.11:53 to the engine was removed\n"
+        assert names("first") == before
+    scene.daemon.docker("rm", "-f", "first", "second").check()
 
 
 def test_containers_come_and_go_while_somebody_flushes(scene: Scene) -> None:

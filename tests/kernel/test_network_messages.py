@@ -10,7 +10,7 @@ import pyroute2
 import pytest
 
 from pierhead.driver.networkdriver import ipam
-from pierhead.linux import changes, netlink, nft, nftrules, sockdiag
+from pierhead.linux import changes, netlink, nft, nftdump, nftrules, sockdiag
 from pierhead.linux.libnftables import Rulesets
 from pierhead.linux.netlink import Netlink
 from pierhead.linux.nft import NFPROTO_INET, Element, Netfilter, field, proto
@@ -205,6 +205,24 @@ def test_without_the_library_the_program_does_it(host: Namespace) -> None:
     assert "any4" in listed(host)
     with pytest.raises(OSError, match="nonsense"):
         host.call(lambda: rulesets.run("add nonsense"))
+
+
+def test_rules_that_change_while_they_are_read_are_read_again(inner: Namespace) -> None:
+    def work() -> tuple[int, int]:
+        netfilter, rulesets, looks = Netfilter(), Rulesets(), 0
+        rules = "table inet t { set s { type ipv4_addr; elements = { 10.0.0.1 }; }; }"
+        rulesets.run(rules)
+
+        def look() -> int:
+            nonlocal looks
+            looks += 1
+            if looks < 3:
+                rulesets.run("delete table inet t" if looks == 1 else rules)
+            return len(nftdump.read_members(netfilter, NFPROTO_INET, "t", "s"))
+
+        return nftdump.steady(netfilter, look), looks
+
+    assert inner.call(work) == (1, 3), "gone at the first look, new at the second"
 
 
 def test_the_resolvers_rule_leads_53_to_its_port_and_nothing_else(inner: Namespace) -> None:

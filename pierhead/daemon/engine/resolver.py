@@ -106,6 +106,10 @@ class Resolvers:
         """Whether the container has a resolver; it keeps it when it leaves its last network with names."""
         return container in self._served
 
+    def all(self) -> list[str]:
+        """The containers that have one."""
+        return list(self._served)
+
     def stop(self, container: str) -> None:
         """Serve a container no longer. Idempotent."""
         served = self._served.pop(container, None)

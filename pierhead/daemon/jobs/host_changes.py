@@ -7,10 +7,11 @@ import logging
 
 from pierhead.daemon.engine.engine import Engine, blocking
 from pierhead.daemon.engine.hostwatch import HostWatch, Reactions, Seen
-from pierhead.daemon.jobs import endpoints, foreign_rules
+from pierhead.daemon.jobs import endpoints, foreign_rules, zones
 from pierhead.daemon.jobs.network_rows import members, network_of
 from pierhead.driver.networkdriver import marks
 from pierhead.driver.networkdriver.api import Endpoint, Network
+from pierhead.errors import PierheadError
 from pierhead.wire.networks import NetworkReloadResponse
 
 log = logging.getLogger("pierd")
@@ -61,7 +62,10 @@ async def _mend_until_quiet(engine: Engine, seen: Seen | None) -> None:
     try:
         while seen is not None and not engine.closing:
             if seen.rules or seen.links or seen.settings:
-                await mend(engine, seen)
+                try:
+                    await mend(engine, seen)
+                except (OSError, PierheadError) as error:  # what has been seen meanwhile is still to be looked at
+                    log.error("the host's network could not be restored: %s", error, exc_info=error)
             if seen.foreign or seen.links:
                 await admit(engine)
             seen, engine.seen_meanwhile = engine.seen_meanwhile, None
@@ -103,11 +107,12 @@ async def reload(engine: Engine) -> NetworkReloadResponse:
     """Apply everything again, whether or not something is missing; says what was."""
     async with engine.network_gate.alone(PATIENCE):
         known = _known(engine)
-        damage = await _damage(engine, known, rules=True)
+        damage = [*await _damage(engine, known, rules=True)]
         await _reconcile(engine, known)
+    damage += await zones.lead_again(engine)
     engine.host_firewall.stale()
     log.info("networks were applied again; before: %s", "; ".join(damage) or "nothing was missing")
-    return NetworkReloadResponse(restored=list(damage))
+    return NetworkReloadResponse(restored=damage)
 
 
 async def damaged_rules(engine: Engine) -> tuple[str, ...]:

@@ -7,14 +7,13 @@ import struct
 from ipaddress import ip_address
 
 from pierhead.daemon.engine.engine import blocking
-from pierhead.daemon.jobs import endpoints, netfiles
+from pierhead.daemon.jobs import endpoints, netfiles, zones
 from pierhead.daemon.jobs.describe import dns_names
 from pierhead.daemon.jobs.network_places import Address, Place, Places
-from pierhead.daemon.jobs.network_stops import Facts, Stop
+from pierhead.daemon.jobs.network_stops import RELOAD, Facts, Stop
 from pierhead.driver.networkdriver import dns, resolvconf
 from pierhead.errors import InvalidParameter, NoSuchContainer
 from pierhead.graph.containers import Container
-from pierhead.linux.nft import NFPROTO_IPV4
 
 PATIENCE = 5.0
 """Seconds that a name server has, as long as the C library waits."""
@@ -195,9 +194,9 @@ def _unknown(places: Places, place: Place, name: str, config: resolvconf.ResolvC
 def _deaf(places: Places, place: Place) -> Stop | None:
     """The embedded name server does not answer: what is amiss with it, if it is that."""
     owner = place.containers[0]
-    if place.netfilter is not None and not place.netfilter.has_table(NFPROTO_IPV4, "pierhead"):
+    if place.netfilter is not None and not zones.led(place.netfilter):
         text = f"the rule within {place.name} that leads {dns.ADDRESS}:53 to the engine is missing"
-        return Stop("name", text, f"pier restart {owner.name}")
+        return Stop("name", text, RELOAD)
     if not places.engine.resolvers.serves(owner.id):
         return Stop("name", f"the engine does not serve the names of {place.name}", f"pier restart {owner.name}")
     return None

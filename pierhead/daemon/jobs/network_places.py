@@ -9,18 +9,17 @@ from pierhead.daemon.engine.engine import Engine, blocking
 from pierhead.daemon.jobs.describe import host_config_of, network_kind
 from pierhead.daemon.jobs.network_rows import network_of
 from pierhead.daemon.jobs.network_sight import Looked, Sight, look
+from pierhead.daemon.jobs.zones import NETFILTER
 from pierhead.driver.networkdriver import marks
 from pierhead.driver.networkdriver.api import Network
 from pierhead.driver.networkdriver.packetpath import Decision, Host, Packet
 from pierhead.graph.containers import Container
 from pierhead.linux import nftdump
 from pierhead.linux.netstate import KINDS, Device, View
-from pierhead.linux.nft import NETLINK_NETFILTER, Netfilter
+from pierhead.linux.nft import Netfilter
 from pierhead.linux.nftdump import Ruleset
 
 Address = IPv4Address | IPv6Address
-
-_NETFILTER = (KINDS[0][0], KINDS[0][1], NETLINK_NETFILTER)
 
 
 @dataclass(slots=True)
@@ -133,7 +132,7 @@ class Places:
             if place.own:
                 place.view = View()
             else:
-                route, diag, netfilter = await self.sockets(place, (*KINDS, _NETFILTER))
+                route, diag, netfilter = await self.sockets(place, (*KINDS, NETFILTER))
                 place.view, place.netfilter = View((route, diag)), Netfilter(netfilter)
             self.opened.append(place)
         return place.view

@@ -18,6 +18,7 @@ from pierhead.daemon.jobs.sandboxes import (
     places,
     plan_endpoint,
     unplug,
+    wrapped,
 )
 from pierhead.daemon.jobs.zones import resolver_setup, serve
 from pierhead.driver.networkdriver import reservations
@@ -54,7 +55,10 @@ async def connect(engine: Engine, container: Container, row: Row) -> None:
             sockets = await answer
             if endpoint.ports:
                 engine.networks[network.driver].publish(network, endpoint)
-    except (PierheadError, OSError) as error:
+    except PierheadError as error:
+        await leave(engine, container, row["network_id"])
+        raise wrapped(error) from error
+    except OSError as error:
         await leave(engine, container, row["network_id"])
         raise PierheadError(f"failed to set up container networking: {error}") from error
     engine.resolvers.changed(network.id)

@@ -22,7 +22,7 @@ from pierhead.daemon.jobs.zones import resolver_setup, serve
 from pierhead.driver.execdriver.api import HeldPort, Started
 from pierhead.driver.networkdriver import endpointoptions, ipam, reservations
 from pierhead.driver.networkdriver.api import Endpoint, Network
-from pierhead.errors import Conflict, Forbidden, InvalidParameter, NotFound, PierheadError
+from pierhead.errors import Conflict, Forbidden, InvalidParameter, NoSuchNetwork, NotFound, PierheadError
 from pierhead.graph.containers import Container
 from pierhead.graph.graphdb import Row
 from pierhead.libcontainer.spec import NetworkSetup
@@ -63,13 +63,13 @@ async def prepare(engine: Engine, container_id: str) -> Joined:
                 raise
     except PierheadError as error:
         await release(engine, container_id)
-        raise _wrapped(error) from error
+        raise wrapped(error) from error
     except OSError as error:
         await release(engine, container_id)
         raise PierheadError(f"failed to set up container networking: {error}") from error
 
 
-def _wrapped(error: PierheadError) -> PierheadError:
+def wrapped(error: PierheadError) -> PierheadError:
     """The same error in the sentence that Docker begins with."""
     classes = {one.status: one for one in (InvalidParameter, Forbidden, NotFound, Conflict)}
     return classes.get(error.status, PierheadError)(f"failed to set up container networking: {error}")
@@ -121,6 +121,8 @@ def places(rows: Sequence[Row], taken: Sequence[Place] = ()) -> list[Place]:
 
 def allocate_endpoint(engine: Engine, container: Container, row: Row, place: Place, *, gateway: bool) -> str:
     """Write an endpoint as active, under a new id; returns that. Within a transaction. Raises PierheadError."""
+    if row["network_state"] != "ready":
+        raise NoSuchNetwork(row["network_name"])  # it is just being removed
     id = secrets.token_hex(32)
     mac, ipv4, ipv6 = "", None, None
     driver = engine.networks[row["driver"]]

@@ -2,12 +2,14 @@
 
 import asyncio
 import errno
+import logging
 import socket
 import zlib
 from ipaddress import ip_address
 
-from pierhead.daemon.engine.engine import Engine
+from pierhead.daemon.engine.engine import Engine, blocking
 from pierhead.daemon.engine.resolver import Scope
+from pierhead.daemon.engine.running import Running
 from pierhead.daemon.engine.upstream import Servers
 from pierhead.daemon.jobs import endpoints
 from pierhead.daemon.jobs.describe import dns_names, host_config_of
@@ -16,8 +18,17 @@ from pierhead.driver.networkdriver import dns, resolvconf
 from pierhead.driver.networkdriver.zone import Member, View, Zone
 from pierhead.graph.graphdb import Row
 from pierhead.libcontainer.spec import NetworkSetup
-from pierhead.linux import nftrules
+from pierhead.linux import nftdump, nftrules
+from pierhead.linux.nft import NETLINK_NETFILTER, Netfilter
 from pierhead.wire.containers import HostConfig
+
+log = logging.getLogger("pierd")
+
+NETFILTER = (int(socket.AF_NETLINK), int(socket.SOCK_RAW), NETLINK_NETFILTER)
+"""A socket that asks for a namespace's rules."""
+
+_TABLE = "pierhead"
+"""In a container."""
 
 SPARE = 8
 """Sockets that are opened in a container's network namespace at a time."""
@@ -90,8 +101,49 @@ def resolver_setup(container_id: str) -> NetworkSetup:
 
     A bound :53 would be in the way of containers that serve DNS themselves.
     """
-    port = 61000 + zlib.crc32(container_id.encode()) % 4000
-    return NetworkSetup(nft=nftrules.local_redirect("pierhead", dns.ADDRESS, 53, port), resolver=port)
+    port = _port(container_id)
+    return NetworkSetup(nft=nftrules.local_redirect(_TABLE, dns.ADDRESS, 53, port), resolver=port)
+
+
+def _port(container_id: str) -> int:
+    return 61000 + zlib.crc32(container_id.encode()) % 4000
+
+
+def led(netfilter: Netfilter) -> bool:
+    """Whether the rules of a container's namespace lead to its resolver's sockets. Raises OSError."""
+    found = nftdump.steady(netfilter, lambda: nftdump.read_rules(netfilter, _TABLE))
+    return len(found) == len(("udp", "tcp"))
+
+
+async def lead_again(engine: Engine) -> list[str]:
+    """Make the rules of containers that have lost them (one with NET_ADMIN may flush its own) again; says of which."""
+    said = []
+    for container_id in engine.resolvers.all():
+        running = engine.running.get(container_id)
+        try:
+            if running is None or not await _lead_again(running):
+                continue
+        except OSError as error:
+            log.warning("container %s: its names cannot be looked after: %s", container_id[:12], error)
+            continue
+        name = engine.containers.get(container_id).name
+        said.append(f"the rule within {name} that leads {dns.ADDRESS}:53 to the engine was removed")
+    return said
+
+
+async def _lead_again(running: Running) -> bool:
+    """Returns whether it was necessary. Raises OSError."""
+    netfilter = Netfilter((await running.open_sockets([NETFILTER]))[0])
+    try:
+        if await blocking(led, netfilter):
+            return False
+        batch = nftrules.local_redirect(_TABLE, dns.ADDRESS, 53, _port(running.id), again=True)
+        serial, answer = running.expect()
+        running.monitor.join_network(NetworkSetup(nft=batch), serial)
+        await answer
+        return True
+    finally:
+        await blocking(netfilter.close)
 
 
 def serve(engine: Engine, container_id: str, sockets: tuple[socket.socket, socket.socket]) -> None:

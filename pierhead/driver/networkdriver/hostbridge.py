@@ -95,9 +95,10 @@ class HostBridge:
         if found is None:
             # An address of its own: else the bridge takes the lowest of its ports' and changes it with them.
             mac = "02:42:" + hashlib.sha256(self.network.id.encode()).digest()[:4].hex(":")
-            link.send(netlink.bridge_add(name, group=self.group, mac=mac, mtu=mtu))
+            # Another start may be making it again too.
+            link.send(netlink.bridge_add(name, group=self.group, mac=mac, mtu=mtu), ignore=(errno.EEXIST,))
             found = link.link(name)
-            if found is None:
+            if found is None or found.group != self.group:
                 raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), name)
         for path, value in self.settings().items():
             sysctls.write(path, value)

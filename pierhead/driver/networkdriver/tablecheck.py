@@ -44,6 +44,10 @@ def fingerprint(netfilter: Netfilter, table: str) -> str:
 
 def present(netfilter: Netfilter, table: str) -> Present:
     """The table as it is. Raises OSError."""
+    return nftdump.steady(netfilter, lambda: _present(netfilter, table))
+
+
+def _present(netfilter: Netfilter, table: str) -> Present:
     sets = {}
     for name, found in nftdump.read_sets(netfilter, NFPROTO_INET, table).items():
         if not found.flags & NFT_SET_ANONYMOUS:
