@@ -29,6 +29,15 @@ def listed(reasons: Sequence[str]) -> str:
     return "\n".join("* " + reason.replace("\n", "\n\t") for reason in reasons)
 
 
+def plain(error: BaseException) -> str:
+    """What an error says, a failed system call as Docker writes it: ``/x: no such file or directory``."""
+    own_words = type(error).__str__ is not OSError.__str__
+    if not isinstance(error, OSError) or own_words or not error.errno or not error.strerror:
+        return str(error) or type(error).__name__
+    text = error.strerror[0].lower() + error.strerror[1:]
+    return f"{error.filename}: {text}" if error.filename else text
+
+
 class PierheadError(Exception):
     """Something failed that has no better class. ``str(error)`` is what the API's ``message`` holds."""
 

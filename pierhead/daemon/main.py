@@ -29,7 +29,7 @@ from pierhead.driver.networkdriver.hostfirewall import HostFirewall
 from pierhead.driver.networkdriver.ipvlan import IpvlanDriver
 from pierhead.driver.networkdriver.macvlan import MacvlanDriver
 from pierhead.driver.networkdriver.none import NoneDriver
-from pierhead.errors import PierheadError
+from pierhead.errors import PierheadError, plain
 from pierhead.graph.containers import Containers
 from pierhead.graph.graph import Graph
 from pierhead.graph.graphdb import GraphDB
@@ -236,7 +236,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         config, options = configure(argv)
     except (OSError, PierheadError) as error:
-        print(f"pierd: {error}", file=sys.stderr)
+        print(f"pierd: {plain(error)}", file=sys.stderr)
         return 1
     if options.validate:
         print("configuration OK")
@@ -265,7 +265,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 os.close(lock)
     except (OSError, PierheadError) as error:
         log.debug("not started", exc_info=True)
-        print(f"pierd: {error}", file=sys.stderr)
+        print(f"pierd: {plain(error)}", file=sys.stderr)
         return 1
     return 0
 

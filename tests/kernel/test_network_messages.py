@@ -1,5 +1,6 @@
 """Messages made by hand against the kernel, with pyroute2 and nft as judges."""
 
+import contextlib
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -209,7 +210,7 @@ def test_without_the_library_the_program_does_it(host: Namespace) -> None:
 
 def test_rules_that_change_while_they_are_read_are_read_again(inner: Namespace) -> None:
     def work() -> tuple[int, int]:
-        netfilter, rulesets, looks = Netfilter(), Rulesets(), 0
+        rulesets, looks = Rulesets(), 0
         rules = "table inet t { set s { type ipv4_addr; elements = { 10.0.0.1 }; }; }"
         rulesets.run(rules)
 
@@ -220,7 +221,8 @@ def test_rules_that_change_while_they_are_read_are_read_again(inner: Namespace) 
                 rulesets.run("delete table inet t" if looks == 1 else rules)
             return len(nftdump.read_members(netfilter, NFPROTO_INET, "t", "s"))
 
-        return nftdump.steady(netfilter, look), looks
+        with contextlib.closing(Netfilter()) as netfilter:
+            return nftdump.steady(netfilter, look), looks
 
     assert inner.call(work) == (1, 3), "gone at the first look, new at the second"
 

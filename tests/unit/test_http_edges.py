@@ -97,6 +97,16 @@ def test_a_chunked_body_arrives_whole_however_it_is_cut(serving: Serving) -> Non
             assert b"<abcde\r\nf>" in data and data.endswith(b"ignored")
 
 
+def test_a_client_that_is_refused_while_it_sends_still_gets_its_answer(serving: Serving) -> None:
+    """Many a client sends all of an archive before it looks at what the daemon has to say about it."""
+    size = 8 << 20
+    with serving.connect() as client:
+        client.sendall(request("POST", "/ignore", f"Content-Length: {size}"))
+        for _ in range(size >> 16):
+            client.sendall(bytes(1 << 16))
+        assert read_all(client).endswith(b"ignored")
+
+
 def test_head_has_the_length_but_not_the_body(serving: Serving) -> None:
     data = serving.talk(request("HEAD", "/ignore") + request("GET", "/ignore"))
     head, _, rest = data.partition(b"\r\n\r\n")

@@ -14,6 +14,7 @@ import pytest
 from pierhead.daemon.server import routes
 from pierhead.daemon.server.router import Router
 from pierhead.errors import Conflict, NoSuchContainer, NotModified, PierheadError, StartFailed
+from pierhead.libcontainer.spec import SetupFailed
 from pierhead.wire import containers, execs, images, networks, system, volumes
 from tests.harness.serving import Serving, request, unchunk
 
@@ -369,13 +370,23 @@ def test_events_take_times(api: Api) -> None:
         (StartFailed("x", 128), 500),
         (PierheadError("x"), 500),
         (RuntimeError("x"), 500),
-        (OSError(5, "x"), 500),
+        (SetupFailed(5, "x", "/y", "mount", "mount"), 500),
     ],
     ids=repr,
 )
 def test_an_error_is_docker_s_json(api: Api, error: Exception, status: int) -> None:
     api.engine.results["lifecycle.start"] = error
     assert api.message("POST", "/containers/web/start") == (status, str(error))
+
+
+def test_a_failed_system_call_is_told_in_plain_words(api: Api) -> None:
+    for error, words in (
+        (OSError(28, "No space left on device"), "no space left on device"),
+        (OSError(2, "No such file or directory", "/x"), "/x: no such file or directory"),
+        (OSError("GraphDB is gone"), "GraphDB is gone"),
+    ):
+        api.engine.results["lifecycle.start"] = error
+        assert api.message("POST", "/containers/web/start") == (500, words)
 
 
 def test_nothing_to_do_has_no_body(api: Api) -> None:

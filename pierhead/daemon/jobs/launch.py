@@ -13,7 +13,7 @@ from pierhead.daemon.jobs.failures import explain
 from pierhead.daemon.jobs.files import container_folder, log_config, write_files
 from pierhead.driver.execdriver.api import Exited, NotBegun, Started, StartRequest
 from pierhead.driver.networkdriver import reservations
-from pierhead.errors import Conflict, InvalidParameter, NoSuchContainer, NotFound, PierheadError, StartFailed
+from pierhead.errors import Conflict, InvalidParameter, NoSuchContainer, NotFound, PierheadError, StartFailed, plain
 from pierhead.graph.containers import Container
 from pierhead.graph.state import State
 from pierhead.libcontainer.spec import NamespaceKind, SetupFailed
@@ -147,7 +147,7 @@ async def _begin(engine: Engine, container: Container, request: StartRequest) ->
             raise explain(error) from error
         except OSError as error:
             engine.running.pop(id, None)
-            raise StartFailed(f"failed to start container {id}: {error}") from error
+            raise StartFailed(f"failed to start container {id}: {plain(error)}") from error
     raise AssertionError("the last try returns or raises")
 
 

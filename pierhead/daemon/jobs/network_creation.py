@@ -11,7 +11,7 @@ from pierhead.daemon.jobs import foreign_rules
 from pierhead.daemon.jobs.network_rows import PREDEFINED, free_subnet, insert, others
 from pierhead.driver.networkdriver import ipam, marks
 from pierhead.driver.networkdriver.api import Network, NetworkDriver, Pool
-from pierhead.errors import Conflict, Forbidden, InvalidParameter, NotFound, PierheadError
+from pierhead.errors import Conflict, Forbidden, InvalidParameter, NotFound, PierheadError, plain
 from pierhead.graph.graphdb import IntegrityError
 from pierhead.wire import codec
 from pierhead.wire.networks import IPAM, NetworkCreateRequest, NetworkCreateResponse
@@ -198,7 +198,7 @@ async def _make(
         await blocking(driver.delete, network, [*others(engine, network.id)])
         engine.db.execute("DELETE FROM network WHERE id = ?", (network.id,))
         if isinstance(error, OSError):
-            raise PierheadError(f"failed to create network {network.name}: {error}") from error
+            raise PierheadError(f"failed to create network {network.name}: {plain(error)}") from error
         raise
     with engine.db.transaction(durable=True):
         engine.db.execute("UPDATE network SET state = 'ready' WHERE id = ?", (network.id,))

@@ -10,7 +10,7 @@ from pierhead.daemon.jobs.describe import config_of, host_config_of, network_kin
 from pierhead.driver.networkdriver import ports, reservations
 from pierhead.driver.networkdriver.api import Endpoint, Network, PortBinding
 from pierhead.driver.networkdriver.ports import PortRequest, Withdrawal
-from pierhead.errors import Conflict, InvalidParameter, PierheadError
+from pierhead.errors import Conflict, InvalidParameter, PierheadError, plain
 from pierhead.graph.containers import Container
 from pierhead.wire import codec
 from pierhead.wire.containers import ContainerUpdateRequest, HostConfig, PortMap
@@ -162,7 +162,7 @@ async def _apply(engine: Engine, container: Container, change: Change, network: 
             engine.containers.update(id, host_config=container.host_config)
         if isinstance(error, OSError):
             engine.networks[network.driver].publish(network, before, after)
-            raise PierheadError(f"failed to change the published ports of {container.name}: {error}") from error
+            raise PierheadError(f"failed to change the published ports of {container.name}: {plain(error)}") from error
         raise
 
 

@@ -23,7 +23,7 @@ from pierhead.daemon.jobs.sandboxes import (
 from pierhead.daemon.jobs.zones import resolver_setup, serve
 from pierhead.driver.networkdriver import reservations
 from pierhead.driver.networkdriver.api import Endpoint, Network
-from pierhead.errors import PierheadError
+from pierhead.errors import PierheadError, plain
 from pierhead.graph.containers import Container
 from pierhead.graph.graphdb import Row
 from pierhead.linux import netlink
@@ -60,7 +60,7 @@ async def connect(engine: Engine, container: Container, row: Row) -> None:
         raise wrapped(error) from error
     except OSError as error:
         await leave(engine, container, row["network_id"])
-        raise PierheadError(f"failed to set up container networking: {error}") from error
+        raise PierheadError(f"failed to set up container networking: {plain(error)}") from error
     engine.resolvers.changed(network.id)
     if sockets is not None:
         serve(engine, container.id, sockets)

@@ -22,7 +22,7 @@ from pierhead.daemon.jobs.zones import resolver_setup, serve
 from pierhead.driver.execdriver.api import HeldPort, Started
 from pierhead.driver.networkdriver import endpointoptions, ipam, reservations
 from pierhead.driver.networkdriver.api import Endpoint, Network
-from pierhead.errors import Conflict, Forbidden, InvalidParameter, NoSuchNetwork, NotFound, PierheadError
+from pierhead.errors import Conflict, Forbidden, InvalidParameter, NoSuchNetwork, NotFound, PierheadError, plain
 from pierhead.graph.containers import Container
 from pierhead.graph.graphdb import Row
 from pierhead.libcontainer.spec import NetworkSetup
@@ -66,7 +66,7 @@ async def prepare(engine: Engine, container_id: str) -> Joined:
         raise wrapped(error) from error
     except OSError as error:
         await release(engine, container_id)
-        raise PierheadError(f"failed to set up container networking: {error}") from error
+        raise PierheadError(f"failed to set up container networking: {plain(error)}") from error
 
 
 def wrapped(error: PierheadError) -> PierheadError:

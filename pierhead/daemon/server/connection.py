@@ -20,6 +20,9 @@ HEAD_TIMEOUT = 60.0
 """Seconds from the first byte of a head to its last."""
 MAX_DRAINED = 256 * 1024
 """A longer rest of a body that no handler wanted is not read; the connection is closed instead."""
+LINGER = 5.0
+"""Seconds that a client has to read its answer where it was still sending: a connection that is closed under a writer
+gives it an error instead."""
 GONE_CHECK = 1.0
 """Seconds between looks whether a half-closed client has closed altogether (nothing else tells)."""
 
@@ -257,17 +260,30 @@ class Connection(asyncio.BufferedProtocol):
             self._finished(keep)
 
     def _finished(self, keep: bool) -> None:
+        sending = self._body is not None and not self._body.complete and not self._eof
         self._task = self._request = self._body = None
         self._streaming = False
         if self._lost:
             return
         if not keep or self._closing:
-            self._transport.close()
+            if sending and not self._closing:
+                self._linger()
+            else:
+                self._transport.close()
             return
         self._stop_timer()
         self._resume()
         if self._pending or self._eof:
             self._next()
+
+    def _linger(self) -> None:
+        """Say no more, and hear nothing of what still comes, until the client closes or its time is over."""
+        self._deaf = True
+        self._stop_timer()
+        self._timer = self._loop.call_later(LINGER, self._transport.close)
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+        self._resume()
 
     async def _reply(self, request: Request, body: Body, reply: Reply) -> bool:
         keep = request.keep_alive and not self._closing and await self._rest_of(body)

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from typing import TypeVar
 
 from pierhead.daemon.server.answer import Stream
-from pierhead.errors import PierheadError
+from pierhead.errors import PierheadError, plain
 from pierhead.wire import codec
 from pierhead.wire.images import ErrorDetail, JSONMessage
 
@@ -33,10 +33,8 @@ async def _with_error(messages: AsyncIterator[JSONMessage]) -> AsyncIterator[byt
     try:
         async for line in text:
             yield line
-    except PierheadError as error:
-        message = str(error)
-    except OSError as error:
-        message = str(error)
+    except (PierheadError, OSError) as error:
+        message = plain(error)
     else:
         return
     finally:

@@ -12,7 +12,7 @@ from pierhead.daemon.server.answer import Answer
 from pierhead.daemon.server.body import Body
 from pierhead.daemon.server.call import Call, parse_query
 from pierhead.daemon.server.head import Request
-from pierhead.errors import NotFound, NotModified, PierheadError, StartFailed
+from pierhead.errors import NotFound, NotModified, PierheadError, StartFailed, plain
 from pierhead.wire import versions
 
 log = logging.getLogger("pierd")
@@ -64,7 +64,7 @@ class Router:
             return answer.error(str(error) or type(error).__name__, status_of(error))
         except Exception as error:
             log.exception("%s %s failed", request.method, request.target)
-            return answer.error(str(error) or type(error).__name__, 500)
+            return answer.error(plain(error), 500)
 
     async def _dispatch(self, request: Request, body: Body) -> Answer:
         target, _, query = request.target.partition("?")
