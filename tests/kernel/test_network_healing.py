@@ -174,6 +174,7 @@ def test_reload_brings_names_back_to_a_container_that_has_flushed_its_own_rules(
     def names(container: str) -> str:
         return scene.daemon.docker("exec", container, "nslookup", "-type=a", "second").stdout
 
+    state = scene.state()
     options = ("run", "-d", "--network", "two", "--cap-add", "NET_ADMIN")
     for name in ("first", "second"):
         scene.daemon.docker(*options, "--name", name, "busybox", "sleep", "1000").check()
@@ -186,6 +187,7 @@ def test_reload_brings_names_back_to_a_container_that_has_flushed_its_own_rules(
         assert said == "the rule within first that leads 127.0.0.11:53 to the engine was removed\n"
         assert names("first") == before
     scene.daemon.docker("rm", "-f", "first", "second").check()
+    wait_until(lambda: scene.state() == state, "the end of their links")
 
 
 def test_containers_come_and_go_while_somebody_flushes(scene: Scene) -> None:
