@@ -4,6 +4,10 @@ import pytest
 
 from tests.harness.api import Api, demultiplex
 from tests.harness.engines import Engine
+from tests.harness.engines import engine as started_engine
+from tests.harness.processes import wait_until
+
+BRIDGED = "/proc/sys/net/bridge/bridge-nf-call-iptables"
 
 
 @pytest.fixture
@@ -75,6 +79,37 @@ def test_a_link_tells_the_environment_what_the_other_offers(api: Api) -> None:
         assert f"MY_DATA_PORT=tcp://{there}:5432" in shown and "MY_DATA_PORT_5433_TCP_PROTO=tcp" in shown
         assert "MY_DATA_NAME=/web/my-data" in shown
         assert "MY_DATA_ENV_PASSWORD=own" in shown, "what the user says goes before"
+
+
+def test_a_link_opens_what_the_other_offers_where_containers_are_kept_apart(request: pytest.FixtureRequest) -> None:
+    serve = "nc -ll -p 80 -e echo offered & nc -ll -p 81 -e echo hidden & exec sleep 1000"
+    kind = request.config.getoption("--engine")
+    with started_engine(kind, ("--icc=false",)) as machine:
+        api = machine.api
+
+        def answer(container: str, port: int) -> str:
+            return said(api, container, "nc", "-w", "2", address(api, "db"), str(port)).replace("nc: timed out\n", "")
+
+        api.run("sh", "-c", serve, name="db", ExposedPorts={"80/tcp": {}})
+        api.run("sleep", "1000", name="web", **linked("db:data"))
+        api.run("sleep", "1000", name="other")
+        # Docker needs the host to show bridged frames to its rules.
+        for bridged in ("1",) if kind == "docker" else ("0", "1"):
+            machine.host.run("sh", "-c", f"echo {bridged} > {BRIDGED} || true")
+            assert answer("web", 80) == "offered\n"
+            assert (answer("web", 81), answer("other", 80)) == ("", "")
+        before = address(api, "db")
+        api.ok("POST", "/containers/db/stop", t=0)
+        api.run("sleep", "1000", name="in-between")
+        api.ok("POST", "/containers/db/start")
+        assert address(api, "db") != before and answer("web", 80) == "offered\n"
+        if kind == "pierd":
+            rules = machine.host.run("nft", "list", "ruleset").check().stdout
+            machine.host.run("nft", "flush", "ruleset").check()
+            wait_until(lambda: machine.host.run("nft", "list", "ruleset").stdout == rules, "the rules")
+            assert answer("web", 80) == "offered\n"
+        api.ok("DELETE", "/containers/web/data", link=1)
+        assert answer("web", 80) == ""
 
 
 def test_both_containers_may_get_other_names(api: Api) -> None:

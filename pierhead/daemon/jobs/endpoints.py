@@ -181,7 +181,8 @@ def _shown_ips(ip: str) -> list[str]:
     return ["0.0.0.0", "::"] if dual_stack() else ["0.0.0.0"]
 
 
-def _exposed(container: Container) -> set[tuple[str, int]]:
+def exposed(container: Container) -> set[tuple[str, int]]:
+    """(protocol, port) of what a container offers, published or not."""
     found: set[tuple[str, int]] = set()
     keys = [*(config_of(container).exposed_ports or {}), *(host_config_of(container).port_bindings or {})]
     for key in keys:
@@ -205,7 +206,7 @@ def port_map(engine: Engine, container: Container) -> PortMap:
     """NetworkSettings.Ports: what is published now; null for what is only exposed."""
     if not _shows_ports(engine, container):
         return {}
-    shown: PortMap = {f"{port}/{proto}": None for proto, port in sorted(_exposed(container))}
+    shown: PortMap = {f"{port}/{proto}": None for proto, port in sorted(exposed(container))}
     for binding in bindings_of(engine, container.id):
         for offset in range(binding.host_high - binding.host_low + 1):
             key = f"{binding.container_low + offset}/{binding.proto}"
@@ -231,7 +232,7 @@ def ports(engine: Engine, container: Container) -> list[Port]:
             shown += [
                 Port(ip=ip, private_port=inner, public_port=binding.host_low + offset, type=binding.proto) for ip in ips
             ]
-    shown += [Port(private_port=port, type=proto) for proto, port in sorted(_exposed(container) - published)]
+    shown += [Port(private_port=port, type=proto) for proto, port in sorted(exposed(container) - published)]
     return shown
 
 
@@ -270,7 +271,7 @@ def matches_ports(engine: Engine, container: Container, filters: Filters) -> boo
         public = {(port.type, port.public_port) for port in ports(engine, container) if port.public_port}
         if not _any_port(public, filters.values_of("publish")):
             return False
-    return not filters.values_of("expose") or _any_port(_exposed(container), filters.values_of("expose"))
+    return not filters.values_of("expose") or _any_port(exposed(container), filters.values_of("expose"))
 
 
 def _any_port(have: set[tuple[str, int]], wanted: Iterable[str]) -> bool:

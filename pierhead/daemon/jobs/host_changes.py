@@ -7,7 +7,7 @@ import logging
 
 from pierhead.daemon.engine.engine import Engine, blocking
 from pierhead.daemon.engine.hostwatch import HostWatch, Reactions, Seen
-from pierhead.daemon.jobs import endpoints, foreign_rules, zones
+from pierhead.daemon.jobs import endpoints, foreign_rules, links, zones
 from pierhead.daemon.jobs.network_rows import members, network_of
 from pierhead.driver.networkdriver import marks
 from pierhead.driver.networkdriver.api import Endpoint, Network
@@ -154,6 +154,7 @@ async def _damage(engine: Engine, known: Known, *, rules: bool) -> tuple[str, ..
 
 
 async def _reconcile(engine: Engine, known: Known, *, sweep: bool = False) -> None:
+    links.open_ports(engine)
     for name, networks in known.items():
         others = [network for other, found in known.items() if other != name for network, _ in found]
         await blocking(engine.networks[name].reconcile, networks, others, sweep=sweep)

@@ -3,12 +3,14 @@ its environment. On networks of the user's links are names that the resolver ans
 """
 
 from dataclasses import dataclass
+from ipaddress import IPv4Interface
 
 from pierhead.daemon.engine.engine import Engine
 from pierhead.daemon.jobs import endpoints
 from pierhead.daemon.jobs.describe import config_of, host_config_of, network_kind
 from pierhead.daemon.jobs.endpoint_requests import parse_link
-from pierhead.driver.networkdriver.ports import container_ports
+from pierhead.driver.networkdriver.api import Passage
+from pierhead.driver.networkdriver.ports import container_ports, runs
 from pierhead.errors import Conflict, InvalidParameter, NoSuchContainer, PierheadError
 from pierhead.graph.containers import Container
 from pierhead.graph.graphdb import Row
@@ -140,6 +142,29 @@ def _addresses(engine: Engine, container_id: str) -> tuple[str, ...]:
     return ()
 
 
+def open_ports(engine: Engine) -> None:
+    """Let containers reach what those offer that they have links to, where the default bridge keeps them apart. For
+    whenever a link, or an address of the default bridge, is new or gone. Raises OSError."""
+    found = _passages(engine)
+    for driver in engine.networks.values():
+        driver.link(found)
+
+
+def _passages(engine: Engine) -> list[Passage]:
+    rows = engine.db.all(
+        "SELECT DISTINCT l.target_id, s.ipv4 AS source, t.ipv4 AS target FROM link l "
+        "JOIN endpoint s ON s.container_id = l.container_id JOIN endpoint t ON t.container_id = l.target_id "
+        "JOIN network n ON n.id = s.network_id AND n.id = t.network_id "
+        "WHERE n.name = 'bridge' AND s.active = 1 AND t.active = 1 AND s.ipv4 IS NOT NULL AND t.ipv4 IS NOT NULL "
+        "ORDER BY source, target"
+    )
+    return [
+        Passage(IPv4Interface(row["source"]).ip, IPv4Interface(row["target"]).ip, proto, low, high)
+        for row in rows
+        for proto, low, high in runs(endpoints.exposed(engine.containers.get(row["target_id"])))
+    ]
+
+
 def linked_by(engine: Engine, container_id: str) -> list[str]:
     """The ids of the containers that have a link to this one."""
     rows = engine.db.all("SELECT DISTINCT container_id FROM link WHERE target_id = ?", (container_id,))
@@ -191,18 +216,13 @@ def _port_variables(name: str, address: str, target: Container) -> list[str]:
         {(proto != "tcp", proto, port) for proto, low, high in exposed for port in range(low, high + 1)},
     )
     found: list[str] = []
-    runs: list[tuple[str, int, int]] = []
     for _, proto, port in ports:
         if not found:
             found.append(f"{name}_PORT={proto}://{address}:{port}")
         one = f"{name}_PORT_{port}_{proto.upper()}"
         found += [f"{one}={proto}://{address}:{port}", f"{one}_ADDR={address}", f"{one}_PORT={port}"]
         found.append(f"{one}_PROTO={proto}")
-        if runs and runs[-1][0] == proto and runs[-1][2] + 1 == port:
-            runs[-1] = proto, runs[-1][1], port
-        else:
-            runs.append((proto, port, port))
-    for proto, low, high in runs:
+    for proto, low, high in sorted(runs((proto, port) for _, proto, port in ports), key=lambda run: run[0] != "tcp"):
         if low < high:
             one = f"{name}_PORT_{low}_{proto.upper()}"
             found += [f"{one}_START={proto}://{address}:{low}", f"{one}_PORT_START={low}"]

@@ -261,9 +261,11 @@ async def connect(engine: Engine, name: str, request: NetworkConnectRequest) -> 
     await attachments.connect(engine, name, request)
 
 
-def unlink(engine: Engine, path: str) -> None:
+async def unlink(engine: Engine, path: str) -> None:
     """End the legacy link "container/alias". Raises NoSuchContainer, Conflict."""
     container = links.remove(engine, path)
+    async with engine.network_gate.shared():
+        links.open_ports(engine)
     if container.id in engine.running:
         netfiles.relink(engine, container.id, gone=path.rpartition("/")[2])
 

@@ -23,7 +23,7 @@ async def remove(
     link: not a container but a link, "container/alias".
     """
     if link:
-        networks.unlink(engine, name)
+        await networks.unlink(engine, name)
         return
     container = engine.containers.find(name)
     if container.state is State.REMOVING:

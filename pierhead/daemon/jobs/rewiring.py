@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from pierhead.daemon.engine.engine import Engine, blocking
 from pierhead.daemon.engine.running import Running
-from pierhead.daemon.jobs import address_allocation, endpoints
+from pierhead.daemon.jobs import address_allocation, endpoints, links
 from pierhead.daemon.jobs.describe import host_config_of
 from pierhead.daemon.jobs.port_allocation import allocate_ports, kept, reserve
 from pierhead.daemon.jobs.sandboxes import (
@@ -55,6 +55,7 @@ async def connect(engine: Engine, container: Container, row: Row) -> None:
             sockets = await answer
             if endpoint.ports:
                 engine.networks[network.driver].publish(network, endpoint)
+            links.open_ports(engine)
     except PierheadError as error:
         await leave(engine, container, row["network_id"])
         raise wrapped(error) from error
@@ -89,6 +90,7 @@ async def leave(engine: Engine, container: Container, network_id: str) -> None:
                 log.error("container %s could not leave %s: %s", container.id[:12], network.name, error, exc_info=error)
             with engine.db.transaction():
                 address_allocation.release(engine, network, endpoint, container.name)
+            links.open_ports(engine)
         engine.resolvers.changed(network.id)
         announce(engine, "disconnect", network, container.id)
         if endpoint.gateway:

@@ -164,6 +164,7 @@ async def _plan(engine: Engine, container: Container, held: list[HeldPort]) -> J
         if endpoint.ports:
             with phase("networkdriver: publish"):
                 engine.networks[network.driver].publish(network, endpoint)
+    links.open_ports(engine)
     return Joined(merge(setups), tuple(held))
 
 
@@ -260,6 +261,7 @@ async def _leave(engine: Engine, container_id: str, left: list[tuple[Network, En
         engine.db.execute("DELETE FROM port WHERE container_id = ?", (container_id,))
         for network, endpoint in left:
             address_allocation.release(engine, network, endpoint, name)
+    links.open_ports(engine)
 
 
 def _guest(engine: Engine, container_id: str) -> Running | None:

@@ -106,6 +106,17 @@ class Neighbours:
     bridges: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """Ports ``low`` to ``high`` of one container that another, its ``source``, may reach (a link)."""
+
+    source: IPv4Address
+    target: IPv4Address
+    proto: str
+    low: int
+    high: int
+
+
 Known = Sequence[tuple[Network, Sequence[Endpoint]]]
 """Networks, each with the endpoints that live in it."""
 
@@ -221,6 +232,10 @@ class NetworkDriver(Protocol):
     def admit(self, neighbours: Neighbours) -> None:
         """Where we turned forwarding on, let the host forward for these too. Idempotent; another call replaces it.
         Raises OSError."""
+
+    def link(self, passages: Sequence[Passage]) -> None:
+        """Open exactly these also where a default bridge keeps its containers apart. Called on the event loop; what is
+        open already costs nothing. Raises OSError."""
 
     def drifted(self) -> bool:
         """Whether somebody has changed a setting of the host's that the networks need, and that the kernel does not

@@ -6,7 +6,15 @@ from collections.abc import Callable, Iterable, Sequence
 from ipaddress import IPv4Address, IPv6Address
 
 from pierhead.driver.networkdriver import inside, marks, sysctls
-from pierhead.driver.networkdriver.api import Endpoint, Known, Neighbours, Network, PublishPolicy, gateways
+from pierhead.driver.networkdriver.api import (
+    Endpoint,
+    Known,
+    Neighbours,
+    Network,
+    Passage,
+    PublishPolicy,
+    gateways,
+)
 from pierhead.driver.networkdriver.bridgeoptions import bridge_name, parse
 from pierhead.driver.networkdriver.firewall import Firewall
 from pierhead.driver.networkdriver.forwarding import SETTINGS, Forwarding, Memory
@@ -250,6 +258,10 @@ class BridgeDriver:
     def admit(self, neighbours: Neighbours) -> None:
         """Elements of two sets."""
         self._firewall.admit(neighbours)
+
+    def link(self, passages: Sequence[Passage]) -> None:
+        """Elements of a set; the default bridge answers for its containers' addresses (``HostBridge.settings``)."""
+        self._firewall.link(tuple(passages))
 
     def drifted(self) -> bool:
         """A file read for each network."""

@@ -44,7 +44,7 @@ class GatewayMode(StrEnum):
 @dataclass(frozen=True, slots=True)
 class BridgeOptions:
     """What a network's options say. mtu: 0 follows the host.  binding: where ports without an address are published;
-    None is every address of both families."""
+    None is every address of both families.  default: it is a default bridge, where links are more than names."""
 
     name: str
     icc: bool = True
@@ -55,6 +55,7 @@ class BridgeOptions:
     trusted: tuple[str, ...] = ()
     binding: IPv4Address | IPv6Address | None = None
     mtu: int = 0
+    default: bool = False
 
     def mode(self, version: int) -> GatewayMode:
         """Of IP version 4 or 6."""
@@ -79,8 +80,8 @@ def parse(network: Network) -> BridgeOptions:
         trusted=tuple(name for name in options.get(TRUSTED, "").split(":") if name),
         binding=_binding(options),
         mtu=_mtu(options),
+        default=_flag(options, DEFAULT, default=False),
     )
-    _flag(options, DEFAULT, default=False)
     for name in parsed.trusted:
         interface_name(name, TRUSTED)
     prefix(options)

@@ -14,7 +14,8 @@ its target by one hash lookup, however many ports there are.  Chains, in the ord
   policies ``firewall`` and ``local`` only for the host and containers: what comes from outside meets the host's own
   input rules, and then a socket that the container's shim holds.
 - ``input``, under ``local``: what those sockets serve is not for clients from outside.
-- ``forward``: between bridges only what was published; nothing into or out of internal networks.
+- ``forward``: between bridges only what was published; nothing into or out of internal networks; of a bridge that
+  keeps its containers apart only what was published or linked.
 - ``strangers4``, ``strangers6``: what neither enters nor leaves a bridge of a Pierhead is not forwarded; only where
   the host did not forward before an engine turned that on, and not for bridges of other engines whose own rules let
   them forward (``guests``).  Frames that a bridge of others passes on by itself are none of our business (``alike``).
@@ -37,6 +38,7 @@ SETS = """
   set internal { type ifname; }
   set same { type ifname . ifname; }
   set quiet { type ifname . ifname; }
+  set linked4 { type ipv4_addr . ipv4_addr . inet_proto . inet_service; flags interval; }
   set gateways4 { type ipv4_addr; }
   set gateways6 { type ipv6_addr; }
   set subnets4 { type ipv4_addr; flags interval; }
@@ -106,6 +108,8 @@ CHAINS = """
     ct state established,related accept
     iifname . oifname @same accept
     iifname . oifname @quiet ct status dnat accept
+    iifname . oifname @quiet ip saddr . ip daddr . meta l4proto . th dport @linked4 accept
+    iifname . oifname @quiet ct state established ip daddr . ip saddr . meta l4proto . th sport @linked4 accept
     iifname . oifname @quiet drop
     iifname @internal drop
     oifname @internal drop

@@ -3,11 +3,20 @@
 from collections.abc import Iterable, Sequence
 
 from pierhead.driver.networkdriver import rules, tablecheck
-from pierhead.driver.networkdriver.api import Endpoint, Neighbours, PublishPolicy
+from pierhead.driver.networkdriver.api import Endpoint, Neighbours, Passage, PublishPolicy
 from pierhead.driver.networkdriver.chains import STRANGERS_OF
 from pierhead.driver.networkdriver.marks import TABLE
 from pierhead.driver.networkdriver.marks import table as table_of
-from pierhead.driver.networkdriver.rules import PROTOCOLS, Segment, additions, published, ruleset, words
+from pierhead.driver.networkdriver.rules import (
+    PROTOCOLS,
+    Contents,
+    Linked,
+    Segment,
+    additions,
+    published,
+    ruleset,
+    words,
+)
 from pierhead.linux import conntrack, nft, nftdump, nftrules
 from pierhead.linux.conntrack import Conntrack
 from pierhead.linux.libnftables import Rulesets
@@ -27,6 +36,7 @@ class Firewall:
         self._conntrack = Conntrack(self._netfilter)
         self._loaded = ""
         self._neighbours = Neighbours()
+        self._linked: tuple[Passage, ...] = ()
 
     def exists(self) -> bool:
         """Whether the table is there."""
@@ -50,7 +60,8 @@ class Firewall:
         self, segments: Sequence[Segment], endpoints: Sequence[tuple[Segment, Endpoint]], strangers: Iterable[int]
     ) -> None:
         """Make the table exactly this, in one transaction: there is no moment without rules."""
-        self._rulesets.run(ruleset(self._instance, segments, endpoints, strangers, self._policy, self._neighbours))
+        everything = Contents(segments, endpoints, self._neighbours, self._linked)
+        self._rulesets.run(ruleset(self._instance, everything, strangers, self._policy))
         self._loaded = tablecheck.fingerprint(self._netfilter, self.table)
 
     def guard(self) -> None:
@@ -60,7 +71,8 @@ class Firewall:
     def damage(self, segments: Sequence[Segment], endpoints: Sequence[tuple[Segment, Endpoint]]) -> list[str]:
         """What of the table is not as it should be, in words. Raises OSError."""
         found = tablecheck.present(self._netfilter, self.table)
-        wanted = tablecheck.expected(segments, endpoints, self._policy, self._neighbours)
+        everything = Contents(segments, endpoints, self._neighbours, self._linked)
+        wanted = tablecheck.expected(everything, self._policy)
         return tablecheck.differences(self.table, self._loaded, found, wanted)
 
     def add(self, segment: Segment, strangers: Iterable[int] = ()) -> None:
@@ -75,11 +87,21 @@ class Firewall:
         if neighbours == self._neighbours:
             return
         self._neighbours = neighbours
-        if not self.whole():
+        self._refill(("guests", "alike"), [(name, words(parts)) for name, parts in rules.neighbours(neighbours)])
+
+    def link(self, passages: tuple[Passage, ...]) -> None:
+        """Make these the ports that are open between containers which are kept apart. Idempotent."""
+        if passages == self._linked:
             return
-        lines = [f"flush set inet {self.table} {name}" for name in ("guests", "alike")]
-        for name, parts in rules.neighbours(neighbours):
-            lines.append(f"add element inet {self.table} {name} {{ {words(parts)} }}")
+        self._linked = passages
+        self._refill((rules.LINKED,), [(rules.LINKED, Linked(one).text()) for one in passages])
+
+    def _refill(self, names: Iterable[str], elements: Iterable[tuple[str, str]]) -> None:
+        """Let sets hold exactly these elements, if the table is there; ``load`` brings them too."""
+        if not self._loaded or not self.whole():
+            return
+        lines = [f"flush set inet {self.table} {name}" for name in names]
+        lines += [f"add element inet {self.table} {name} {{ {text} }}" for name, text in elements]
         self._rulesets.run("\n".join(lines))
 
     def admit_strangers(self, versions: Iterable[int]) -> None:

@@ -1,9 +1,9 @@
 """The host network: a container that shares the host's interfaces. There is nothing to make."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address, IPv6Address
 
-from pierhead.driver.networkdriver.api import Endpoint, Known, Neighbours, Network
+from pierhead.driver.networkdriver.api import Endpoint, Known, Neighbours, Network, Passage
 from pierhead.errors import Forbidden
 from pierhead.libcontainer.spec import NetworkSetup
 
@@ -81,6 +81,9 @@ class HostDriver:
 
     def admit(self, neighbours: Neighbours) -> None:
         """Nothing is kept from forwarding."""
+
+    def link(self, passages: Sequence[Passage]) -> None:
+        """Nothing keeps containers apart."""
 
     def drifted(self) -> bool:
         """Nothing of the host's is set."""

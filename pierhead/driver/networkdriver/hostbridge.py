@@ -53,6 +53,13 @@ class HostBridge:
         """
         name = self.options.name
         found = dict([self.unannounced(), (f"ipv4/conf/{name}/forwarding", "1")])
+        if self.options.default:
+            # Ports of the bridge that are apart do not hear each other ask for addresses. The bridge answers for all
+            # of them (RFC 3069), so that what links open is routed, and the rules decide.
+            found[f"ipv4/conf/{name}/proxy_arp_pvlan"] = "0" if self.options.icc else "1"
+            if not self.options.icc:
+                found[f"ipv4/conf/{name}/send_redirects"] = "0"
+                found[f"ipv4/neigh/{name}/proxy_delay"] = "0"
         if inside.ipv6():
             found[f"ipv6/conf/{name}/accept_ra"] = "0"
             # While its own link-local address is tentative (a second from the first port on), the kernel asks for no

@@ -1,9 +1,9 @@
 """No network: a namespace of its own with nothing but ``lo``. Docker calls the driver "null"."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address, IPv6Address
 
-from pierhead.driver.networkdriver.api import Endpoint, Known, Neighbours, Network
+from pierhead.driver.networkdriver.api import Endpoint, Known, Neighbours, Network, Passage
 from pierhead.errors import Forbidden
 from pierhead.libcontainer.spec import NetworkSetup
 from pierhead.linux import netlink
@@ -82,6 +82,9 @@ class NoneDriver:
 
     def admit(self, neighbours: Neighbours) -> None:
         """Nothing is kept from forwarding."""
+
+    def link(self, passages: Sequence[Passage]) -> None:
+        """Nobody is reached."""
 
     def drifted(self) -> bool:
         """Nothing of the host's is set."""

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address, IPv6Address
 
 from pierhead.driver.networkdriver import endpointoptions, inside, marks, parents
-from pierhead.driver.networkdriver.api import Endpoint, Known, Neighbours, Network, gateways
+from pierhead.driver.networkdriver.api import Endpoint, Known, Neighbours, Network, Passage, gateways
 from pierhead.errors import PierheadError
 from pierhead.libcontainer.spec import NetworkSetup
 from pierhead.linux import netlink, sublinks
@@ -184,6 +184,9 @@ class ParentedDriver:
 
     def admit(self, neighbours: Neighbours) -> None:
         """Nothing is kept from forwarding."""
+
+    def link(self, passages: Sequence[Passage]) -> None:
+        """Links are the default bridge's."""
 
     def drifted(self) -> bool:
         """Nothing of the host's is set."""

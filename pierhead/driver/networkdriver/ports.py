@@ -188,6 +188,17 @@ def coalesce(bindings: Iterable[PortBinding]) -> list[PortBinding]:
     return found
 
 
+def runs(numbers: Iterable[tuple[str, int]]) -> list[tuple[str, int, int]]:
+    """(protocol, port) as (protocol, first, last) of neighbours."""
+    found: list[tuple[str, int, int]] = []
+    for proto, port in sorted(set(numbers)):
+        if found and (found[-1][0], found[-1][2]) == (proto, port - 1):
+            found[-1] = proto, found[-1][1], port
+        else:
+            found.append((proto, port, port))
+    return found
+
+
 def without(binding: PortBinding, gone: Callable[[int], bool]) -> list[PortBinding]:
     """What is left of a binding when the host ports that are gone are taken out of it, as few pieces as can be."""
     shift = binding.container_low - binding.host_low

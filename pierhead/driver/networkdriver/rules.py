@@ -3,12 +3,12 @@
 The rules themselves never change; they are in ``chains``.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 from pierhead.driver.networkdriver import chains, marks
-from pierhead.driver.networkdriver.api import Endpoint, Neighbours, Network, PortBinding, PublishPolicy
+from pierhead.driver.networkdriver.api import Endpoint, Neighbours, Network, Passage, PortBinding, PublishPolicy
 from pierhead.driver.networkdriver.bridgeoptions import BridgeOptions, GatewayMode
 from pierhead.driver.networkdriver.reservations import Addresses, serves, split
 from pierhead.linux.nft import Element, field, proto
@@ -16,6 +16,9 @@ from pierhead.linux.nft import Element, field, proto
 PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
 
 NOBODY = Neighbours()
+
+LINKED = "linked4"
+"""The set of what links open."""
 
 Part = str | IPv4Address | IPv6Address | IPv4Network | IPv6Network
 """Of an element of a set: an interface's name, an address, a subnet."""
@@ -176,6 +179,29 @@ class Closing:
         return Element(self.container, first + number + field(self.low), b"", last + number + field(self.high))
 
 
+@dataclass(frozen=True, slots=True)
+class Linked:
+    """One element of the set of linked ports."""
+
+    passage: Passage
+
+    @property
+    def container(self) -> str:
+        """The set it belongs to."""
+        return LINKED
+
+    def text(self) -> str:
+        """In nft's language."""
+        one = self.passage
+        return f"{one.source} . {one.target} . {one.proto} . {one.low}-{one.high}"
+
+    def element(self) -> Element:
+        """As bytes."""
+        one = self.passage
+        start = one.source.packed + one.target.packed + proto(PROTOCOLS[one.proto])
+        return Element(self.container, start + field(one.low), b"", start + field(one.high))
+
+
 def _targets(binding: PortBinding, address: IPv4Address | IPv6Address) -> list[Target]:
     host = ip_address(binding.host_ip) if binding.host_ip else None
     if host is not None:
@@ -248,6 +274,27 @@ def published(
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """Whatever the table's sets are made of. endpoints: those that are joined."""
+
+    segments: Sequence[Segment]
+    endpoints: Sequence[tuple[Segment, Endpoint]] = ()
+    neighbours: Neighbours = NOBODY
+    passages: Sequence[Passage] = ()
+
+    def words(self) -> list[tuple[str, tuple[Part, ...]]]:
+        """(set, element) of what is interfaces and subnets."""
+        own = [element for segment in self.segments for element in segment.elements()]
+        return own + neighbours(self.neighbours)
+
+    def ports(self, policy: PublishPolicy) -> Iterator[Target | Opening | Closing | Linked]:
+        """The elements of ports."""
+        for segment, endpoint in self.endpoints:
+            yield from published(segment, endpoint, policy)
+        yield from map(Linked, self.passages)
+
+
 def _strangers(version: int) -> str:
     chain, protocol = chains.STRANGERS_OF[version], f"ipv{version}"
     return chains.STRANGERS % {"chain": chain, "protocol": protocol, "group": chains.GROUP}
@@ -262,25 +309,18 @@ def additions(instance: str, segment: Segment, strangers: Iterable[int]) -> str:
 
 
 def ruleset(
-    instance: str,
-    segments: Iterable[Segment],
-    endpoints: Iterable[tuple[Segment, Endpoint]],
-    strangers: Iterable[int] = (),
-    policy: PublishPolicy = PublishPolicy.ANY,
-    others: Neighbours = NOBODY,
+    instance: str, everything: Contents, strangers: Iterable[int] = (), policy: PublishPolicy = PublishPolicy.ANY
 ) -> str:
     """The whole table in nft's language, replacing what is there in one transaction. Pure.
 
     strangers: the IP versions of which nothing is forwarded that neither enters nor leaves a bridge of a Pierhead
-    (because the host did not forward them before an engine turned it on).  others: bridges that are no strangers.
+    (because the host did not forward them before an engine turned it on).
     """
     contents: dict[str, list[str]] = {}
-    own = [element for segment in segments for element in segment.elements()]
-    for container, element in (*own, *neighbours(others)):
+    for container, element in everything.words():
         contents.setdefault(container, []).append(words(element))
-    for segment, endpoint in endpoints:
-        for one in published(segment, endpoint, policy):
-            contents.setdefault(one.container, []).append(one.text())
+    for one in everything.ports(policy):
+        contents.setdefault(one.container, []).append(one.text())
     lines = []
     for line in chains.SETS.strip().splitlines():
         elements = contents.get(line.split()[1])

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 
 from pierhead.driver.networkdriver import rules
-from pierhead.driver.networkdriver.api import Endpoint, Neighbours, PublishPolicy
-from pierhead.driver.networkdriver.rules import Part, Segment, published
+from pierhead.driver.networkdriver.api import PublishPolicy
+from pierhead.driver.networkdriver.rules import Part
 from pierhead.linux import nftdump
 from pierhead.linux.nft import NFPROTO_INET, Netfilter, field
 from pierhead.linux.nftdump import Member
@@ -99,24 +99,17 @@ def _ends(part: Part) -> tuple[bytes, bytes]:
     return part.packed, part.packed
 
 
-def expected(
-    segments: Iterable[Segment],
-    endpoints: Iterable[tuple[Segment, Endpoint]],
-    policy: PublishPolicy,
-    neighbours: Neighbours,
-) -> dict[str, Contents]:
+def expected(everything: rules.Contents, policy: PublishPolicy) -> dict[str, Contents]:
     """The sets as they should be; those that should be empty are left out. Pure."""
     found: dict[str, set[tuple[bytes, bytes, bytes]]] = {}
-    elements = [element for segment in segments for element in segment.elements()]
-    for name, parts in (*elements, *rules.neighbours(neighbours)):
+    for name, parts in everything.words():
         ends = [_ends(part) for part in parts]
         key = b"".join(first for first, _ in ends), b"".join(last for _, last in ends), b""
         found.setdefault(name, set()).add(key)
-    for segment, endpoint in endpoints:
-        for one in published(segment, endpoint, policy):
-            element = one.element()
-            key = element.key, element.key_end or element.key, element.data
-            found.setdefault(element.container, set()).add(key)
+    for one in everything.ports(policy):
+        element = one.element()
+        key = element.key, element.key_end or element.key, element.data
+        found.setdefault(element.container, set()).add(key)
     return {
         name: _merged((first, last) for first, last, _ in contents)
         if name.startswith(("subnets", "masqueraded"))
