@@ -18,6 +18,9 @@ class Config:
     default_network_opts: driver options of new networks, by driver.
     publish_policy: who reaches published ports.
     default_bridge_names: containers find each other by name on the default bridge too.
+    cgroup_parent: of containers that are not given another; empty: this daemon's own.
+    default_shm_size: bytes.  default_cgroupns_mode: empty: as the cgroup version has it.
+    init, no_new_privileges, seccomp_profile (a file's content, "unconfined" or empty): of containers that do not say.
     mend_networks: what others change in the engine's networks is put right at once.
     """
 
@@ -51,3 +54,11 @@ class Config:
     mend_networks: bool = True
     embedded: bool = False
     default_ulimits: tuple[str, ...] = ()
+    cgroup_parent: str = ""
+    default_shm_size: int = 64 * 1024 * 1024
+    default_cgroupns_mode: str = ""
+    default_ipc_mode: str = "private"
+    init: bool = False
+    init_path: str = ""
+    no_new_privileges: bool = False
+    seccomp_profile: str = ""

@@ -6,6 +6,7 @@ What is said in both places is refused, as dockerd does: nobody would know which
 import argparse
 import json
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network, ip_address, ip_network
@@ -108,6 +109,34 @@ def _ulimit(text: str) -> str:
     return text
 
 
+def _bytes(text: str) -> int:
+    """ "64M" and the like."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kmgt]?)i?b?", text.strip().lower())
+    if found is None:
+        raise ValueError(f"invalid size: '{text}'")
+    return int(float(found[1]) * 1024 ** " kmgt".index(found[2] or " "))
+
+
+def _one_of(what: str, *values: str) -> Callable[[str], str]:
+    def read(text: str) -> str:
+        if text not in values:
+            raise ValueError(f"{what} mode ({text}) is invalid; use one of {', '.join(values)}")
+        return text
+
+    return read
+
+
+def _profile(text: str) -> str:
+    """A seccomp profile's content. Raises ValueError where it cannot be read."""
+    if text in ("", "builtin", "unconfined"):
+        return text.replace("builtin", "")
+    try:
+        with open(text, encoding="utf-8") as file:
+            return file.read()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"opening seccomp profile ({text}) failed: {error}") from None
+
+
 def _network_option(text: str) -> tuple[str, str, str]:
     """ "bridge=com.docker.network.driver.mtu=1400" as (driver, option, value)."""
     driver, first, option = text.partition("=")
@@ -187,6 +216,24 @@ OPTIONS = (
     Option(("--dns-search",), "dns-search", str, "search domain for containers", many=True),
     Option(("--default-bridge-names",), "default-bridge-names", _truth, "names are resolved on the default bridge too"),
     Option(("--mend-networks",), "mend-networks", _truth, "what others change in our networks is put right (default)"),
+    Option(("--cgroup-parent",), "cgroup-parent", str, "where containers' cgroups are made (default /pierhead/<id>)"),
+    Option(("--default-shm-size",), "default-shm-size", _bytes, "of containers' /dev/shm (default 64M)"),
+    Option(
+        ("--default-cgroupns-mode",),
+        "default-cgroupns-mode",
+        _one_of("default cgroup namespace", "private", "host"),
+        "private or host (default: private with cgroup v2)",
+    ),
+    Option(
+        ("--default-ipc-mode",),
+        "default-ipc-mode",
+        _one_of("IPC", "private", "shareable"),
+        "private or shareable (default private)",
+    ),
+    Option(("--init",), "init", _truth, "run an init in containers to forward signals and reap processes"),
+    Option(("--init-path",), "init-path", str, "its binary (default: docker-init or tini)"),
+    Option(("--no-new-privileges",), "no-new-privileges", _truth, "of containers that do not say otherwise"),
+    Option(("--seccomp-profile",), "seccomp-profile", _profile, "a file, builtin (default) or unconfined"),
     Option(("--default-ulimit",), "default-ulimits", _ulimit, "name=soft[:hard]", many=True, from_json=_ulimits_from),
 )
 

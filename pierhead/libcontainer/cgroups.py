@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 from pierhead.errors import InvalidParameter
 from pierhead.libcontainer import cgroupfs, devicefilter
-from pierhead.libcontainer.spec import DeviceRule, Resources
+from pierhead.libcontainer.spec import DeviceLimit, DeviceRule, Resources
 
 Step = tuple[str, str, str | bytes]
 """("mkdir", directory, ""), ("write" | "try", file, value) or ("devices", directory, program): see ``cgroupfs``."""
@@ -125,6 +125,17 @@ def mounts(mountinfo: str = "/proc/self/mountinfo") -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def offers(layout: Layout, controller: str, file: str) -> bool:
+    """Whether this kernel can limit by a v1 control file, or by what v2 has in its place.
+
+    Looked for below the root of the hierarchy, which itself has not all of them.
+    """
+    if layout.version == 2:
+        return {"blkio": "io"}.get(controller, controller) in layout.unified_controllers
+    mount = layout.controllers.get(controller)
+    return mount is not None and any(os.path.exists(f"{mount}{below}/{file}") for below in ("", "/pierhead"))
+
+
 _DEVICE_RULE = re.compile(r"([acb]) ([0-9]+|\*):([0-9]+|\*) ([rwm]{1,3})")
 
 
@@ -148,11 +159,11 @@ def prepare(layout: Layout, base: str) -> None:
 
     Below it v1 cpusets start as copies of their parent's, and v2 offers its controllers.
     """
-    levels = _levels(base)
+    below = levels(base)
     for mount in layout.mounts():
         if mount == layout.unified:
             _offer_controllers(layout, mount)
-        for level in levels:
+        for level in below:
             cgroupfs.execute((("mkdir", mount + level, ""),))
             if mount == layout.controllers.get("cpuset"):
                 _inherit_cpuset(mount + level)
@@ -160,9 +171,9 @@ def prepare(layout: Layout, base: str) -> None:
                 _offer_controllers(layout, mount + level)
 
 
-def _levels(path: str) -> tuple[str, ...]:
-    """ "/a/b" to ("/a", "/a/b")."""
-    names = path.strip("/").split("/")
+def levels(path: str) -> tuple[str, ...]:
+    """ "/a/b" to ("/a", "/a/b"); a hierarchy's root has none."""
+    names = [name for name in path.split("/") if name]
     return tuple("/" + "/".join(names[: end + 1]) for end in range(len(names)))
 
 
@@ -191,7 +202,7 @@ def _inherit_cpuset(directory: str) -> None:
 def dismantle(layout: Layout, base: str) -> None:
     """Remove ``base`` and, once no other instance is there, "/pierhead". Containers below it must have ended."""
     cgroupfs.remove(layout.directories(base))
-    for level in reversed(_levels(base)[:-1]):
+    for level in reversed(levels(base)[:-1]):
         for directory in layout.directories(level):
             try:
                 os.rmdir(directory)
@@ -255,8 +266,14 @@ def _v1_values(wanted: Resources) -> list[_Value]:
         put("memory", "memory.swappiness", wanted.memory_swappiness, "try")
     if wanted.oom_kill_disable:
         put("memory", "memory.oom_control", 1)
+    if wanted.kernel_memory_tcp:
+        put("memory", "memory.kmem.tcp.limit_in_bytes", wanted.kernel_memory_tcp)
     if wanted.cpu_shares:
         put("cpu", "cpu.shares", wanted.cpu_shares)
+    if wanted.realtime_period:
+        put("cpu", "cpu.rt_period_us", wanted.realtime_period)
+    if wanted.realtime_runtime:
+        put("cpu", "cpu.rt_runtime_us", wanted.realtime_runtime)
     if wanted.cpu_period:
         put("cpu", "cpu.cfs_period_us", wanted.cpu_period)
     if wanted.cpu_quota:
@@ -270,7 +287,22 @@ def _v1_values(wanted: Resources) -> list[_Value]:
     if wanted.blkio_weight:
         put("blkio", "blkio.weight", wanted.blkio_weight, "try")
         put("blkio", "blkio.bfq.weight", wanted.blkio_weight, "try")
+    for weight in wanted.device_weights:
+        put("blkio", "blkio.weight_device", _of_device(weight), "try")
+        put("blkio", "blkio.bfq.weight_device", _of_device(weight), "try")
+    for file, limits in (
+        ("read_bps", wanted.device_read_bps),
+        ("write_bps", wanted.device_write_bps),
+        ("read_iops", wanted.device_read_iops),
+        ("write_iops", wanted.device_write_iops),
+    ):
+        for limit in limits:
+            put("blkio", f"blkio.throttle.{file}_device", _of_device(limit))
     return values
+
+
+def _of_device(limit: DeviceLimit) -> str:
+    return f"{limit.major}:{limit.minor} {limit.value}"
 
 
 def _v2_values(wanted: Resources) -> list[_Value]:
@@ -300,6 +332,17 @@ def _v2_values(wanted: Resources) -> list[_Value]:
     if wanted.blkio_weight:
         put("io", "io.bfq.weight", wanted.blkio_weight, "try")
         put("io", "io.weight", weight_of_blkio(wanted.blkio_weight), "try")
+    for weight in wanted.device_weights:
+        put("io", "io.bfq.weight", _of_device(weight), "try")
+        put("io", "io.weight", _of_device(replace(weight, value=weight_of_blkio(weight.value))), "try")
+    for key, limits in (
+        ("rbps", wanted.device_read_bps),
+        ("wbps", wanted.device_write_bps),
+        ("riops", wanted.device_read_iops),
+        ("wiops", wanted.device_write_iops),
+    ):
+        for limit in limits:
+            put("io", "io.max", f"{limit.major}:{limit.minor} {key}={limit.value or 'max'}")
     return values
 
 

@@ -17,6 +17,7 @@ from pierhead.libcontainer import capabilities, devicefilter, seccomp
 from pierhead.libcontainer.plan import sysctl_path
 from pierhead.libcontainer.spec import (
     Device,
+    DeviceLimit,
     DeviceRule,
     Mount,
     NamespaceKind,
@@ -123,6 +124,7 @@ def resources(wanted: Resources) -> Config:
         "swap": wanted.memory_swap or None,
         "swappiness": wanted.memory_swappiness,
         "disableOOMKiller": wanted.oom_kill_disable or None,
+        "kernelTCP": wanted.kernel_memory_tcp or None,
     }
     cpu = {
         "shares": wanted.cpu_shares or None,
@@ -130,6 +132,16 @@ def resources(wanted: Resources) -> Config:
         "period": wanted.cpu_period or None,
         "cpus": wanted.cpuset_cpus or None,
         "mems": wanted.cpuset_mems or None,
+        "realtimePeriod": wanted.realtime_period or None,
+        "realtimeRuntime": wanted.realtime_runtime or None,
+    }
+    io = {
+        "weight": wanted.blkio_weight or None,
+        "weightDevice": _limited(wanted.device_weights, "weight"),
+        "throttleReadBpsDevice": _limited(wanted.device_read_bps, "rate"),
+        "throttleWriteBpsDevice": _limited(wanted.device_write_bps, "rate"),
+        "throttleReadIOPSDevice": _limited(wanted.device_read_iops, "rate"),
+        "throttleWriteIOPSDevice": _limited(wanted.device_write_iops, "rate"),
     }
     parts: Config = {
         # A runtime that is told nothing denies every device; for us that means none is refused.
@@ -137,9 +149,13 @@ def resources(wanted: Resources) -> Config:
         "memory": _given(memory),
         "cpu": _given(cpu),
         "pids": {"limit": wanted.pids} if wanted.pids else None,
-        "blockIO": {"weight": wanted.blkio_weight} if wanted.blkio_weight else None,
+        "blockIO": _given(io),
     }
     return _given(parts)
+
+
+def _limited(limits: Iterable[DeviceLimit], what: str) -> list[Config] | None:
+    return [{"major": one.major, "minor": one.minor, what: one.value} for one in limits] or None
 
 
 def _given(values: Config) -> Config:

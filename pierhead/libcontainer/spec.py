@@ -86,6 +86,15 @@ class Rlimit:
 
 
 @dataclass(frozen=True, slots=True)
+class DeviceLimit:
+    """What a block device is limited to: a weight (10 to 1000), or bytes or operations a second (0: no limit)."""
+
+    major: int
+    minor: int
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
 class Resources:
     """Limits of a container's cgroup; None or 0 means unlimited, as in the API.
 
@@ -104,6 +113,14 @@ class Resources:
     cpuset_mems: str = ""
     pids: int = 0
     blkio_weight: int = 0
+    kernel_memory_tcp: int = 0
+    realtime_period: int = 0
+    realtime_runtime: int = 0
+    device_weights: tuple[DeviceLimit, ...] = ()
+    device_read_bps: tuple[DeviceLimit, ...] = ()
+    device_write_bps: tuple[DeviceLimit, ...] = ()
+    device_read_iops: tuple[DeviceLimit, ...] = ()
+    device_write_iops: tuple[DeviceLimit, ...] = ()
     devices: tuple[DeviceRule, ...] = ()
 
 

@@ -270,3 +270,72 @@ def test_info_names_the_kernels_control_groups(api: Api) -> None:
     assert told["CgroupVersion"] == ("2" if UNIFIED else "1")
     assert told["MemoryLimit"] and told["PidsLimit"] and told["CpuCfsQuota"] and told["CPUSet"]
     assert told["OomKillDisable"] == (not UNIFIED)
+
+
+def test_block_devices_are_limited_each_by_its_own_rate(api: Api) -> None:
+    path, major, minor = disk()
+    limits = {
+        "BlkioDeviceReadBps": ("read_bps", "rbps", 4 * MB),
+        "BlkioDeviceWriteBps": ("write_bps", "wbps", 3 * MB),
+        "BlkioDeviceReadIOps": ("read_iops", "riops", 70),
+        "BlkioDeviceWriteIOps": ("write_iops", "wiops", 60),
+    }
+    id = api.run(
+        "sleep", "1000", HostConfig={name: [{"Path": path, "Rate": rate}] for name, (_, _, rate) in limits.items()}
+    )
+    if UNIFIED:
+        found = inside(api, id, "cat", "/sys/fs/cgroup/io.max")
+        assert found == f"{major}:{minor} " + " ".join(f"{key}={rate}" for _, key, rate in limits.values()) + "\n"
+    else:
+        for file, _, rate in limits.values():
+            found = inside(api, id, "cat", f"/sys/fs/cgroup/blkio/blkio.throttle.{file}_device")
+            assert found == f"{major}:{minor} {rate}\n"
+
+
+@pytest.mark.parametrize("parent", ["/{name}/deeper", "{name}"])
+def test_a_container_can_be_put_into_a_cgroup_of_the_users(api: Api, engine: Engine, parent: str) -> None:
+    name = engine.root.name.replace("_", "")
+    id = api.run("sleep", "1000", HostConfig={"CgroupParent": parent.format(name=name), "Memory": 64 * MB})
+    pid = api.inspect(id)["State"]["Pid"]
+    wanted = f"/{parent.format(name=name).strip('/')}/{id}"
+    places = {line.split(":", 2)[2] for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines()}
+    assert wanted in places
+    assert limits(api, id)["memory"] == str(64 * MB)
+    api.ok("POST", f"/containers/{id}/update", {"Memory": 32 * MB, "MemorySwap": 32 * MB})
+    assert limits(api, id)["memory"] == str(32 * MB)
+    assert api.get(f"/containers/{id}/stats", stream=0, **{"one-shot": 1})["memory_stats"]["limit"] == 32 * MB
+    api.ok("POST", f"/containers/{id}/pause")
+    api.ok("POST", f"/containers/{id}/unpause")
+    assert len(api.get(f"/containers/{id}/top")["Processes"]) == 1
+    api.ok("DELETE", f"/containers/{id}", force=1)
+    if engine.kind == "pierd":
+        assert not [path for path in Path("/sys/fs/cgroup").glob(f"**/{name}*") if path.is_dir()]
+
+
+@pytest.mark.only_pierhead("what of the user's own cgroups is left is not Docker's business")
+def test_a_cgroup_that_was_there_stays_with_its_limits_when_its_last_container_goes(api: Api, engine: Engine) -> None:
+    top = Path("/sys/fs/cgroup" if UNIFIED else "/sys/fs/cgroup/memory")
+    given = top / f"given-{engine.root.name}"
+    given.mkdir()
+    try:
+        id = api.run("sleep", "1000", HostConfig={"CgroupParent": f"/{given.name}/new"})
+        assert (given / "new" / id).is_dir()
+        api.ok("DELETE", f"/containers/{id}", force=1)
+        assert given.is_dir() and not (given / "new").exists()
+    finally:
+        given.rmdir()
+
+
+def test_an_update_that_contradicts_what_is_set_changes_nothing(api: Api) -> None:
+    id = api.run("sleep", "1000", HostConfig={"CpuQuota": 20_000, "Memory": 64 * MB, "MemorySwap": 64 * MB})
+    before = limits(api, id)
+    for body, words in (
+        ({"NanoCpus": 500_000_000}, "Nano CPUs cannot be updated as CPU Quota has already been set"),
+        ({"Memory": 128 * MB}, "update the memoryswap at the same time"),
+    ):
+        refused = api.send("POST", f"/containers/{id}/update", body)
+        assert refused.status in (400, 409, 500) and words in refused.message
+    assert limits(api, id) == before
+    nano = api.run("sleep", "1000", HostConfig={"NanoCpus": 500_000_000})
+    refused = api.send("POST", f"/containers/{nano}/update", {"CpuPeriod": 100_000})
+    assert "CPU Period cannot be updated as NanoCPUs has already been set" in refused.message

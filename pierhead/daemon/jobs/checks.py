@@ -2,15 +2,20 @@
 
 import os
 
-from pierhead.daemon.jobs import specs
+from pierhead.daemon.config import Config
+from pierhead.daemon.jobs import confinement, limits, specs
 from pierhead.daemon.jobs.lifecycle import signal_number
 from pierhead.errors import InvalidParameter, NotFound, PierheadError
 from pierhead.graph.importing import host_architecture
+from pierhead.libcontainer.plan import sysctl_path
+from pierhead.linux import const
 from pierhead.manifest import Platform, parse_platform
-from pierhead.wire.containers import ContainerConfig, HealthConfig, HostConfig, RestartPolicy
+from pierhead.wire.containers import ContainerConfig, HealthConfig, HostConfig, RestartPolicy, Ulimit
 
-LEAST_MEMORY = 6 * 1024 * 1024
 LEAST_HEALTH_TIME = 1_000_000
+_SYSCTLS_OF_IPC = frozenset(
+    f"kernel.{name}" for name in "msgmnb msgmni msgmax sem shmall shmmax shmmni shm_rmid_forced".split()
+)
 
 
 def check_platform(image: str, has: Platform, wanted: str, warnings: list[str]) -> None:
@@ -111,16 +116,19 @@ def check_modes(host: HostConfig, config: ContainerConfig) -> None:
         raise InvalidParameter("conflicting options: hostname and the UTS mode")
 
 
-def check_host(host: HostConfig, warnings: list[str]) -> None:
+def check_host(host: HostConfig, settings: Config, warnings: list[str]) -> None:
     """Refuse a HostConfig that cannot be. Raises InvalidParameter, PierheadError."""
     check_restart(host)
-    check_limits(host, warnings)
+    limits.check(host, warnings)
+    limits.complete(host)
     for kind, mode in (("IPC", host.ipc_mode), ("PID", host.pid_mode), ("UTS", host.uts_mode)):
-        if mode in ("", "host", "private", "shareable", "none") or (mode.startswith("container:") and kind != "UTS"):
+        if mode in ("", "host", "private", "shareable", "none") or (
+            len(mode) > 10 and mode.startswith("container:") and kind != "UTS"
+        ):
             continue
         raise InvalidParameter(f"invalid {kind} mode: {mode}")
-    if host.cgroup_parent:
-        raise InvalidParameter("cgroup-parent is not supported by this version of Pierhead")
+    if ".." in host.cgroup_parent.split("/") or "\0" in host.cgroup_parent:
+        raise InvalidParameter(f"invalid cgroup parent: {host.cgroup_parent}: it leads out of the hierarchy")
     if host.runtime not in ("", "pierhead", "runc", "io.containerd.runc.v2"):
         raise InvalidParameter(f"unknown or invalid runtime name: {host.runtime}")
     if host.userns_mode not in ("", "host"):
@@ -137,22 +145,44 @@ def check_host(host: HostConfig, warnings: list[str]) -> None:
         raise InvalidParameter(f"Invalid value {host.oom_score_adj}, range for oom score adj is [-1000, 1000]")
     if host.shm_size < 0:
         raise InvalidParameter("SHM size can not be less than 0")
+    for key in host.annotations or {}:
+        if not key:
+            raise InvalidParameter("invalid Annotations: the empty string is not permitted as an annotation key")
+    for limit in host.ulimits or []:
+        _check_ulimit(limit)
     for name in host.sysctls or {}:
         _check_sysctl(name, host)
-    specs.security(host)
+    confinement.program(host, confinement.of(host, settings))
     specs.devices(host)
 
 
+def _check_ulimit(limit: Ulimit) -> None:
+    if limit.name not in const.RLIMITS:
+        raise InvalidParameter(f"invalid ulimit type: {limit.name}")
+    if limit.hard != -1 and (limit.soft == -1 or limit.soft > limit.hard):
+        raise InvalidParameter(
+            f"ulimit soft limit must be less than or equal to hard limit: {limit.soft} > {limit.hard}"
+        )
+
+
 def _check_sysctl(name: str, host: HostConfig) -> None:
-    kernel = {"msgmnb", "msgmni", "msgmax", "sem", "shmall", "shmmax", "shmmni", "shm_rmid_forced"}
+    """Only what is in a namespace of the container's own; in the words of runc, which finds it out at a start."""
     plain = name.replace("/", ".")
-    known = (plain.startswith("kernel.") and plain[7:] in kernel) or plain.startswith("fs.mqueue.")
-    if plain.startswith("net.") and ".." not in plain and "\n" not in name:
+    if plain.startswith("net."):
         if host.network_mode == "host":
-            raise InvalidParameter(f"sysctl '{name}' not allowed in host network namespace")
-        known = True
-    if not known or "+" in name or "\n" in name:
-        raise InvalidParameter(f"sysctl '{name}' is not allowed: it is not in a namespace of its own")
+            raise InvalidParameter(f'sysctl "{name}" not allowed in host network namespace')
+    elif plain.startswith("fs.mqueue.") or plain in _SYSCTLS_OF_IPC:
+        if host.ipc_mode == "host":
+            raise InvalidParameter(f'sysctl "{name}" is not allowed in the hosts ipc namespace')
+    elif plain == "kernel.domainname":
+        if host.uts_mode == "host":
+            raise InvalidParameter(f'sysctl "{name}" is not allowed as it is in the host\'s UTS namespace')
+    else:
+        raise InvalidParameter(f'sysctl "{name}" is not in a separate kernel namespace')
+    try:
+        sysctl_path(name)
+    except ValueError as error:
+        raise InvalidParameter(str(error)) from None
 
 
 def check_restart(host: HostConfig) -> None:
@@ -169,68 +199,3 @@ def check_restart(host: HostConfig) -> None:
         raise InvalidParameter("invalid restart policy: maximum retry count cannot be negative")
     if host.auto_remove and policy.name not in ("", "no"):
         raise InvalidParameter("can't create 'AutoRemove' container with restart policy")
-
-
-def check_limits(host: HostConfig, warnings: list[str]) -> None:
-    """Refuse limits out of range; a swap limit that was not given is set in place. Raises InvalidParameter."""
-    if host.memory and host.memory < LEAST_MEMORY:
-        raise InvalidParameter("Minimum memory limit allowed is 6MB")
-    if host.memory_swap > 0 and not host.memory:
-        raise InvalidParameter("You should always set the Memory limit when using Memoryswap limit, see usage")
-    if host.memory > 0 and 0 < host.memory_swap < host.memory:
-        raise InvalidParameter("Minimum memoryswap limit should be larger than memory limit, see usage")
-    unified = specs.cgroup_layout().version == 2
-    if unified and host.memory_swappiness is not None and host.memory_swappiness >= 0:
-        host.memory_swappiness = None
-        warnings.append(
-            "Your kernel does not support memory swappiness capabilities or the cgroup is not mounted. "
-            "Memory swappiness discarded."
-        )
-    if host.memory_swappiness is not None and not -1 <= host.memory_swappiness <= 100:
-        raise InvalidParameter(f"Invalid value: {host.memory_swappiness}, valid memory swappiness range is 0-100")
-    if host.memory_reservation and host.memory and host.memory < host.memory_reservation:
-        raise InvalidParameter("Minimum memory limit can not be less than memory reservation limit, see usage")
-    if 0 < host.memory_reservation < LEAST_MEMORY:
-        raise InvalidParameter("Minimum memory reservation allowed is 6MB")
-    if host.nano_cpus and (host.cpu_period or host.cpu_quota):
-        which = "CPU Period" if host.cpu_period else "CPU Quota"
-        raise InvalidParameter(f"Conflicting options: Nano CPUs and {which} cannot both be set")
-    cpus = os.cpu_count() or 1
-    if host.nano_cpus < 0 or host.nano_cpus > cpus * 10**9:
-        raise InvalidParameter(f"range of CPUs is from 0.01 to {cpus}.00, as there are only {cpus} CPUs available")
-    if host.cpu_period and not 1000 <= host.cpu_period <= 1_000_000:
-        raise InvalidParameter("CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)")
-    if 0 < host.cpu_quota < 1000:
-        raise InvalidParameter("CPU cfs quota can not be less than 1ms (i.e. 1000)")
-    if host.blkio_weight and not 10 <= host.blkio_weight <= 1000:
-        raise InvalidParameter("Range of blkio weight is from 10 to 1000")
-    for text, what in ((host.cpuset_cpus, "cpus"), (host.cpuset_mems, "mems")):
-        _check_cpuset(text, what, cpus)
-    if host.memory and not host.memory_swap:
-        host.memory_swap = host.memory * 2
-    if unified and host.oom_kill_disable is not None:
-        if host.oom_kill_disable:
-            warnings.append("Your kernel does not support OomKillDisable. OomKillDisable discarded.")
-        host.oom_kill_disable = None
-    if host.oom_kill_disable and not host.memory:
-        warnings.append(
-            "OOM killer is disabled for the container, but no memory limit is set, "
-            "this can result in the system running out of resources."
-        )
-
-
-def _check_cpuset(text: str, what: str, cpus: int) -> None:
-    if not text:
-        return
-    limit = cpus if what == "cpus" else 1024
-    for part in text.split(","):
-        low, dash, high = part.partition("-")
-        if (
-            not (low.isascii() and low.isdigit() and (not dash or (high.isascii() and high.isdigit())))
-            or len(part) > 20
-        ):
-            raise InvalidParameter(f"Invalid value {text} for cpuset {what}")
-        if int(high or low) >= limit:
-            available = f"0-{limit - 1}" if limit > 1 else "0"
-            kind = "CPUs" if what == "cpus" else "memory nodes"
-            raise InvalidParameter(f"Requested {kind} are not available - requested {text}, available: {available}")

@@ -4,7 +4,6 @@ import builtins
 import copy
 import os
 import time
-from typing import Any
 
 from pierhead.daemon.engine.engine import Engine, blocking
 from pierhead.daemon.jobs import (
@@ -13,6 +12,7 @@ from pierhead.daemon.jobs import (
     health,
     images,
     launch,
+    limits,
     links,
     names,
     networks,
@@ -278,19 +278,17 @@ async def update(engine: Engine, name: str, request: ContainerUpdateRequest) -> 
 
 
 async def _update(engine: Engine, id: str, request: ContainerUpdateRequest) -> ContainerUpdateResponse:
-    limits: dict[str, Any] = {
-        key: getattr(request, key)
-        for key in (
-            "cpu_shares memory nano_cpus blkio_weight cpu_period cpu_quota cpuset_cpus cpuset_mems memory_reservation "
-            "memory_swap pids_limit"
-        ).split()
-        if getattr(request, key)
-    }
+    warnings: builtins.list[str] = []
+    limits.check(request, warnings, update=True)
     async with engine.locks.hold(id):
         container = engine.containers.get(id)
+        if container.state in (State.REMOVING, State.DEAD):
+            raise Conflict(f'Cannot update container {id}: Container is marked for removal and cannot be "update".')
         host = codec.copy(host_config_of(container))
-        for key, value in limits.items():
-            setattr(host, key, value)
+        try:
+            limited = limits.apply(host, request)
+        except Conflict as error:
+            raise Conflict(f"Cannot update container {id}: {error}") from None
         if request.restart_policy is not None and request.restart_policy.name:
             if host.auto_remove and request.restart_policy.name != "no":
                 raise InvalidParameter(
@@ -298,9 +296,8 @@ async def _update(engine: Engine, id: str, request: ContainerUpdateRequest) -> C
                 )
             host.restart_policy = request.restart_policy
             checks.check_restart(host)
-        warnings: builtins.list[str] = []
-        checks.check_limits(host, warnings)
-        if container.live and limits:
+        limits.check(host, [], update=True)
+        if container.live and limited:
             _, rules = specs.devices(host)
             await blocking(engine.exec.update, id, specs.resources(host, rules))
         with engine.db.transaction(durable=True):

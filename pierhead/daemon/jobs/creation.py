@@ -3,9 +3,9 @@
 import os
 import secrets
 import time
-from contextlib import suppress
 from dataclasses import replace
 
+from pierhead.daemon.config import Config
 from pierhead.daemon.engine.engine import Engine, blocking, phase
 from pierhead.daemon.jobs import (
     checks,
@@ -79,7 +79,7 @@ def _merge_health(asked: HealthConfig | None, image: HealthConfig | None) -> Hea
     )
 
 
-def _complete(host: HostConfig) -> None:
+def _complete(host: HostConfig, settings: Config) -> None:
     """The defaults that Docker writes into a HostConfig."""
     if not host.network_mode or host.network_mode == "default":
         host.network_mode = "bridge"
@@ -88,11 +88,13 @@ def _complete(host: HostConfig) -> None:
             type="json-file", config=(host.log_config.config if host.log_config else None) or {}
         )
     if not host.shm_size:
-        host.shm_size = specs.DEFAULT_SHM
+        host.shm_size = settings.default_shm_size
     if not host.ipc_mode:
-        host.ipc_mode = "private"
+        host.ipc_mode = settings.default_ipc_mode
     if not host.cgroupns_mode:
-        host.cgroupns_mode = "private" if specs.cgroup_layout().version == 2 else "host"
+        host.cgroupns_mode = _cgroup_namespace(host, settings)
+    if host.init is None and settings.init:
+        host.init = True
     if not host.runtime:
         host.runtime = "pierhead"
     if host.restart_policy is None or not host.restart_policy.name:
@@ -106,13 +108,28 @@ def _complete(host: HostConfig) -> None:
         host.console_size = [0, 0]
 
 
+def _cgroup_namespace(host: HostConfig, settings: Config) -> str:
+    """Docker gives a privileged container the host's with cgroup v1, whatever is the default."""
+    unified = specs.cgroup_layout().version == 2
+    if host.privileged and not unified:
+        return "host"
+    return settings.default_cgroupns_mode or ("private" if unified else "host")
+
+
 def _name_by_id(engine: Engine, host: HostConfig) -> None:
-    """Containers whose namespaces are joined are known by their ids: they may be renamed. As Docker, if they exist."""
+    """Containers whose namespaces are joined are known by their ids: they may be renamed.
+
+    As in Docker a network's may come later. Raises InvalidParameter for the others'.
+    """
     for field in ("network_mode", "ipc_mode", "pid_mode"):
         kind, _, name = getattr(host, field).partition(":")
-        if kind == "container":
-            with suppress(NoSuchContainer):
-                setattr(host, field, f"container:{engine.containers.find(name).id}")
+        if kind != "container":
+            continue
+        try:
+            setattr(host, field, f"container:{engine.containers.find(name).id}")
+        except NoSuchContainer as error:
+            if field != "network_mode":
+                raise InvalidParameter(str(error)) from None
 
 
 async def create(
@@ -134,9 +151,9 @@ async def _create(engine: Engine, name: str, request: ContainerCreateRequest, pl
     _merge(config, image.config)
     checks.check_config(config)
     command = _command(config)
-    checks.check_host(host, warnings)
+    checks.check_host(host, engine.config, warnings)
     networks.check(config, host)
-    _complete(host)
+    _complete(host, engine.config)
     wanted = mounts.wanted(config, host, engine.containers.find, mounts_of)
     endpoints = _endpoints(engine, request, host)
     warnings += await port_warnings.of_request(engine, config, host, endpoints)

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from pierhead.daemon.engine.engine import Engine
 from pierhead.daemon.engine.running import ExecInstance, Running
-from pierhead.daemon.jobs import specs
+from pierhead.daemon.jobs import confinement, specs
 from pierhead.daemon.jobs.describe import attributes, config_of, host_config_of
 from pierhead.daemon.jobs.failures import explain_exec
 from pierhead.daemon.jobs.streams import Attached, pair
@@ -52,7 +52,7 @@ async def create(engine: Engine, name: str, request: ExecConfig) -> ExecCreateRe
     base = [entry for entry in environment if request.tty or not entry.startswith("TERM=") or not config.tty]
     if request.tty and not any(entry.startswith("TERM=") for entry in base):
         base.append("TERM=xterm")
-    program, no_new_privileges = specs.security(host)
+    confined = confinement.of(host, engine.config)
     if request.privileged:
         granted = capabilities.resolve((), (), True)
     else:
@@ -65,8 +65,8 @@ async def create(engine: Engine, name: str, request: ExecConfig) -> ExecCreateRe
         user=request.user or config.user,
         groups=tuple(host.group_add or ()),
         capabilities=granted,
-        seccomp=program,
-        no_new_privileges=no_new_privileges,
+        seccomp=confinement.program(host, confined),
+        no_new_privileges=confined.no_new_privileges,
         rlimits=specs.rlimits(host, engine.config),
         oom_score_adj=host.oom_score_adj,
         terminal=request.tty,

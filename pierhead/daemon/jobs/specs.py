@@ -1,21 +1,24 @@
 """From the API's Config and HostConfig to libcontainer's Spec: Docker's defaults, and where they change."""
 
 import os
+import posixpath
 import shutil
 import stat
+from collections.abc import Sequence
 from functools import lru_cache
 
 from pierhead.daemon.config import Config
 from pierhead.daemon.engine.engine import Engine
-from pierhead.daemon.jobs import links
+from pierhead.daemon.jobs import confinement, links
 from pierhead.daemon.jobs.describe import args_of, config_of, host_config_of, mounts_of, network_kind
 from pierhead.daemon.jobs.files import container_folder
 from pierhead.daemon.jobs.mounts import PROPAGATIONS
 from pierhead.errors import InvalidParameter, NoSuchContainer
 from pierhead.graph.containers import Container
-from pierhead.libcontainer import capabilities, cgroups, devicefilter, seccomp
+from pierhead.libcontainer import capabilities, cgroups, devicefilter
 from pierhead.libcontainer.spec import (
     Device,
+    DeviceLimit,
     DeviceRule,
     Mount,
     NamespaceKind,
@@ -27,7 +30,7 @@ from pierhead.libcontainer.spec import (
     Spec,
 )
 from pierhead.linux.mount import Root
-from pierhead.wire.containers import ContainerConfig, HostConfig
+from pierhead.wire.containers import ContainerConfig, HostConfig, ThrottleDevice, WeightDevice
 
 DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_SHM = 64 * 1024 * 1024
@@ -57,9 +60,10 @@ def cgroup_layout() -> cgroups.Layout:
     return cgroups.detect()
 
 
-def cgroup_path(engine: Engine, id: str) -> str:
+def cgroup_path(engine: Engine, id: str, host: HostConfig) -> str:
     """Where a container's cgroup is, below every hierarchy's root."""
-    return f"/pierhead/{engine.db.instance}/{id}"
+    parent = host.cgroup_parent or engine.config.cgroup_parent or f"/pierhead/{engine.db.instance}"
+    return posixpath.normpath(f"/{parent.lstrip('/')}/{id}")
 
 
 def merge_env(base: list[str], over: list[str]) -> list[str]:
@@ -82,51 +86,25 @@ def environment(engine: Engine, container: Container, config: ContainerConfig, h
     return tuple(merge_env(base + links.environment(engine, container), config.env or []))
 
 
-@lru_cache(maxsize=1)
-def _init_binary() -> str:
-    for name in ("docker-init", "tini-static", "tini"):
+def _init_binary(config: Config) -> str:
+    for name in filter(None, (config.init_path, "docker-init", "tini-static", "tini")):
         found = shutil.which(name)
         if found:
             return found
     raise InvalidParameter("--init needs docker-init or tini on the host: apt-get install tini")
 
 
-def security(host: HostConfig) -> tuple[bytes | None, bool]:
-    """The compiled seccomp program (None: unconfined) and no-new-privileges. Raises InvalidParameter."""
-    profile, no_new_privileges = confinement(host)
-    return _program(host, profile), no_new_privileges
-
-
-def _program(host: HostConfig, profile: str | None) -> bytes | None:
-    caps = capabilities.resolve(tuple(host.cap_add or ()), tuple(host.cap_drop or ()), host.privileged)
-    return None if profile is None else seccomp.compile(profile, caps)
-
-
-def confinement(host: HostConfig) -> tuple[str | None, bool]:
-    """The seccomp profile (None: unconfined) and no-new-privileges. Raises InvalidParameter."""
-    profile: str | None = None
-    no_new_privileges = False
-    for option in host.security_opt or []:
-        name, separator, value = option.partition("=")
-        if not separator:
-            name, separator, value = option.partition(":")
-        if name == "no-new-privileges":
-            if value not in ("", "true", "false"):
-                raise InvalidParameter(f'invalid --security-opt 2: "{option}"')
-            no_new_privileges = value != "false"
-        elif name == "seccomp" and separator:
-            profile = value
-        elif name == "label" or (name == "apparmor" and value in ("unconfined", "docker-default", "")):
-            continue  # neither SELinux nor AppArmor confines here: Docker accepts these without them, too
-        elif name == "apparmor":
-            raise InvalidParameter(f"AppArmor is not enabled on this host: {option}")
-        elif name in ("systempaths", "writable-cgroups"):
-            raise InvalidParameter(f'invalid --security-opt 2: "{option}"')
-        else:
-            raise InvalidParameter(f'invalid --security-opt 1: "{option}"')
-    if profile == "unconfined" or (profile is None and host.privileged):
-        return None, no_new_privileges
-    return seccomp.default_profile() if profile in (None, "builtin") else profile, no_new_privileges
+def device_limits(devices: Sequence[WeightDevice | ThrottleDevice] | None) -> tuple[DeviceLimit, ...]:
+    """Limits of block devices by their numbers. Raises InvalidParameter for a path that is none."""
+    found = []
+    for one in devices or ():
+        try:
+            number = os.stat(one.path).st_rdev
+        except OSError as error:
+            raise InvalidParameter(f"stat {one.path}: {(error.strerror or '').lower()}") from None
+        value = one.weight if isinstance(one, WeightDevice) else one.rate
+        found.append(DeviceLimit(os.major(number), os.minor(number), value))
+    return tuple(found)
 
 
 def resources(host: HostConfig, devices: tuple[DeviceRule, ...]) -> Resources:
@@ -148,6 +126,14 @@ def resources(host: HostConfig, devices: tuple[DeviceRule, ...]) -> Resources:
         cpuset_mems=host.cpuset_mems,
         pids=max(host.pids_limit or 0, 0),
         blkio_weight=host.blkio_weight,
+        kernel_memory_tcp=host.kernel_memory_tcp,
+        realtime_period=host.cpu_realtime_period,
+        realtime_runtime=host.cpu_realtime_runtime,
+        device_weights=device_limits(host.blkio_weight_device),
+        device_read_bps=device_limits(host.blkio_device_read_bps),
+        device_write_bps=device_limits(host.blkio_device_write_bps),
+        device_read_iops=device_limits(host.blkio_device_read_iops),
+        device_write_iops=device_limits(host.blkio_device_write_iops),
         devices=devices,
     )
 
@@ -169,15 +155,16 @@ def _namespaces(host: HostConfig, unified: bool) -> dict[NamespaceKind, Namespac
     }
 
 
-def _default_mounts(host: HostConfig, unified: bool) -> dict[str, Mount]:
+def _default_mounts(host: HostConfig, unified: bool, writable_cgroups: bool) -> dict[str, Mount]:
     rw = ("rw",) if host.privileged else ("ro",)
+    cgroup = ("rw",) if host.privileged or writable_cgroups else ("ro",)
     shm = host.shm_size or DEFAULT_SHM
     mounts = [
         Mount("/proc", "proc", "proc", _SAFE),
         Mount("/dev", "tmpfs", "tmpfs", ("nosuid", "strictatime"), "mode=755,size=65536k"),
         Mount("/dev/pts", "devpts", "devpts", ("nosuid", "noexec"), "newinstance,ptmxmode=0666,mode=0620,gid=5"),
         Mount("/sys", "sysfs", "sysfs", (*_SAFE, *rw)),
-        Mount("/sys/fs/cgroup", "cgroup2" if unified else "cgroup", "cgroup", (*_SAFE, *rw)),
+        Mount("/sys/fs/cgroup", "cgroup2" if unified else "cgroup", "cgroup", (*_SAFE, *cgroup)),
         Mount("/dev/mqueue", "mqueue", "mqueue", _SAFE),
         Mount("/dev/shm", "tmpfs", "shm", _SAFE, f"mode=1777,size={shm}"),
     ]
@@ -189,7 +176,7 @@ def _default_mounts(host: HostConfig, unified: bool) -> dict[str, Mount]:
 
 def _mounts(engine: Engine, container: Container, host: HostConfig, unified: bool) -> list[Mount]:
     folder = container_folder(engine, network_owner(engine, container, host).id)
-    mounts = _default_mounts(host, unified)
+    mounts = _default_mounts(host, unified, confinement.of(host, engine.config).writable_cgroups)
     for name in ("resolv.conf", "hostname", "hosts"):
         mounts[f"/etc/{name}"] = Mount(f"/etc/{name}", "bind", os.path.join(folder, name), ("rw",))
     for point in mounts_of(container):
@@ -218,7 +205,7 @@ def _mounts(engine: Engine, container: Container, host: HostConfig, unified: boo
     for target, text in (host.tmpfs or {}).items():
         mounts[os.path.normpath(target)] = _tmpfs(target, text, True)
     if host.init:
-        mounts[INIT_TARGET] = Mount(INIT_TARGET, "bind", _init_binary(), ("ro",))
+        mounts[INIT_TARGET] = Mount(INIT_TARGET, "bind", _init_binary(engine.config), ("ro",))
     # Shallow first, or a deeper mount would be covered by a later one.
     return sorted(mounts.values(), key=lambda mount: (mount.target.count("/"), mount.target != "/proc"))
 
@@ -379,7 +366,7 @@ def build(
     unified = cgroup_layout().version == 2
     hostname = hostname_of(engine, container, config, host)
     nodes, rules = devices(host)
-    profile, no_new_privileges = confinement(host)
+    confined = confinement.of(host, engine.config)
     args: tuple[str, ...] = (container.path, *args_of(container))
     if host.init:
         args = (INIT_TARGET, "--", *args)
@@ -391,9 +378,9 @@ def build(
         user=config.user,
         groups=tuple(host.group_add or ()),
         capabilities=capabilities.resolve(tuple(host.cap_add or ()), tuple(host.cap_drop or ()), host.privileged),
-        seccomp=_program(host, profile),
-        seccomp_profile=profile or "",
-        no_new_privileges=no_new_privileges,
+        seccomp=confinement.program(host, confined),
+        seccomp_profile=confined.profile or "",
+        no_new_privileges=confined.no_new_privileges,
         rlimits=rlimits(host, engine.config),
         oom_score_adj=host.oom_score_adj,
         terminal=config.tty,
@@ -414,7 +401,7 @@ def build(
         masked_paths=tuple(host.masked_paths if host.masked_paths is not None else MASKED),
         readonly_paths=tuple(host.readonly_paths if host.readonly_paths is not None else READONLY),
         sysctls=_sysctls(host),
-        cgroup=cgroup_path(engine, container.id),
+        cgroup=cgroup_path(engine, container.id, host),
         resources=resources(host, rules),
         namespaces=_namespaces(host, unified),
         network=network,

@@ -19,7 +19,7 @@ import time
 from abc import ABC, abstractmethod
 from contextlib import suppress
 
-from pierhead.driver.execdriver import protocol
+from pierhead.driver.execdriver import parents, protocol
 from pierhead.driver.execdriver.api import Exited, StartRequest
 from pierhead.driver.execdriver.monitor import ShimMonitor, flags, holds
 from pierhead.driver.execdriver.spawn import Zygote
@@ -44,6 +44,7 @@ class Shims(ABC):
         the shims."""
         self._base = f"/pierhead/{instance}"
         self._folders = os.path.join(exec_root, "containers")
+        self._parents = parents.Parents(os.path.join(exec_root, "cgroups"))
         self._zygote = zygote
         self._layout: cgroups.Layout | None = None
 
@@ -71,7 +72,11 @@ class Shims(ABC):
 
     def directories(self, id: str) -> tuple[str, ...]:
         """A container's cgroup in every hierarchy."""
-        return self.layout.directories(f"{self._base}/{id}")
+        return self.layout.directories(self.cgroup(id))
+
+    def cgroup(self, id: str) -> str:
+        """The path of a container's cgroup, below every hierarchy's root."""
+        return parents.place(self.folder(id)) or f"{self._base}/{id}"
 
     # Start
 
@@ -86,6 +91,10 @@ class Shims(ABC):
         try:
             descriptors.append(calls.sealed_memfd("plan", self.compile(request)))
             descriptors.append(self.make_folder(spec.id))
+            if os.path.dirname(spec.cgroup) != self._base:
+                # Noted first: whoever cleans up after us has to find it.
+                parents.remember(descriptors[1], spec.cgroup)
+                self._parents.prepare(self.layout, os.path.dirname(spec.cgroup))
             descriptors += request.descriptors.values()
             descriptors += [stream.connection.fileno() for stream in request.streams]
             held = list(holds(request.ports))
@@ -132,7 +141,7 @@ class Shims(ABC):
         try:
             os.mkdir(path, 0o700)
         except FileExistsError:
-            left = protocol.EXIT, protocol.SOCKET, protocol.CRASH, protocol.RUNTIME
+            left = protocol.EXIT, protocol.SOCKET, protocol.CRASH, protocol.RUNTIME, parents.PLACE
         folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -207,6 +216,9 @@ class Shims(ABC):
 
     def clear_folder(self, id: str) -> None:
         """Remove the run-time folder of a container whose shim has ended. Idempotent."""
+        parent = os.path.dirname(self.cgroup(id))
+        if parent != self._base:
+            self._parents.release(parent)
         shutil.rmtree(self.folder(id), ignore_errors=True)
 
     def freeze(self, id: str) -> None:
@@ -216,7 +228,7 @@ class Shims(ABC):
         cgroupfs.thaw(self.directories(id))
 
     def update(self, id: str, resources: Resources) -> None:
-        cgroups.update(self.layout, f"{self._base}/{id}", resources)
+        cgroups.update(self.layout, self.cgroup(id), resources)
 
     def processes(self, id: str) -> tuple[int, ...]:
         return tuple(cgroupfs.pids(self.directories(id)))
@@ -224,13 +236,17 @@ class Shims(ABC):
     def owner(self, pid: int) -> str | None:
         try:
             with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape") as file:
-                found = re.search(f"{re.escape(self._base)}/([0-9a-f]{{64}})", file.read())
+                lines = file.read().splitlines()
         except OSError:
             return None  # it has ended
-        return found.group(1) if found else None
+        for path in (line.split(":", 2)[2] for line in lines):
+            for found in re.finditer("/([0-9a-f]{64})(?=/|$)", path):
+                if path[: found.end()] == self.cgroup(found[1]):
+                    return found[1]
+        return None
 
     def figures(self, id: str) -> stats.Figures:
-        return stats.read(self.layout, f"{self._base}/{id}")
+        return stats.read(self.layout, self.cgroup(id))
 
     def delete(self, id: str) -> None:
         directories = self.directories(id)

@@ -1,0 +1,88 @@
+"""What ``--security-opt`` says, over the daemon's own settings: seccomp, no-new-privileges, AppArmor, cgroups."""
+
+from dataclasses import dataclass
+
+from pierhead.daemon.config import Config
+from pierhead.errors import InvalidParameter
+from pierhead.libcontainer import capabilities, seccomp
+from pierhead.wire.containers import HostConfig
+
+_TRUE = ("1", "t", "T", "true", "TRUE", "True")
+_FALSE = ("0", "f", "F", "false", "FALSE", "False")
+
+
+@dataclass(frozen=True, slots=True)
+class Confinement:
+    """profile: of seccomp, as Docker's JSON; None: unconfined.  apparmor: the profile that was asked for, or empty.
+
+    writable_cgroups: the container may change its own cgroup.
+    """
+
+    profile: str | None
+    no_new_privileges: bool
+    apparmor: str
+    writable_cgroups: bool
+
+
+def of(host: HostConfig, config: Config) -> Confinement:
+    """Raises InvalidParameter in Docker's words.
+
+    "label" is for SELinux, which no kernel that we run on enforces; Docker accepts it there, too.
+    """
+    profile: str | None = None
+    no_new_privileges = config.no_new_privileges
+    apparmor = ""
+    writable_cgroups = False
+    for option in host.security_opt or []:
+        if option == "no-new-privileges":
+            no_new_privileges = True
+            continue
+        if option == "writable-cgroups":
+            writable_cgroups = True
+            continue
+        if option == "disable":  # of labels, as it was written once
+            continue
+        name, separator, value = option.partition("=")
+        if not separator:
+            name, separator, value = option.partition(":")
+        if not separator:
+            raise InvalidParameter(f'invalid --security-opt 1: "{option}"')
+        match name:
+            case "no-new-privileges":
+                no_new_privileges = _truth(value, option)
+            case "writable-cgroups":
+                writable_cgroups = _truth(value, option)
+            case "seccomp":
+                profile = value
+            case "apparmor":
+                apparmor = value
+            case "label":
+                pass
+            case _:
+                raise InvalidParameter(f'invalid --security-opt 2: "{option}"')
+    return Confinement(_seccomp(profile, host, config), no_new_privileges, apparmor, writable_cgroups)
+
+
+def _truth(value: str, option: str) -> bool:
+    if value not in _TRUE + _FALSE:
+        raise InvalidParameter(f'invalid --security-opt 2: "{option}"')
+    return value in _TRUE
+
+
+def _seccomp(asked: str | None, host: HostConfig, config: Config) -> str | None:
+    if asked == "unconfined" or (not asked and host.privileged):
+        return None
+    if asked == "builtin":
+        return seccomp.default_profile()
+    profile = asked or config.seccomp_profile
+    if profile == "unconfined":
+        return None
+    return profile or seccomp.default_profile()
+
+
+def program(host: HostConfig, found: Confinement) -> bytes | None:
+    """The seccomp profile compiled for this container's capabilities. Raises InvalidParameter."""
+    if found.profile is None:
+        return None
+    caps = capabilities.resolve(tuple(host.cap_add or ()), tuple(host.cap_drop or ()), host.privileged)
+    return seccomp.compile(found.profile, caps)

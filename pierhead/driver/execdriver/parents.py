@@ -1,0 +1,69 @@
+"""Cgroups of containers that are not below this instance's own one (``--cgroup-parent``).
+
+A container's run-time folder says where its cgroup is, and a folder of notes which of the levels above it were made
+here: these go with the last container below them, others stay as they were found.
+"""
+
+import os
+from contextlib import suppress
+from urllib.parse import quote
+
+from pierhead.libcontainer import cgroups
+
+PLACE = "cgroup"
+"""A link in a container's run-time folder, to the path of its cgroup."""
+
+
+class Parents:
+    """The levels above containers' cgroups that were made here, noted in ``folder``."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+
+    def prepare(self, layout: cgroups.Layout, parent: str) -> None:
+        """Make ``parent`` in every hierarchy, noting what was not there. Idempotent. Raises OSError."""
+        for level in cgroups.levels(parent):
+            missing = [path for path in layout.directories(level) if not os.path.isdir(path)]
+            if missing:
+                os.makedirs(self._folder, mode=0o700, exist_ok=True)
+                with open(self._note(level), "a", encoding="utf-8") as note:
+                    note.writelines(f"{path}\n" for path in missing)
+        cgroups.prepare(layout, parent)
+
+    def release(self, parent: str) -> None:
+        """Remove what was made here of ``parent`` and the levels above it, as far as nothing is below. Idempotent."""
+        for level in reversed(cgroups.levels(parent)):
+            try:
+                with open(self._note(level), encoding="utf-8") as note:
+                    made = note.read().splitlines()
+            except FileNotFoundError:
+                continue
+            for directory in made:
+                try:
+                    os.rmdir(directory)
+                except FileNotFoundError:
+                    continue
+                except OSError:
+                    return  # another container is below it
+            with suppress(FileNotFoundError):
+                os.unlink(self._note(level))
+        with suppress(OSError):
+            os.rmdir(self._folder)
+
+    def _note(self, level: str) -> str:
+        return os.path.join(self._folder, quote(level, safe=""))
+
+
+def remember(folder: int, path: str) -> None:
+    """Note in a container's run-time folder where its cgroup is."""
+    with suppress(FileNotFoundError):
+        os.unlink(PLACE, dir_fd=folder)
+    os.symlink(path, PLACE, dir_fd=folder)
+
+
+def place(folder: str) -> str:
+    """Where the cgroup is that the container with this run-time folder has; empty: where they are by default."""
+    try:
+        return os.readlink(os.path.join(folder, PLACE))
+    except OSError:
+        return ""
