@@ -16,7 +16,7 @@ import signal
 import socket
 import struct
 
-from pierhead.libcontainer import cgroupfs, init, network
+from pierhead.libcontainer import cgroupfs, init, network, rootfs
 from pierhead.libcontainer.init import SetupError
 from pierhead.linux import calls, const
 
@@ -29,6 +29,7 @@ PLAN_VERSION = 1
 MOST_SOCKETS = 8
 """That a child hands over in one message."""
 
+SHM = -1  # plan.SHM, likewise
 NETNS_FD = 100  # spec.NETNS_FD, which cannot be imported here
 
 _EXEC_NAMESPACES = (
@@ -82,6 +83,8 @@ def spawn(plan: bytes, fds: Mapping[str, int], stdio: tuple[int, int, int], *, s
             for kind, flag in loaded["joins"]:
                 if kind != "pid":
                     calls.setns(fds[f"ns:{kind}"], flag)
+            if loaded["shm"]:
+                child.tree.sources[SHM] = rootfs.foreign_shm(fds["ns:mnt"])
             if loaded["unshare"]:
                 calls.unshare(loaded["unshare"])
 

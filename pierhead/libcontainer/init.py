@@ -357,6 +357,7 @@ def _on_tree(function: Callable[..., None]) -> Callable[..., None]:
 OPERATIONS: dict[object, tuple[str, Callable[..., None]]] = {
     "keyring": ("process", _keyring),
     "source": ("mount", _on_tree(rootfs.source)),
+    "image": ("mount", _on_tree(rootfs.image)),
     "slave": ("mount", _on_tree(rootfs.slave)),
     "directory_root": ("mount", _on_tree(rootfs.directory_root)),
     "overlay_root": ("mount", _on_tree(rootfs.overlay_root)),

@@ -196,6 +196,8 @@ def _namespaces(spec: Spec, joined: Mapping[NamespaceKind, str]) -> Iterable[Con
 def _mount(mount: Mount) -> Config:
     options = list(mount.options)
     kind = mount.kind
+    if kind in ("image", "shm") or mount.subpath:
+        raise ValueError(f"an OCI runtime cannot mount an image, another's /dev/shm or a subpath: {mount.target}")
     if kind == "bind":
         options = [option for option in options if option not in ("bind", "rbind")]
         if "ro" in options and mount.recursive_readonly:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import marshal
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from posixpath import normpath
 
 from pierhead.libcontainer.capabilities import NUMBERS
@@ -17,6 +18,9 @@ from pierhead.libcontainer.cgroups import Plan as CgroupPlan
 from pierhead.libcontainer.spec import Device, Mount, NamespaceKind, NamespaceMode, Process, Rlimit, Spec
 from pierhead.linux import const
 from pierhead.linux.mount import DirectoryRoot, OverlayRoot
+
+SHM = -1
+"""The number of the bind mount that comes from another container (``container.spawn``)."""
 
 VERSION = 1
 """Of the plan's format: a shim refuses a plan of another version."""
@@ -104,6 +108,7 @@ def compile_start(spec: Spec, cgroup: CgroupPlan | None = None) -> bytes:
         "busy": setup.busy,
         "terminal": spec.process.terminal,
         "resolver": bool(setup.resolver),
+        "shm": any(mount.kind == "shm" for mount in spec.mounts),
         "operations": tuple(_start(spec, cgroup)),
     }
     return marshal.dumps(plan, _MARSHAL)
@@ -159,7 +164,7 @@ def _start(spec: Spec, cgroup: CgroupPlan | None) -> Iterable[Operation]:
     mounts = list(_expand(spec.mounts, spec, cgroup))
     for number, mount in enumerate(mounts):
         if mount.kind == "bind":
-            yield ("source", number, mount.source, "bind" not in mount.options)
+            yield ("source", number, mount.source, "bind" not in mount.options, mount.subpath)
     yield ("slave",)
     yield from _root(spec)
     for number, mount in enumerate(mounts):
@@ -167,6 +172,11 @@ def _start(spec: Spec, cgroup: CgroupPlan | None) -> Iterable[Operation]:
             yield ("link", mount.source, mount.target)
         elif mount.kind == "frozen":
             yield ("readonly_mount", mount.target)
+        elif mount.kind == "image":
+            yield ("image", number, mount.layers, mount.subpath)
+            yield _mount(replace(mount, kind="bind", options=("ro",)), number)
+        elif mount.kind == "shm":
+            yield _mount(replace(mount, kind="bind"), SHM)
         else:
             yield _mount(mount, number)
     if _needs_dev(spec):

@@ -13,7 +13,7 @@ import os
 import stat
 
 from pierhead.linux import const
-from pierhead.linux.calls import failure, get_rlimit, set_rlimit
+from pierhead.linux.calls import failure, get_rlimit, set_rlimit, setns
 from pierhead.linux.mountapi import (
     attach,
     clone_tree,
@@ -59,9 +59,70 @@ class Tree:
         self.sources: dict[int, int] = {}
 
 
-def source(tree: Tree, number: int, path: str, recursive: bool) -> None:
-    """Clone what is to be bound from the host."""
-    tree.sources[number] = clone_tree(const.AT_FDCWD, path, recursive)
+def source(tree: Tree, number: int, path: str, recursive: bool, subpath: str) -> None:
+    """Clone what is to be bound from the host; a subpath is looked for below ``path`` and leads nowhere else."""
+    if not subpath:
+        tree.sources[number] = clone_tree(const.AT_FDCWD, path, recursive)
+        return
+    top = os.open(path, _DIRECTORY)
+    tree.sources[number] = _below(top, path, subpath, recursive)
+    os.close(top)
+
+
+def _below(top: int, path: str, subpath: str, recursive: bool) -> int:
+    """A detached clone of what is at ``subpath`` below the directory ``top``."""
+    try:
+        found = open_in_root(top, subpath)
+    except OSError as error:
+        text = f"cannot access path {path}/{subpath}: {os.strerror(error.errno or 5).lower()}"
+        raise failure("mount", subpath, error.errno or 5, text) from None
+    made = clone_tree(found, "", recursive)
+    os.close(found)
+    return made
+
+
+def foreign_shm(namespace: int) -> int:
+    """A detached clone of the /dev/shm that another container has, by a descriptor of its mount namespace.
+
+    A mount can be cloned only by who is in its namespace, hence the visit.
+    """
+    own = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    setns(namespace, const.CLONE_NEWNS)
+    try:
+        found = os.open("/dev/shm", _DIRECTORY | os.O_NOFOLLOW)
+        if file_system(found) != const.TMPFS_MAGIC:
+            raise failure("mount", "/dev/shm", 22, "the other container has no /dev/shm of its own to share")
+        made = clone_tree(found, "", False)
+        os.close(found)
+    finally:
+        setns(own, const.CLONE_NEWNS)
+        os.close(own)
+    return made
+
+
+def image(tree: Tree, number: int, layers: tuple[str, ...], subpath: str) -> None:
+    """Put an image's root together, for a mount of it or of a part of it."""
+    descriptors = [_layer(path) for path in layers]
+    attached = False
+    if len(descriptors) == 1:
+        made = descriptors.pop()
+    elif _LAYER_BY_LAYER:
+        made = _overlay(descriptors, [])
+        if subpath:  # only what is attached somewhere can be cloned
+            attach(made, tree.host, "/")
+            attached = True
+    else:
+        made = _overlay_in_a_page(descriptors, [])
+        attached = True
+    if attached or len(layers) == 1:
+        tree.sources[number] = _below(made, "", subpath or "/", False)
+        if attached:
+            umount(f"/proc/self/fd/{made}", const.MNT_DETACH)
+        os.close(made)
+    else:
+        tree.sources[number] = made
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 def slave(tree: Tree) -> None:

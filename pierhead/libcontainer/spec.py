@@ -35,8 +35,10 @@ class NamespaceMode(StrEnum):
 class Mount:
     """One mount inside the container, made in the order of the Spec.
 
-    kind: "bind" (source is a host path), or a file system type ("proc", "tmpfs", "sysfs", "devpts", "mqueue", "cgroup",
-    "cgroup2").
+    kind: "bind" (source is a host path), "image" (the read-only root that ``layers`` make, the topmost first), "shm"
+    (the /dev/shm of the container whose IPC namespace is joined, with its mount namespace as "ns:mnt"), or a file
+    system type ("proc", "tmpfs", "sysfs", "devpts", "mqueue", "cgroup", "cgroup2").
+    subpath: what below the source of a bind or image is mounted; no link leads it out of there.
     options: as in mount(8) ("ro", "nosuid", "nodev", "noexec", "strictatime", …); ``data`` is the file system's own
     ("mode=1777,size=65536k").
     recursive_readonly: with "ro" on a bind, also what is mounted below it.
@@ -50,6 +52,8 @@ class Mount:
     data: str = ""
     propagation: str = "rprivate"
     recursive_readonly: bool = True
+    subpath: str = ""
+    layers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,7 +59,7 @@ def test_a_mount_of_a_missing_path_is_refused_not_made(tmp_path: object) -> None
 
 
 def test_an_unknown_mount_type_is_refused() -> None:
-    with pytest.raises(InvalidParameter, match='mount type unknown: "frob"'):
+    with pytest.raises(InvalidParameter, match='invalid mount config for type "frob": mount type unknown'):
         parse_mount(Mount(type="frob", target="/x"))
 
 

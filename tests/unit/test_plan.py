@@ -71,7 +71,7 @@ def test_what_must_come_before_what_does() -> None:
 
 def test_sources_of_binds_are_taken_before_propagation_is_cut() -> None:
     made = operations(BASE)
-    assert [one[1:] for one in made if one[0] == "source"] == [(1, "/srv/data", True), (2, "/srv/one", False)]
+    assert [one[1:] for one in made if one[0] == "source"] == [(1, "/srv/data", True, ""), (2, "/srv/one", False, "")]
     data = next(one for one in made if one[0] == "mount" and one[1] == "/data")
     assert data[6] == const.MOUNT_ATTR_RDONLY
     assert data[9:11] == (const.MS_SLAVE, True)

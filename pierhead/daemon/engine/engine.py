@@ -133,6 +133,8 @@ class Engine:
     mending: bool = False
     seen_meanwhile: Seen | None = None
     backoff: dict[str, Backoff] = field(default_factory=dict)
+    mounted_volumes: dict[str, set[str]] = field(default_factory=dict)
+    """Who needs the mounts of which volumes (see ``jobs.volume_mounts``)."""
     health_checks: "dict[str, asyncio.Task[None]]" = field(default_factory=dict)
     """By the ids of the containers that are checked (see ``jobs.health``)."""
     jobs: dict[int, Span] = field(default_factory=dict)

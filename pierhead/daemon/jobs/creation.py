@@ -6,7 +6,7 @@ import time
 from dataclasses import replace
 
 from pierhead.daemon.config import Config
-from pierhead.daemon.engine.engine import Engine, blocking, phase
+from pierhead.daemon.engine.engine import Engine, phase
 from pierhead.daemon.jobs import (
     checks,
     foreign_rules,
@@ -155,6 +155,12 @@ async def _create(engine: Engine, name: str, request: ContainerCreateRequest, pl
     networks.check(config, host)
     _complete(host, engine.config)
     wanted = mounts.wanted(config, host, engine.containers.find, mounts_of)
+    for at, item in enumerate(wanted):
+        if item.kind == "image":
+            mounted = await images.resolve(engine, item.name)
+            if mounted.layer is None:
+                raise InvalidParameter(f"image {item.name} has no layers that could be mounted")
+            wanted[at] = replace(item, source=item.name, name=mounted.id)
     endpoints = _endpoints(engine, request, host)
     warnings += await port_warnings.of_request(engine, config, host, endpoints)
     linked = links.targets(engine, host)
@@ -308,6 +314,10 @@ async def _make_mounts(engine: Engine, container: Container, wanted: list[mounts
                     propagation=item.propagation or "rprivate",
                 )
             )
+        elif item.kind == "image":
+            points.append(
+                MountPoint(type="image", name=item.name, source=item.source, destination=item.target, rw=False)
+            )
         elif item.kind == "tmpfs":
             points.append(MountPoint(type="tmpfs", destination=item.target, rw=item.writable))
         else:
@@ -321,7 +331,7 @@ async def _make_mounts(engine: Engine, container: Container, wanted: list[mounts
                     options=dict(item.options),
                 )
                 if item.copy:
-                    await blocking(volumes.copy_up, engine, container.layer_id, name, item.target)
+                    await volumes.fill(engine, container.id, container.layer_id, name, item.target)
             points.append(
                 MountPoint(
                     type="volume",

@@ -218,8 +218,10 @@ def _single(references: builtins.list[Reference]) -> bool:
 
 
 def _users(engine: Engine, image: Image) -> builtins.list[tuple[str, bool]]:
-    """Containers of an image: (id, whether it runs)."""
-    rows = engine.db.all("SELECT id, state FROM container WHERE image_id = ? ORDER BY created", (image.id,))
+    """Containers that are of an image or mount it: (id, whether it runs)."""
+    rows = engine.db.all(
+        "SELECT id, state FROM container WHERE image_id = :id OR instr(mounts, :id) ORDER BY created", {"id": image.id}
+    )
     return [(row["id"], row["state"] in ("running", "paused", "restarting")) for row in rows]
 
 

@@ -7,7 +7,7 @@ from copy import copy
 
 from pierhead.daemon.engine.engine import Engine, log, phase
 from pierhead.daemon.engine.running import Running, watch
-from pierhead.daemon.jobs import health, networks, specs
+from pierhead.daemon.jobs import health, networks, specs, volumes
 from pierhead.daemon.jobs.describe import attributes, config_of, host_config_of, mounts_of, network_kind
 from pierhead.daemon.jobs.failures import explain
 from pierhead.daemon.jobs.files import container_folder, log_config, write_files
@@ -39,14 +39,11 @@ async def launch(engine: Engine, container: Container) -> None:
     id = container.id
     engine.containers.update(id, intent="start")
     try:
-        with phase("networkdriver: prepare"):
-            joined = await networks.prepare(engine, id)
+        await volumes.mount(engine, container)
         try:
-            await _execute(engine, container, joined)
+            await _networked(engine, container)
         except BaseException:
-            reservations.release(joined.ports)  # where the exec driver has not come to take them over
-            with phase("networkdriver: leave"):
-                await networks.release(engine, id)
+            await volumes.unmount(engine, container)
             raise
     except BaseException as error:
         for stream in engine.waiting.pop(id, []):
@@ -56,6 +53,18 @@ async def launch(engine: Engine, container: Container) -> None:
             _record_failure(engine, container, str(error), code)
         else:
             engine.containers.update(id, intent="")
+        raise
+
+
+async def _networked(engine: Engine, container: Container) -> None:
+    with phase("networkdriver: prepare"):
+        joined = await networks.prepare(engine, container.id)
+    try:
+        await _execute(engine, container, joined)
+    except BaseException:
+        reservations.release(joined.ports)  # where the exec driver has not come to take them over
+        with phase("networkdriver: leave"):
+            await networks.release(engine, container.id)
         raise
 
 
@@ -205,6 +214,12 @@ def _namespaces(engine: Engine, container: Container, host: HostConfig) -> dict[
                         f"container {other.name} is {other.state}"
                     )
                 raise Conflict(f"cannot join {kind} namespace of a non running container: {other.id}")
+            if kind is NamespaceKind.IPC:
+                if host_config_of(other).ipc_mode in ("private", "none"):
+                    raise InvalidParameter(
+                        f"container {other.id}: non-shareable IPC (hint: use IpcMode:shareable for the donor container)"
+                    )
+                descriptors["ns:mnt"] = os.open(f"/proc/{other.pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
             descriptors[f"ns:{kind}"] = os.open(f"/proc/{other.pid}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC)
     except BaseException:
         for descriptor in descriptors.values():

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pierhead.errors import InvalidParameter, NoSuchContainer
 from pierhead.graph.containers import Container
-from pierhead.wire.containers import ContainerConfig, HostConfig, Mount, MountPoint
+from pierhead.wire.containers import BindOptions, ContainerConfig, HostConfig, Mount, MountPoint
 
 PROPAGATIONS = ("private", "rprivate", "shared", "rshared", "slave", "rslave")
 MODES = {"ro", "rw", "z", "Z", "nocopy", "consistent", "cached", "delegated", *PROPAGATIONS}
@@ -15,7 +15,7 @@ MODES = {"ro", "rw", "z", "Z", "nocopy", "consistent", "cached", "delegated", *P
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """One mount to make. source: a host path of a bind; name: of a volume, "" = anonymous (made anew).
+    """One mount to make. source: a host path of a bind; name: of an image or a volume, "" = anonymous (made anew).
 
     copy: an empty volume gets what the image has at the target.  make_source: a missing host path is made.
     """
@@ -86,43 +86,74 @@ def _invalid(mount: Mount, why: str) -> InvalidParameter:
 
 def parse_mount(mount: Mount) -> Wanted:
     """One entry of HostConfig.Mounts. Raises InvalidParameter with Docker's words."""
-    if mount.type not in ("bind", "volume", "tmpfs"):
-        raise InvalidParameter(f"mount type unknown: {mount.type!r}".replace("'", '"'))
     if not mount.target:
         raise _invalid(mount, "field Target must not be empty")
     if posixpath.normpath(mount.target) == "/":
         raise _invalid(mount, "invalid specification: destination can't be '/'")
     if not mount.target.startswith("/"):
         raise _invalid(mount, f"invalid mount path: '{mount.target}' mount path must be absolute")
-    target = posixpath.normpath(mount.target)
-    if mount.type == "bind":
+    target = posixpath.normpath("/" + mount.target.lstrip("/"))
+    if mount.type != "bind" and mount.type in ("volume", "tmpfs", "image") and mount.bind_options is not None:
+        raise _invalid(mount, "field BindOptions must not be specified")
+    match mount.type:
+        case "bind":
+            return _bind(mount, target)
+        case "tmpfs":
+            if mount.source:
+                raise _invalid(mount, "field Source must not be specified")
+            tmpfs_words(mount)
+            return Wanted("tmpfs", target, writable=not mount.read_only, copy=False)
+        case "volume":
+            return _volume(mount, target)
+        case "image":
+            if not mount.source:
+                raise _invalid(mount, "field Source must not be empty")
+            subpath = mount.image_options.subpath if mount.image_options else ""
+            _check_subpath(mount, subpath)
+            return Wanted("image", target, name=mount.source, writable=False, copy=False)
+        case _:
+            raise _invalid(mount, "mount type unknown")
+
+
+def _bind(mount: Mount, target: str) -> Wanted:
+    if not mount.source:
+        raise _invalid(mount, "field Source must not be empty")
+    options = mount.bind_options or BindOptions()
+    propagation = options.propagation or "rprivate"
+    if propagation not in PROPAGATIONS:
+        raise _invalid(mount, f"invalid propagation mode: {propagation}")
+    if mount.volume_options is not None:
+        raise _invalid(mount, "field VolumeOptions must not be specified")
+    if not mount.source.startswith("/"):
+        raise _invalid(mount, f"invalid mount path: '{mount.source}' mount path must be absolute")
+    if options.read_only_force_recursive:
+        if not mount.read_only:
+            raise _invalid(mount, "mount option ReadOnlyForceRecursive requires ReadOnly")
+        if options.non_recursive or options.read_only_non_recursive:
+            raise _invalid(mount, "mount option ReadOnlyForceRecursive conflicts with the other ones about recursion")
+        if propagation != "rprivate":
+            raise _invalid(mount, 'mount option ReadOnlyForceRecursive requires the propagation "rprivate"')
+    if not options.create_mountpoint and not os.path.lexists(mount.source):
+        raise _invalid(mount, f"bind source path does not exist: {mount.source}")
+    return Wanted(
+        "bind",
+        target,
+        source=os.path.normpath(mount.source),
+        writable=not mount.read_only,
+        propagation=propagation,
+        make_source=options.create_mountpoint,
+    )
+
+
+def _volume(mount: Mount, target: str) -> Wanted:
+    options = mount.volume_options
+    if options is not None and options.subpath:
         if not mount.source:
-            raise _invalid(mount, "field Source must not be empty")
-        if not mount.source.startswith("/"):
-            raise _invalid(mount, f"invalid mount path: '{mount.source}' mount path must be absolute")
-        options = mount.bind_options
-        propagation = (options.propagation if options else "") or "rprivate"
-        if propagation not in PROPAGATIONS:
-            raise _invalid(mount, f"invalid propagation mode: {propagation}")
-        create = bool(options and options.create_mountpoint)
-        if not create and not os.path.lexists(mount.source):
-            raise _invalid(mount, f"bind source path does not exist: {mount.source}")
-        return Wanted(
-            "bind",
-            target,
-            source=os.path.normpath(mount.source),
-            writable=not mount.read_only,
-            propagation=propagation,
-            make_source=create,
-        )
-    if mount.type == "tmpfs":
-        if mount.source:
-            raise _invalid(mount, "field Source must not be specified")
-        return Wanted("tmpfs", target, writable=not mount.read_only, copy=False)
-    options_ = mount.volume_options
-    if options_ is not None and options_.subpath:
-        raise _invalid(mount, "volume subpaths are not supported by this version of Pierhead")
-    driver = options_.driver_config if options_ else None
+            raise _invalid(mount, "must not set Subpath when using anonymous volumes")
+        _check_subpath(mount, options.subpath)
+    if mount.read_only and not mount.source:
+        raise _invalid(mount, "must not set ReadOnly mode when using anonymous volumes")
+    driver = options.driver_config if options else None
     if driver is not None and driver.name not in ("", "local"):
         raise InvalidParameter(f'error looking up volume plugin {driver.name}: plugin "{driver.name}" not found')
     return Wanted(
@@ -131,10 +162,34 @@ def parse_mount(mount: Mount) -> Wanted:
         name=mount.source,
         mode="z",
         writable=not mount.read_only,
-        copy=not (options_ and options_.no_copy),
-        labels=tuple((options_.labels or {}).items()) if options_ else (),
+        # Docker copies nothing where only a part of the volume is mounted.
+        copy=not (options and (options.no_copy or options.subpath)),
+        labels=tuple((options.labels or {}).items()) if options else (),
         options=tuple((driver.options or {}).items()) if driver else (),
     )
+
+
+def _check_subpath(mount: Mount, subpath: str) -> None:
+    """Go's filepath.IsLocal: relative, and not out of where it begins."""
+    if subpath and (subpath.startswith("/") or posixpath.normpath(subpath).split("/")[0] == ".."):
+        raise _invalid(mount, "subpath must be a relative path within the volume")
+
+
+def tmpfs_words(mount: Mount) -> str:
+    """TmpfsOptions as mount(8) has them. Raises InvalidParameter."""
+    options = mount.tmpfs_options
+    if options is None:
+        return ""
+    words = [f"mode={options.mode:o}"] if options.mode else []
+    if options.size_bytes:
+        words.append(f"size={options.size_bytes}")
+    for option in options.options or []:
+        if not 1 <= len(option) <= 2:
+            raise _invalid(mount, "invalid option array length")
+        if option[0] not in ("exec", "noexec"):
+            raise _invalid(mount, f"invalid option: {option[0]}")
+        words.append("=".join(option))
+    return ",".join(words)
 
 
 def _inherited(

@@ -10,6 +10,7 @@ from functools import lru_cache
 from pierhead.daemon.config import Config
 from pierhead.daemon.engine.engine import Engine
 from pierhead.daemon.jobs import confinement, links
+from pierhead.daemon.jobs import mounts as mount_requests
 from pierhead.daemon.jobs.describe import args_of, config_of, host_config_of, mounts_of, network_kind
 from pierhead.daemon.jobs.files import container_folder
 from pierhead.daemon.jobs.mounts import PROPAGATIONS
@@ -29,8 +30,9 @@ from pierhead.libcontainer.spec import (
     Rlimit,
     Spec,
 )
-from pierhead.linux.mount import Root
-from pierhead.wire.containers import ContainerConfig, HostConfig, ThrottleDevice, WeightDevice
+from pierhead.linux.mount import DirectoryRoot, Root
+from pierhead.wire.containers import ContainerConfig, HostConfig, MountPoint, ThrottleDevice, WeightDevice
+from pierhead.wire.containers import Mount as Asked
 
 DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_SHM = 64 * 1024 * 1024
@@ -168,7 +170,11 @@ def _default_mounts(host: HostConfig, unified: bool, writable_cgroups: bool) -> 
         Mount("/dev/mqueue", "mqueue", "mqueue", _SAFE),
         Mount("/dev/shm", "tmpfs", "shm", _SAFE, f"mode=1777,size={shm}"),
     ]
-    if host.ipc_mode == "host":
+    if host.ipc_mode == "none":
+        mounts = [mount for mount in mounts if mount.target != "/dev/shm"]
+    elif host.ipc_mode.startswith("container:"):
+        mounts[-1] = Mount("/dev/shm", "shm", "shm", _SAFE)
+    elif host.ipc_mode == "host":
         mounts = [mount for mount in mounts if mount.target not in ("/dev/shm", "/dev/mqueue")]
         mounts += [Mount("/dev/shm", "bind", "/dev/shm", ("rw",)), Mount("/dev/mqueue", "bind", "/dev/mqueue", ("rw",))]
     return {mount.target: mount for mount in mounts}
@@ -179,35 +185,44 @@ def _mounts(engine: Engine, container: Container, host: HostConfig, unified: boo
     mounts = _default_mounts(host, unified, confinement.of(host, engine.config).writable_cgroups)
     for name in ("resolv.conf", "hostname", "hosts"):
         mounts[f"/etc/{name}"] = Mount(f"/etc/{name}", "bind", os.path.join(folder, name), ("rw",))
+    asked = {posixpath.normpath("/" + mount.target.lstrip("/")): mount for mount in host.mounts or []}
     for point in mounts_of(container):
-        options = ("rw",) if point.rw else ("ro",)
-        if point.type == "tmpfs":
-            mounts[point.destination] = _tmpfs(point.destination, "", point.rw)
-            continue
         if point.destination == "/dev":
             mounts = {target: mount for target, mount in mounts.items() if not target.startswith("/dev")}
-        mounts[point.destination] = Mount(
-            point.destination, "bind", point.source, options, propagation=point.propagation or "rprivate"
-        )
-    for asked in host.mounts or []:
-        if asked.type == "tmpfs":
-            data = []
-            if asked.tmpfs_options is not None:
-                if asked.tmpfs_options.size_bytes:
-                    data.append(f"size={asked.tmpfs_options.size_bytes}")
-                if asked.tmpfs_options.mode:
-                    data.append(f"mode={asked.tmpfs_options.mode:o}")
-            mounts[os.path.normpath(asked.target)] = _tmpfs(asked.target, ",".join(data), not asked.read_only)
-        elif asked.type == "bind" and asked.bind_options is not None and asked.bind_options.read_only_non_recursive:
-            target = os.path.normpath(asked.target)
-            base = mounts[target]
-            mounts[target] = Mount(base.target, "bind", base.source, base.options, "", base.propagation, False)
+        mounts[point.destination] = _asked(engine, point, asked.get(point.destination))
     for target, text in (host.tmpfs or {}).items():
         mounts[os.path.normpath(target)] = _tmpfs(target, text, True)
     if host.init:
         mounts[INIT_TARGET] = Mount(INIT_TARGET, "bind", _init_binary(engine.config), ("ro",))
     # Shallow first, or a deeper mount would be covered by a later one.
     return sorted(mounts.values(), key=lambda mount: (mount.target.count("/"), mount.target != "/proc"))
+
+
+def _asked(engine: Engine, point: MountPoint, asked: Asked | None) -> Mount:
+    """A mount of the container's own; asked: what the request says of it beyond what inspect shows."""
+    if point.type == "tmpfs":
+        return _tmpfs(point.destination, mount_requests.tmpfs_words(asked) if asked else "", point.rw)
+    if point.type == "image":
+        root = engine.layers.root(engine.graph.layer(engine.graph.image(point.name).top or "").cache_id)
+        layers: tuple[str, ...] = (root.path,) if isinstance(root, DirectoryRoot) else root.lower
+        subpath = asked.image_options.subpath if asked is not None and asked.image_options else ""
+        return Mount(point.destination, "image", "image", ("ro",), layers=layers, subpath=subpath)
+    options: tuple[str, ...] = ("rw",) if point.rw else ("ro",)
+    recursive_readonly, subpath = True, ""
+    if asked is not None and asked.type == "bind" and asked.bind_options is not None:
+        recursive_readonly = not asked.bind_options.read_only_non_recursive
+        options += ("bind",) if asked.bind_options.non_recursive else ()
+    if asked is not None and asked.type == "volume" and asked.volume_options is not None:
+        subpath = asked.volume_options.subpath
+    return Mount(
+        point.destination,
+        "bind",
+        point.source,
+        options,
+        propagation=point.propagation or "rprivate",
+        recursive_readonly=recursive_readonly,
+        subpath=subpath,
+    )
 
 
 def mount_targets(engine: Engine, container: Container) -> frozenset[str]:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pierhead.daemon.engine.engine import Backoff, Engine, blocking, log, phase
 from pierhead.daemon.engine.running import Running, watch
 from pierhead.daemon.engine.waiters import Condition
-from pierhead.daemon.jobs import health, launch, networks, removal, specs
+from pierhead.daemon.jobs import health, launch, networks, removal, specs, volumes
 from pierhead.daemon.jobs.describe import attributes, host_config_of
 from pierhead.driver.execdriver.api import Exited
 from pierhead.errors import PierheadError
@@ -78,6 +78,10 @@ async def settle(engine: Engine, id: str, exit: Exited) -> None:
             await blocking(engine.exec.delete, id)
         except OSError as error:
             errors.append(error)
+    try:
+        await volumes.unmount(engine, container)
+    except OSError as error:
+        errors.append(error)
     if engine.running.get(id) is running:
         engine.running.pop(id, None)
     if running is not None:
@@ -141,6 +145,7 @@ async def resume(engine: Engine) -> None:
         if id not in known or not known[id].live:
             log.warning("execdriver: %s is not known to run, removing it", id[:12])
             await blocking(engine.exec.delete, id)
+    await volumes.remount(engine, [container for container in known.values() if container.live])
     for container in known.values():
         if container.live:
             await _meet(engine, container)

@@ -14,10 +14,13 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from pierhead.daemon.engine.engine import Engine, blocking
+from pierhead.daemon.engine.engine import Engine, blocking, log
+from pierhead.daemon.jobs import volume_mounts
+from pierhead.daemon.jobs.describe import mounts_of
 from pierhead.driver.graphdriver.remove import remove_tree
 from pierhead.driver.graphdriver.tree import copy_tree, measure
 from pierhead.errors import Conflict, InvalidParameter, NoSuchVolume, NotFound
+from pierhead.graph.containers import Container
 from pierhead.graph.graphdb import IntegrityError, Row
 from pierhead.linux.openat import open_in_root
 from pierhead.wire import codec
@@ -135,12 +138,10 @@ async def _ensure(
             f'create {name}: "{name}" includes invalid characters for a local volume name, only '
             '"[a-zA-Z0-9][a-zA-Z0-9_.-]" are allowed. If you intended to pass a host directory, use absolute path'
         )
-    if options:
-        first = sorted(options)[0]
-        raise InvalidParameter(
-            f'create {name}: option "{first}" of the local driver is not supported by this version of Pierhead: '
-            "use a bind mount"
-        )
+    try:
+        volume_mounts.check(options)
+    except InvalidParameter as error:
+        raise InvalidParameter(f"create {name}: {error}") from None
     if anonymous:
         labels = {**labels, ANONYMOUS_LABEL: ""}
     async with engine.locks.hold(f"volume {name}"):
@@ -313,11 +314,62 @@ async def remove_condemned(engine: Engine, names: Iterable[str]) -> int:
     return freed
 
 
-def copy_up(engine: Engine, layer_id: str, name: str, target: str) -> None:
-    """Fill an empty volume with what the container's root has at the target; blocking.
+async def fill(engine: Engine, container_id: str, layer_id: str, name: str, target: str) -> None:
+    """Fill an empty volume with what the container's root has at the target. Raises PierheadError."""
+    found = _get(engine, name)
+    if not volume_mounts.needed(found.options):
+        await blocking(_copy_up, engine, layer_id, name, target)
+        return
+    path = _mountpoint(engine, name)
+    await volume_mounts.hold(engine, name, path, found.options, container_id)
+    try:
+        await blocking(_copy_up, engine, layer_id, name, target)
+    finally:
+        await volume_mounts.release(engine, name, path, container_id)
 
-    Confined: the target is looked up inside the root, nothing is followed out of it.
-    """
+
+def _mounted_ones(engine: Engine, container: Container) -> builtins.list[_Found]:
+    """A container's volumes that are mounts."""
+    names = {point.name for point in mounts_of(container) if point.type == "volume"}
+    found = []
+    for name in sorted(names):
+        row = engine.db.first("SELECT * FROM volume WHERE name = ? AND options <> '{}'", (name,))
+        if row is not None and volume_mounts.needed(_found(row).options):
+            found.append(_found(row))
+    return found
+
+
+async def mount(engine: Engine, container: Container) -> None:
+    """Before a container's start: mount those of its volumes that are mounts. Raises PierheadError; then none is."""
+    try:
+        for found in _mounted_ones(engine, container):
+            await volume_mounts.hold(engine, found.name, _mountpoint(engine, found.name), found.options, container.id)
+    except BaseException:
+        await unmount(engine, container)
+        raise
+
+
+async def unmount(engine: Engine, container: Container) -> None:
+    """After its end. Idempotent."""
+    for found in _mounted_ones(engine, container):
+        await volume_mounts.release(engine, found.name, _mountpoint(engine, found.name), container.id)
+
+
+async def remount(engine: Engine, live: Iterable[Container]) -> None:
+    """At the daemon's start: know who uses which mount, and let go of those that nobody does."""
+    for container in live:
+        for found in _mounted_ones(engine, container):
+            engine.mounted_volumes.setdefault(found.name, set()).add(container.id)
+    for found in _all(engine):
+        if volume_mounts.needed(found.options) and found.name not in engine.mounted_volumes:
+            try:
+                await volume_mounts.release(engine, found.name, _mountpoint(engine, found.name), "")
+            except OSError as error:
+                log.warning("volume %s: %s", found.name, error)
+
+
+def _copy_up(engine: Engine, layer_id: str, name: str, target: str) -> None:
+    """Confined: the target is looked up inside the root, nothing is followed out of it."""
     fd = os.open(_mountpoint(engine, name), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         if os.listdir(fd):

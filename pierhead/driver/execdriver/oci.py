@@ -159,7 +159,7 @@ class OciDriver(Shims):
             pass
         except (OSError, ValueError) as error:
             log.warning("container %s: %s", id[:12], error)
-        directories = [f"{mount}{self._base}/{id}" for mount in cgroups.mounts()]
+        directories = [mount + self.cgroup(id) for mount in cgroups.mounts()]
         with suppress(OSError):
             cgroupfs.remove(tuple(filter(os.path.isdir, directories)))
         super().clear_folder(id)
