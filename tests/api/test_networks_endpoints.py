@@ -131,6 +131,7 @@ def test_an_interface_that_cannot_be_as_asked_is_refused(api: Api) -> None:
         ({SYSCTLS: "net.ipv4.conf.eth0.log_martians=1"}, "unrecognised network interface sysctl"),
         ({SYSCTLS: "net.ipv4.conf.IFNAME.log_martians=1,kernel.x.y.IFNAME.z=1"}, "interface sysctl 'kernel.x.y"),
         ({IFNAME: "much too long a name"}, 'invalid interface name "much too long a name"'),
+        ({IFNAME: "up%d"}, 'invalid interface name "up%d"'),
         ({IFNAME: "lo"}, 'invalid interface name "lo"'),
     ):
         body = {"Container": id, "EndpointConfig": {"DriverOpts": options}}
@@ -145,8 +146,9 @@ def test_an_interface_that_cannot_be_as_asked_is_refused(api: Api) -> None:
         refused = api.send("POST", "/networks/n1/connect", body)
         assert refused.status in (409, 500) and message in refused.message
         assert list(interfaces(api, id)) == ["eth0"]
-    refused = api.send("POST", "/networks/create", {"Name": "n2", "Options": {PREFIX: "a much too long"}})
-    assert refused.status == 400 and "invalid interface name" in refused.message
+    for options in ({PREFIX: "a much too long"}, {"com.docker.network.bridge.name": "br%d"}):
+        refused = api.send("POST", "/networks/create", {"Name": "n2", "Options": options})
+        assert refused.status == 400 and "invalid interface name" in refused.message
 
 
 # The way out ---------------------------------------------------------------------------------------------------------

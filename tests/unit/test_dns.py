@@ -405,7 +405,7 @@ def test_forged_answers_are_not_taken_for_the_upstreams() -> None:
     wire, sent = reply.to_wire(), query.to_wire()
     assert ours.is_reply(wire, sent)
     assert ours.is_reply(wire.replace(b"example", b"eXample"), sent)
-    assert not ours.is_reply(ours.with_id(wire, query.id ^ 1), sent)
+    assert not ours.is_reply(bytes([wire[0] ^ 1]) + wire[1:], sent)
     for name, kind in (("example.org", "A"), ("example.com", "MX"), ("com", "A"), ("a.example.com", "A")):
         other = dns.message.make_response(dns.message.make_query(name, kind, id=query.id))
         assert not ours.is_reply(other.to_wire(), sent)

@@ -83,6 +83,9 @@ def test_what_is_chosen_is_the_first_that_is_free(held: list[tuple[int, int]], s
     [
         (SubnetRequest("10.0.0.0"), "invalid subnet 10.0.0.0: invalid CIDR block notation"),
         (SubnetRequest("nonsense/24"), "invalid subnet nonsense/24: invalid CIDR block notation"),
+        (SubnetRequest("127.0.9.0/24"), "invalid subnet 127.0.9.0/24: its addresses are no container's"),
+        (SubnetRequest("224.0.0.0/24"), "invalid subnet 224.0.0.0/24: its addresses are no container's"),
+        (SubnetRequest("0.0.0.0/0"), "invalid subnet 0.0.0.0/0: its addresses are no container's"),
         (SubnetRequest("10.0.0.5/24"), "invalid subnet 10.0.0.5/24: it should be 10.0.0.0/24"),
         (
             SubnetRequest("10.0.0.0/24", gateway="10.0.1.1"),

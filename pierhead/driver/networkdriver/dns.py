@@ -222,11 +222,6 @@ def refusal(message: bytes, code: int = SERVFAIL) -> bytes:
     return reply(parse(message), code)
 
 
-def with_id(message: bytes, number: int) -> bytes:
-    """The message under another id."""
-    return struct.pack(">H", number) + message[2:]
-
-
 def is_reply(message: bytes, query: bytes) -> bool:
     """Whether a message is a response to a query that ``parse`` has read: same id, same question (names without
     regard to case)."""
@@ -244,8 +239,3 @@ def is_reply(message: bytes, query: bytes) -> bool:
 def code(message: bytes) -> int:
     """The response code of a message of at least 12 bytes, without the bits that EDNS adds."""
     return message[3] & 0x0F
-
-
-def is_truncated(message: bytes) -> bool:
-    """Whether more is to be had over TCP."""
-    return bool(message[2] & TC >> 8)

@@ -23,10 +23,11 @@ _SETTING = re.compile(r"net\.(ipv4|ipv6|mpls)\.[\w-]+\.(IFNAME|ifname)(\.[\w-]+)
 
 def interface_name(name: str, option: str) -> str:
     """A name that the kernel takes for an interface. Raises InvalidParameter; option: who gave it, for the words."""
-    bad = not name or name in (".", "..") or any(character in '/:"' or character.isspace() for character in name)
+    # With a % the kernel takes the name for a pattern, and makes another.
+    bad = not name or name in (".", "..") or any(character in '/:"%' or character.isspace() for character in name)
     if bad or len(name.encode()) > NAME_SIZE:
         raise InvalidParameter(
-            f'invalid interface name "{name}" in {option}: at most {NAME_SIZE} bytes, no space, no "/" and no ":"'
+            f'invalid interface name "{name}" in {option}: at most {NAME_SIZE} bytes, no space, and none of /:%'
         )
     return name
 

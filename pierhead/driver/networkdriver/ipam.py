@@ -155,6 +155,9 @@ def parse(requests: Iterable[SubnetRequest], *, ipv6: bool) -> list[Pool]:
         if "/" not in request.subnet:
             errors.append(f"invalid subnet {request.subnet}: invalid CIDR block notation")
             continue
+        if subnet.is_loopback or subnet.is_multicast or subnet.network_address.is_unspecified:
+            errors.append(f"invalid subnet {request.subnet}: its addresses are no container's")
+            continue
         if subnet.version == 6 and not ipv6:
             continue  # as Docker: an IPv6 subnet without --ipv6 is not used
         if str(subnet) != _canonical(request.subnet):
