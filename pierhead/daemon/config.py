@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from pierhead.driver.networkdriver.api import PublishPolicy
 from pierhead.driver.networkdriver.ipam import AddressPool
+from pierhead.linux.idmap import IdMaps
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,7 @@ class Config:
     cgroup_parent: of containers that are not given another; empty: this daemon's own.
     default_shm_size: bytes.  default_cgroupns_mode: empty: as the cgroup version has it.
     init, no_new_privileges, seccomp_profile (a file's content, "unconfined" or empty): of containers that do not say.
+    userns_remap: whose subordinate ids containers get, as given; id_maps: what came of it (``subids``).
     mend_networks: what others change in the engine's networks is put right at once.
     """
 
@@ -62,3 +64,5 @@ class Config:
     init_path: str = ""
     no_new_privileges: bool = False
     seccomp_profile: str = ""
+    userns_remap: str = ""
+    id_maps: IdMaps | None = None

@@ -234,6 +234,9 @@ OPTIONS = (
     Option(("--init-path",), "init-path", str, "its binary (default: docker-init or tini)"),
     Option(("--no-new-privileges",), "no-new-privileges", _truth, "of containers that do not say otherwise"),
     Option(("--seccomp-profile",), "seccomp-profile", _profile, "a file, builtin (default) or unconfined"),
+    Option(
+        ("--userns-remap",), "userns-remap", str, "users of containers are others on the host: default, name or uid"
+    ),
     Option(("--default-ulimit",), "default-ulimits", _ulimit, "name=soft[:hard]", many=True, from_json=_ulimits_from),
 )
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 
+from pierhead.daemon import subids
 from pierhead.daemon.config import Config
 from pierhead.daemon.engine.engine import Engine
 from pierhead.daemon.flags import configure
@@ -66,6 +67,8 @@ class LogFormat(logging.Formatter):
 
 def _folders(config: Config) -> tuple[int, ...]:
     """Make the roots; returns the descriptors that hold their locks for as long as the daemon lives."""
+    if config.id_maps is not None:  # theirs are in folders of their own
+        os.makedirs(os.path.dirname(config.data_root), mode=0o710, exist_ok=True)
     os.makedirs(config.data_root, mode=0o710, exist_ok=True)
     os.makedirs(config.exec_root, mode=0o711, exist_ok=True)
     os.makedirs(os.path.join(config.data_root, "containers"), mode=0o710, exist_ok=True)
@@ -254,11 +257,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     os.umask(0o022)
     try:
+        config = subids.remapped(config)
         locks = _folders(config)
+        if config.id_maps is not None:
+            subids.probe(config.id_maps, config.data_root)
         with open(config.pidfile, "w", encoding="ascii") as file:
             file.write(f"{os.getpid()}\n")
         try:
-            asyncio.run(_run(config, lambda: configure(argv)[0], _raise_descriptors()))
+            asyncio.run(_run(config, lambda: subids.remapped(configure(argv)[0]), _raise_descriptors()))
         finally:
             _remove_if_ours(config.pidfile)
             for lock in locks:

@@ -5,7 +5,8 @@ typing, dataclasses, enum, re or json here, not even indirectly.  What needs thi
 which value) is done beforehand by ``cgroups.py``; here are its flat results:
 
 - a *step* is a tuple of three builtins: ``("mkdir", directory, "")``, ``("write", file, value)``,
-  ``("try", file, value)`` (a write that may find the file missing or unsupported) or
+  ``("try", file, value)`` (a write that may find the file missing or unsupported),
+  ``("own", file, "uid:gid")`` (give it away, if it is there) or
   ``("devices", directory, program)`` (load the eBPF filter of devices and attach it);
 - *directories* are all of one container's, in every hierarchy that it is in.  On a hybrid host that is one per v1
   controller and one in the unified hierarchy; with pure v2 it is a single one.
@@ -40,6 +41,12 @@ def execute(steps: tuple[tuple[str, str, str | bytes], ...]) -> None:
             except OSError as error:
                 if error.errno not in (2, 13, 22, 95):  # no such file, or this kernel does not do it
                     raise
+        elif kind == "own" and isinstance(value, str):
+            uid, _, gid = value.partition(":")
+            try:
+                os.chown(path, int(uid), int(gid))
+            except FileNotFoundError:
+                pass  # memory.reclaim, of a group without that controller
         elif kind == "devices" and isinstance(value, bytes):
             attach_devices(path, value)
         else:

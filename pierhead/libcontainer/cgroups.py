@@ -20,7 +20,8 @@ from pierhead.libcontainer import cgroupfs, devicefilter
 from pierhead.libcontainer.spec import DeviceLimit, DeviceRule, Resources
 
 Step = tuple[str, str, str | bytes]
-"""("mkdir", directory, ""), ("write" | "try", file, value) or ("devices", directory, program): see ``cgroupfs``."""
+"""("mkdir", directory, ""), ("write" | "try", file, value), ("own", file, "uid:gid") or
+("devices", directory, program): see ``cgroupfs``."""
 
 DEFAULT_DEVICES = devicefilter.DEFAULT
 PRIVILEGED_DEVICES = devicefilter.PRIVILEGED
@@ -231,6 +232,20 @@ def plan(layout: Layout, path: str, resources: Resources) -> Plan:
     into = layout.unified + path if layout.unified else ""
     join = tuple(f"{directory}/tasks" for directory in directories if directory != into)
     return Plan(tuple(steps), into, join, directories)
+
+
+DELEGATED = ("cgroup.procs", "cgroup.threads", "cgroup.subtree_control")
+"""What the kernel without /sys/kernel/cgroup/delegate lets somebody else own."""
+
+
+def delegated(layout: Layout, made: Plan, owner: tuple[int, int]) -> Plan:
+    """The plan with a cgroup (v2) in which ``owner`` may make others and move processes between them; its limits stay
+    the host root's. On v1 nothing is given away."""
+    if layout.version != 2:
+        return made
+    files = (cgroupfs.read("/sys/kernel/cgroup/delegate") or "").split() or DELEGATED
+    ids = f"{owner[0]}:{owner[1]}"
+    return replace(made, steps=(*made.steps, *(("own", f"{made.into}/{file}", ids) for file in ("", *files))))
 
 
 def limits(layout: Layout, path: str, resources: Resources) -> tuple[Step, ...]:

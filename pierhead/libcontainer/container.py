@@ -16,7 +16,7 @@ import signal
 import socket
 import struct
 
-from pierhead.libcontainer import cgroupfs, init, network, rootfs
+from pierhead.libcontainer import cgroupfs, init, network, rootfs, usernamespace
 from pierhead.libcontainer.init import SetupError
 from pierhead.linux import calls, const
 
@@ -56,7 +56,7 @@ class Child:
 def spawn(plan: bytes, fds: Mapping[str, int], stdio: tuple[int, int, int], *, sibling: bool = False) -> Child:
     """Start a container (``plan.compile_start``).
 
-    fds: "ns:<kind>" for each namespace to join; they stay the caller's.
+    fds: "ns:<kind>" for each namespace to join, "ns:user" among them; they stay the caller's.
     stdio: descriptors for 0, 1, 2; -1 is the container's own /dev/null (never hand over the host's: its owner and mode
     could be changed through it).  Ignored where the plan has a terminal.
     sibling: the process becomes our parent's child, not ours, and survives us; our parent must reap it.
@@ -90,7 +90,8 @@ def spawn(plan: bytes, fds: Mapping[str, int], stdio: tuple[int, int, int], *, s
 
         joined = {kind: fds[f"ns:{kind}"] for kind, _ in loaded["joins"]}
         flags = loaded["flags"] | (const.CLONE_PARENT if sibling else 0)
-        return _start(loaded, stdio, become, flags, into, joined.get("pid", -1), joined.get("net", -1))
+        users = fds.get("ns:user", -1)
+        return _start(loaded, stdio, become, flags, into, joined.get("pid", -1), joined.get("net", -1), users)
     except BaseException as error:
         _undo_cgroup(cgroup["directories"], error)
         raise
@@ -134,7 +135,7 @@ def _enter(
         def become(child: init.Child) -> None:
             for descriptor in join:
                 os.write(descriptor, b"0")
-            calls.setns(pidfd, _EXEC_NAMESPACES)
+            calls.setns(pidfd, _EXEC_NAMESPACES | (const.CLONE_NEWUSER if "user" in loaded else 0))
             calls.join_session_keyring(f"_ses.{id}")
 
         return _start(loaded, stdio, become, 0, into, pidfd, -1)
@@ -191,11 +192,22 @@ def _start(
     into: int,
     pid_namespace: int,
     net_namespace: int,
+    user_namespace: int = -1,
 ) -> Child:
-    """Clone, become, run the operations; net_namespace: a joined one, which the host's messages are about, or -1."""
+    """Clone, become, run the operations.
+
+    net_namespace: a joined one, which the host's messages are about, or -1; user_namespace: a joined one, to which the
+    new ones belong.
+    """
+    user = loaded.get("user")
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
     try:
-        pid, pidfd = _clone(flags, into, pid_namespace)
+        if user:
+            usernamespace.own(stdio, user["ids"])
+        if user_namespace < 0:
+            pid, pidfd = _clone(flags, into, pid_namespace)
+        else:
+            pid, pidfd = usernamespace.clone_inside(user_namespace, pid_namespace, flags, into)
         if pid == 0:
             ours.close()
             _child(loaded, stdio, theirs, become)
@@ -206,6 +218,8 @@ def _start(
         theirs.close()
     child = Child(pid, pidfd)
     try:
+        if user:
+            usernamespace.admit(user, pid, ours, _mounted)
         if loaded["host"]:
             namespace = net_namespace
             if namespace < 0:
@@ -298,7 +312,7 @@ def _listen(status: socket.socket, child: Child) -> None:
         elif report[0] == "resolver":
             child.resolver = (descriptors[0], descriptors[1])
         elif report[0] == "sockets":
-            child.sockets = tuple(descriptors)
+            child.sockets += tuple(descriptors)
         elif report[0] == "exec":
             executing = True
         elif report[0] == "error":
@@ -373,7 +387,7 @@ def net_inside(
             _host_network(namespace, host, busy)
         except OSError as error:
             raise _setup_error(error, "network") from None
-    return _inside(namespace, operations).resolver
+    return _errand(operations, lambda child: calls.setns(namespace, const.CLONE_NEWNET)).resolver
 
 
 def sockets_inside(namespace: int, kinds: tuple[tuple[int, int, int], ...]) -> tuple[int, ...]:
@@ -381,17 +395,18 @@ def sockets_inside(namespace: int, kinds: tuple[tuple[int, int, int], ...]) -> t
 
     kinds: (family, type, protocol) of each, at most MOST_SOCKETS.  Returns their descriptors.  Raises SetupError.
     """
-    return _inside(namespace, [("sockets", kinds)]).sockets
+    return _errand([("sockets", kinds)], lambda child: calls.setns(namespace, const.CLONE_NEWNET)).sockets
 
 
-def _inside(namespace: int, operations: list[tuple[object, ...]]) -> Child:
-    """Have a child join a network namespace and do operations there; returns what it has left. Raises SetupError."""
+def _mounted(operations: list[tuple[object, ...]]) -> tuple[int, ...]:
+    """What operations mount in a mount namespace that ends with them (``usernamespace.admit``)."""
+    return _errand(operations, lambda child: None, const.CLONE_NEWNS).sockets
 
-    def become(child: init.Child) -> None:
-        calls.setns(namespace, const.CLONE_NEWNET)
 
+def _errand(operations: list[tuple[object, ...]], become: Callable[[init.Child], None], flags: int = 0) -> Child:
+    """Have a child become something and do operations; returns what it has left. Raises SetupError."""
     loaded = {"operations": [*operations, ("finish",)], "host": ()}
-    child = _start(loaded, (0, 1, 2), become, 0, -1, -1, -1)
+    child = _start(loaded, (0, 1, 2), become, flags, -1, -1, -1)
     os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED)
     os.close(child.pidfd)
     return child

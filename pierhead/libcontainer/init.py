@@ -22,7 +22,7 @@ import stat
 import struct
 import sys
 
-from pierhead.libcontainer import network, rootfs
+from pierhead.libcontainer import network, rootfs, userentry
 from pierhead.libcontainer.user import Identity, UserError, resolve
 from pierhead.linux import calls, const, tty
 from pierhead.linux.openat import open_beneath, openat2
@@ -106,6 +106,27 @@ def report(status: socket.socket, stage: str, error: BaseException) -> None:
 
 def _keyring(child: Child, name: str) -> None:
     calls.join_session_keyring(name)
+
+
+def _user_namespace(child: Child, numbers: tuple[int, ...] | None) -> None:
+    """Become its root, once it has one; take over the root file system and the sources of these numbers (None: an
+    exec, for which nothing is mounted)."""
+    mounts = userentry.wait(child.status, 0 if numbers is None else len(numbers) + 1)
+    userentry.become_root()
+    if numbers is not None:
+        child.tree.root = mounts[0]
+        child.tree.sources.update(zip(numbers, mounts[1:], strict=True))
+
+
+def _owners(child: Child, namespace: int, base: str, uid: int, gid: int) -> None:
+    userentry.owners(namespace, base, uid, gid)
+
+
+def _lend_mounts(child: Child, numbers: tuple[int, ...]) -> None:
+    """Root and sources, for a process of another mount namespace: detached."""
+    made = [rootfs.detached(child.tree.root), *(child.tree.sources[number] for number in numbers)]
+    for at in range(0, len(made), userentry.PORTION):
+        _lend(child, "sockets", tuple(made[at : at + userentry.PORTION]))
 
 
 def _procfs(child: Child) -> None:
@@ -356,14 +377,19 @@ def _on_tree(function: Callable[..., None]) -> Callable[..., None]:
 
 OPERATIONS: dict[object, tuple[str, Callable[..., None]]] = {
     "keyring": ("process", _keyring),
+    "user_namespace": ("mount", _user_namespace),
+    "owners": ("mount", _owners),
+    "lend_mounts": ("mount", _lend_mounts),
     "source": ("mount", _on_tree(rootfs.source)),
     "image": ("mount", _on_tree(rootfs.image)),
     "slave": ("mount", _on_tree(rootfs.slave)),
     "directory_root": ("mount", _on_tree(rootfs.directory_root)),
     "overlay_root": ("mount", _on_tree(rootfs.overlay_root)),
+    "given_root": ("mount", _on_tree(rootfs.given_root)),
     "mount": ("mount", _on_tree(rootfs.make_mount)),
     "readonly_mount": ("mount", _on_tree(rootfs.readonly_mount)),
     "device": ("mount", _on_tree(rootfs.device)),
+    "bound_device": ("mount", _on_tree(rootfs.bound_device)),
     "link": ("mount", _on_tree(rootfs.link)),
     "workdir": ("mount", _on_tree(rootfs.workdir)),
     "core_link": ("mount", _on_tree(rootfs.core_link)),

@@ -50,6 +50,8 @@ def config(spec: Spec, joined: Mapping[NamespaceKind, str] | None = None, root: 
 
     joined: paths of the namespaces with NamespaceMode.JOIN.  Raises ValueError, KeyError where one has no path.
     """
+    if spec.process.user_maps is not None:
+        raise ValueError("user namespaces (--userns-remap) need the native exec driver: use it, or --userns=host")
     linux: Config = {
         "resources": resources(spec.resources),
         "namespaces": list(_namespaces(spec, joined or {})),

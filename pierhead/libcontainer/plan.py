@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from posixpath import normpath
 
+from pierhead.libcontainer import userplan
 from pierhead.libcontainer.capabilities import NUMBERS
 from pierhead.libcontainer.cgroups import Plan as CgroupPlan
 from pierhead.libcontainer.spec import Device, Mount, NamespaceKind, NamespaceMode, Process, Rlimit, Spec
@@ -94,11 +95,12 @@ def compile_start(spec: Spec, cgroup: CgroupPlan | None = None) -> bytes:
     new = [kind for kind in NamespaceKind if mode[kind] is NamespaceMode.NEW]
     if NamespaceKind.MOUNT not in new:
         raise ValueError("a container has a mount namespace of its own")
-    plan = {
+    # The cgroup namespace's root is the cgroup that its maker is in, so it is made after that was entered.
+    flags = sum(const.NAMESPACE_FLAGS[kind] for kind in new if kind is not NamespaceKind.CGROUP)
+    plan: dict[str, object] = {
         "version": VERSION,
         "id": spec.id,
-        # The cgroup namespace's root is the cgroup that its maker is in, so it is made after that was entered.
-        "flags": sum(const.NAMESPACE_FLAGS[kind] for kind in new if kind is not NamespaceKind.CGROUP),
+        "flags": flags,
         "joins": tuple(
             (str(kind), const.NAMESPACE_FLAGS[kind]) for kind in NamespaceKind if mode[kind] is NamespaceMode.JOIN
         ),
@@ -111,16 +113,21 @@ def compile_start(spec: Spec, cgroup: CgroupPlan | None = None) -> bytes:
         "shm": any(mount.kind == "shm" for mount in spec.mounts),
         "operations": tuple(_start(spec, cgroup)),
     }
+    if spec.process.user_maps is not None:
+        plan |= userplan.start(spec, _start(spec, cgroup))
+        plan["flags"] = flags if spec.join_users else flags | const.CLONE_NEWUSER
     return marshal.dumps(plan, _MARSHAL)
 
 
 def compile_exec(process: Process, privileged: bool = False) -> bytes:
     """The plan of one more process in a running container, for ``container.enter``."""
-    plan = {
+    plan: dict[str, object] = {
         "version": VERSION,
         "terminal": process.terminal,
         "operations": (("stdio", process.terminal, *(process.console_size or (0, 0))), *_process(process, privileged)),
     }
+    if process.user_maps is not None:
+        plan |= userplan.execution(process, plan["operations"])  # type: ignore[arg-type]
     return marshal.dumps(plan, _MARSHAL)
 
 
@@ -132,6 +139,7 @@ def describe(plan: bytes) -> list[str]:
         lines.append(
             f"clone {'+'.join(name for name, flag in const.NAMESPACE_FLAGS.items() if loaded['flags'] & flag)}"
         )
+    lines += [f"user {name} {_short(value)}" for name, value in loaded.get("user", {}).items()]
     lines += [f"join {kind}" for kind, _ in loaded.get("joins", ())]
     lines += [f"host {_short(message)}" for message in loaded.get("host", ())]
     lines += [" ".join([operation[0], *map(_short, operation[1:])]) for operation in loaded["operations"]]
@@ -225,6 +233,11 @@ def _expand(mounts: Sequence[Mount], spec: Spec, cgroup: CgroupPlan | None) -> I
     """The mounts with "cgroup" taken apart: on v1 that is a tmpfs with a bind of the container's part of each
     hierarchy and links for those mounted together; with pure v2 it is one file system."""
     for mount in mounts:
+        if mount.kind == "cgroup2" and _foreign_cgroups(spec, cgroup):
+            # The host's cgroup namespace can only be mounted by the host's root.
+            hierarchy = cgroup.into.removesuffix(spec.cgroup) if cgroup else ""
+            yield replace(mount, kind="bind", source=hierarchy)
+            continue
         if mount.kind != "cgroup":
             yield mount
             continue
@@ -243,6 +256,12 @@ def _expand(mounts: Sequence[Mount], spec: Spec, cgroup: CgroupPlan | None) -> I
                     yield Mount(f"{mount.target}/{one}", "link", name)
         if "ro" in mount.options:
             yield Mount(mount.target, "frozen")
+
+
+def _foreign_cgroups(spec: Spec, cgroup: CgroupPlan | None) -> bool:
+    """Whether a container with a user namespace sees cgroups from another one."""
+    mapped = spec.process.user_maps is not None and cgroup is not None
+    return mapped and spec.namespaces.get(NamespaceKind.CGROUP, NamespaceMode.NEW) is not NamespaceMode.NEW
 
 
 def _mount(mount: Mount, source: int) -> Operation:

@@ -156,6 +156,17 @@ def overlay_root(tree: Tree, lower: tuple[str, ...], upper: str, work: str) -> N
         set_rlimit(const.RLIMITS["nofile"], *limits)
 
 
+def given_root(tree: Tree) -> None:
+    """The root has been made by somebody with more rights (``usernamespace``)."""
+    set_attributes(tree.root, propagation=const.MS_PRIVATE, path="/")
+    attach(tree.root, tree.host, "/")
+
+
+def detached(root: int) -> int:
+    """A copy of a mount that another mount namespace can attach."""
+    return clone_tree(root, "", False)
+
+
 def _layer(path: str) -> int:
     try:
         return os.open(path, _DIRECTORY)
@@ -299,6 +310,23 @@ def device(tree: Tree, path: str, mode: int, number: int, uid: int, gid: int) ->
         tree.null = node
     else:
         os.close(node)
+
+
+def bound_device(tree: Tree, path: str, number: int, mode: int, rdev: int) -> None:
+    """A device node of the host's, bound: in a user namespace nobody can make one that works."""
+    made = tree.sources.pop(number)
+    found = os.fstat(made)
+    if stat.S_IFMT(found.st_mode) != stat.S_IFMT(mode) or found.st_rdev != rdev:
+        raise failure("mount", path, 19)
+    where = ensure_file(tree.root, path)
+    try:
+        attach(made, where, path)
+    finally:
+        os.close(where)
+    if path == "/dev/null":
+        tree.null = made
+    else:
+        os.close(made)
 
 
 def link(tree: Tree, target: str, path: str) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from pierhead.linux.idmap import IdMaps
 from pierhead.linux.mount import Root
 
 
@@ -58,7 +59,10 @@ class Mount:
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A device node inside the container. kind: "c" or "b"; mode without the type bits."""
+    """A device node inside the container. kind: "c" or "b"; mode without the type bits.
+
+    source: the host's node; needed in a user namespace, where it is bound (empty: the same path).
+    """
 
     path: str
     kind: str
@@ -67,6 +71,7 @@ class Device:
     mode: int = 0o666
     uid: int = 0
     gid: int = 0
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +143,7 @@ class Process:
     seccomp: a compiled BPF program (``seccomp.compile``), or None for unconfined.
     seccomp_profile: the profile (Docker's JSON) that it was compiled of, for those who compile it themselves.
     rlimits are merged by name over what the engine itself has.
+    user_maps: of the container's user namespace, where it has one.
     """
 
     args: tuple[str, ...]
@@ -154,6 +160,7 @@ class Process:
     terminal: bool = False
     umask: int = 0o022
     console_size: tuple[int, int] | None = None  # rows, columns
+    user_maps: IdMaps | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +196,7 @@ class Spec:
     cgroup: path below every hierarchy's root, for instance "/pierhead/<instance>/<id>".
     sysctls: (name with dots, value) beside the network's own.
     rootfs_propagation: "rprivate" unless a bind asked for slave or shared.
+    join_users: the user namespace of ``process.user_maps`` is another container's, handed over as "ns:user".
     init: run /sbin/docker-init's part (reap, forward signals) as PID 1 and the process as its child.
     """
 
@@ -208,6 +216,7 @@ class Spec:
     namespaces: Mapping[NamespaceKind, NamespaceMode] = field(default_factory=dict)
     network: NetworkSetup = field(default_factory=NetworkSetup)
     rootfs_propagation: str = "rprivate"
+    join_users: bool = False
     init: bool = False
     privileged: bool = False
 

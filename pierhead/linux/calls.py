@@ -190,6 +190,14 @@ def capset(effective: int, permitted: int, inheritable: int = 0) -> None:
     syscall("capset", const.SYS_CAPSET, header, data)
 
 
+def use_files_as(uid: int, gid: int) -> None:
+    """Who owns what this process makes in file systems (setfsuid(2)); its capabilities stay."""
+    permitted = capget()[1]
+    libc.setfsgid(ctypes.c_int(gid))
+    libc.setfsuid(ctypes.c_int(uid))
+    capset(permitted, permitted)  # the kernel has taken those about files away
+
+
 def drop_bounding(keep: int) -> None:
     """Remove every capability from the bounding set that is not in the mask ``keep``. Needs CAP_SETPCAP."""
     for number in range(64):
@@ -233,6 +241,13 @@ def set_rlimit(resource: int, soft: int, hard: int) -> None:
     """setrlimit(2) on this process; -1 is RLIM_INFINITY."""
     limits = struct.pack("=QQ", soft & const.RLIM_INFINITY, hard & const.RLIM_INFINITY)
     if libc.setrlimit64(ctypes.c_int(resource), limits):
+        raise failure("setrlimit")
+
+
+def set_rlimit_of(pid: int, resource: int, soft: int, hard: int) -> None:
+    """The same on another process (prlimit(2))."""
+    limits = struct.pack("=QQ", soft & const.RLIM_INFINITY, hard & const.RLIM_INFINITY)
+    if libc.prlimit64(ctypes.c_int(pid), ctypes.c_int(resource), limits, None):
         raise failure("setrlimit")
 
 

@@ -128,6 +128,16 @@ def set_attributes(
     syscall("mount_setattr", const.SYS_MOUNT_SETATTR, descriptor, b"", flags, attributes, len(attributes), path=path)
 
 
+def map_owners(descriptor: int, namespace: int, path: str = "") -> None:
+    """Show a detached mount's files with other owners: who user n is in the user namespace owns what n owns on disk.
+
+    (mount_setattr(2), MOUNT_ATTR_IDMAP.)  EINVAL where the file system cannot.
+    """
+    attributes = struct.pack("=4Q", const.MOUNT_ATTR_IDMAP, 0, 0, namespace)
+    flags = const.AT_EMPTY_PATH
+    syscall("mount_setattr", const.SYS_MOUNT_SETATTR, descriptor, b"", flags, attributes, len(attributes), path=path)
+
+
 def file_system(descriptor: int) -> int:
     """The magic number of the file system that the descriptor is in (fstatfs(2))."""
     buffer = ctypes.create_string_buffer(256)

@@ -10,7 +10,7 @@ import signal
 import sqlite3
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.parse import quote
@@ -69,6 +69,7 @@ class Engine:
         self.api = Api(self.socket)
         self.daemon: Daemon | None = None
         self.extra: tuple[str, ...] = ()
+        self.files: dict[str, Path] = {}
 
     def argv(self) -> list[str]:
         raise NotImplementedError
@@ -76,10 +77,22 @@ class Engine:
     def environment(self) -> dict[str, str]:
         return plain_environment()
 
+    def provide_file(self, path: str, content: str) -> None:
+        """What the daemon finds there instead of the machine's own; not the clients, not the tests."""
+        self.files[path] = self.root / path.strip("/").replace("/", "-")
+        self.files[path].write_text(content)
+
+    def wrapped(self) -> list[str]:
+        """The daemon's command line, where it finds the files that were provided."""
+        if not self.files:
+            return self.argv()
+        binds = "".join(f"mount --bind {ours} {theirs} && " for theirs, ours in self.files.items())
+        return ["unshare", "--mount", "--propagation", "slave", "sh", "-c", binds + 'exec "$@"', "sh", *self.argv()]
+
     def start(self, *extra: str) -> None:
         """Start the daemon and wait until it answers; ``extra`` flags stay for later starts."""
         self.extra = extra or self.extra
-        self.daemon = Daemon(self.host.argv(*self.argv(), *self.extra), self.log, self.environment())
+        self.daemon = Daemon(self.host.argv(*self.wrapped(), *self.extra), self.log, self.environment())
         daemon = self.daemon
 
         def answers() -> bool:
@@ -201,7 +214,8 @@ class Pierd(Engine):
     @property
     def instance(self) -> str:
         """The id that everything of this daemon's carries."""
-        with closing(sqlite3.connect(f"file:{self.data_root}/graph.db?mode=ro", uri=True)) as db:
+        found = next(path for path in (self.data_root, *self.data_root.glob("*.*")) if (path / "graph.db").exists())
+        with closing(sqlite3.connect(f"file:{found}/graph.db?mode=ro", uri=True)) as db:
             return str(db.execute("SELECT value FROM meta WHERE key = 'instance'").fetchone()[0])
 
     def close(self) -> None:
@@ -311,12 +325,19 @@ ENGINES: dict[str, type[Engine]] = {"pierd": Pierd, "docker": Dockerd}
 
 
 @contextmanager
-def engine(kind: str, extra: Sequence[str] = (), images: bool = True) -> Iterator[Engine]:
-    """A started engine on a machine of its own, with its images; stopped and looked after at the end."""
+def engine(
+    kind: str, extra: Sequence[str] = (), images: bool = True, files: Mapping[str, str] | None = None
+) -> Iterator[Engine]:
+    """A started engine on a machine of its own, with its images; stopped and looked after at the end.
+
+    files: see ``Engine.provide_file``.
+    """
     root = Path(tempfile.mkdtemp(prefix=f"pier-{kind[0]}-", dir="/tmp"))
     root.chmod(0o755)
     name = root.name.replace("_", "x")
     with world(name) as machine, ENGINES[kind](root, machine) as made:
+        for path, content in (files or {}).items():
+            made.provide_file(path, content)
         made.start(*extra)
         if images:
             made.provide_images()

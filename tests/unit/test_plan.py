@@ -224,6 +224,8 @@ print(json.dumps(sorted(set(sys.modules) - before)))
         "pierhead.libcontainer.network",
         "pierhead.libcontainer.rootfs",
         "pierhead.libcontainer.user",
+        "pierhead.libcontainer.userentry",
+        "pierhead.libcontainer.usernamespace",
         "pierhead.linux",
         "pierhead.linux.bpf",
         "pierhead.linux.calls",

@@ -116,6 +116,21 @@ def check_modes(host: HostConfig, config: ContainerConfig) -> None:
         raise InvalidParameter("conflicting options: hostname and the UTS mode")
 
 
+def check_users(host: HostConfig, remapped: bool) -> None:
+    """Refuse what does not go with a user namespace, where the container would have one. Raises InvalidParameter."""
+    if not remapped or host.userns_mode == "host":
+        return
+    if host.privileged:
+        raise InvalidParameter(
+            "privileged mode is incompatible with user namespaces.  You must run the container in the host namespace "
+            "when running privileged mode"
+        )
+    if host.network_mode == "host":
+        raise InvalidParameter("cannot share the host's network namespace when user namespaces are enabled")
+    if host.pid_mode == "host":
+        raise InvalidParameter("cannot share the host PID namespace when user namespaces are enabled")
+
+
 def check_host(host: HostConfig, settings: Config, warnings: list[str]) -> None:
     """Refuse a HostConfig that cannot be. Raises InvalidParameter, PierheadError."""
     check_restart(host)

@@ -20,7 +20,7 @@ from pierhead.daemon.jobs import (
     specs,
     volumes,
 )
-from pierhead.daemon.jobs.describe import attributes, mounts_of, network_kind
+from pierhead.daemon.jobs.describe import attributes, host_config_of, mounts_of, network_kind
 from pierhead.daemon.jobs.files import container_folder, log_config
 from pierhead.errors import Conflict, InvalidParameter, NoSuchContainer, PierheadError, listed
 from pierhead.graph.containers import Container
@@ -152,6 +152,7 @@ async def _create(engine: Engine, name: str, request: ContainerCreateRequest, pl
     checks.check_config(config)
     command = _command(config)
     checks.check_host(host, engine.config, warnings)
+    checks.check_users(host, engine.config.id_maps is not None)
     networks.check(config, host)
     _complete(host, engine.config)
     wanted = mounts.wanted(config, host, engine.containers.find, mounts_of)
@@ -303,7 +304,7 @@ async def _make_mounts(engine: Engine, container: Container, wanted: list[mounts
                     raise InvalidParameter(
                         f'invalid mount config for type "bind": bind source path does not exist: {item.source}'
                     )
-                os.makedirs(item.source, 0o755, exist_ok=True)
+                mounts.make_source(item.source, specs.user_maps(engine, host_config_of(container)))
             points.append(
                 MountPoint(
                     type="bind",

@@ -71,6 +71,7 @@ async def create(engine: Engine, name: str, request: ExecConfig) -> ExecCreateRe
         oom_score_adj=host.oom_score_adj,
         terminal=request.tty,
         console_size=(size[0], size[1]) if len(size) == 2 and size[0] and size[1] else None,
+        user_maps=specs.user_maps(engine, host),
     )
     instance = ExecInstance(
         id=secrets.token_hex(32),

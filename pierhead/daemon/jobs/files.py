@@ -7,6 +7,7 @@ from pierhead.daemon.engine.engine import Engine
 from pierhead.driver.execdriver.api import LogConfig
 from pierhead.errors import InvalidParameter
 from pierhead.graph.containers import Container
+from pierhead.linux.idmap import IdMaps
 from pierhead.wire.containers import HostConfig
 
 DEFAULT_LOG_SIZE = 20 * 1000 * 1000
@@ -32,8 +33,11 @@ def digest(content: bytes) -> bytes:
     return f"sha256:{hashlib.sha256(content).hexdigest()}".encode()
 
 
-def write_files(folder: str, hostname: str, hosts: bytes, resolv: bytes) -> None:
-    """Write what is bound to /etc/hostname, /etc/hosts and /etc/resolv.conf, and the digest of the last."""
+def write_files(folder: str, hostname: str, hosts: bytes, resolv: bytes, maps: IdMaps | None = None) -> None:
+    """Write what is bound to /etc/hostname, /etc/hosts and /etc/resolv.conf, and the digest of the last.
+
+    maps: of the container's user namespace, whose root owns them.
+    """
     files = {
         "hostname": f"{hostname}\n".encode(),
         "hosts": hosts,
@@ -46,6 +50,8 @@ def write_files(folder: str, hostname: str, hosts: bytes, resolv: bytes) -> None
         )
         try:
             os.write(descriptor, content)
+            if maps is not None and name != "resolv.conf.hash":  # that one is ours
+                os.fchown(descriptor, *maps.root)
         finally:
             os.close(descriptor)
 

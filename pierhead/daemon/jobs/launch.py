@@ -83,7 +83,8 @@ async def _execute(engine: Engine, container: Container, joined: networks.Joined
             folder = container_folder(engine, id)
             if network_kind(host.network_mode) != "container":  # that one sees the other container's files
                 hosts, resolv = await networks.files(engine, id)
-                write_files(folder, specs.hostname_of(engine, container, config, host), hosts, resolv)
+                hostname = specs.hostname_of(engine, container, config, host)
+                write_files(folder, hostname, hosts, resolv, specs.user_maps(engine, host))
             root = engine.layers.root(container.layer_id)
         with phase("libcontainer: spec"):
             config = _adopted(engine, container, config, host)
@@ -221,6 +222,13 @@ def _namespaces(engine: Engine, container: Container, host: HostConfig) -> dict[
                     )
                 descriptors["ns:mnt"] = os.open(f"/proc/{other.pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
             descriptors[f"ns:{kind}"] = os.open(f"/proc/{other.pid}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC)
+            if specs.user_maps(engine, host) is not None and "ns:user" not in descriptors:
+                if specs.user_maps(engine, host_config_of(other)) is None:
+                    raise Conflict(
+                        f"cannot join the {kind} namespace of container {other.name}, which is in the host's user "
+                        "namespace: use --userns=host for this one too"
+                    )
+                descriptors["ns:user"] = os.open(f"/proc/{other.pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     except BaseException:
         for descriptor in descriptors.values():
             os.close(descriptor)

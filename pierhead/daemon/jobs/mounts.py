@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from pierhead.errors import InvalidParameter, NoSuchContainer
 from pierhead.graph.containers import Container
+from pierhead.linux.idmap import IdMaps
 from pierhead.wire.containers import BindOptions, ContainerConfig, HostConfig, Mount, MountPoint
 
 PROPAGATIONS = ("private", "rprivate", "shared", "rshared", "slave", "rslave")
@@ -216,6 +217,21 @@ def _inherited(
         for point in mounts_of(container)
         if point.type in ("bind", "volume")
     ]
+
+
+def make_source(path: str, maps: IdMaps | None) -> None:
+    """Make a missing host path of a bind, for the container's root to own."""
+    if os.path.isdir(path):
+        return
+    parent = os.path.dirname(path)
+    if parent != path:
+        make_source(parent, maps)
+    try:
+        os.mkdir(path, 0o755)
+    except FileExistsError:
+        return  # made by somebody else, for whom it is
+    if maps is not None:
+        os.chown(path, *maps.root)
 
 
 def wanted(

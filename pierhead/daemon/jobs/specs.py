@@ -30,6 +30,7 @@ from pierhead.libcontainer.spec import (
     Rlimit,
     Spec,
 )
+from pierhead.linux.idmap import IdMaps
 from pierhead.linux.mount import DirectoryRoot, Root
 from pierhead.wire.containers import ContainerConfig, HostConfig, MountPoint, ThrottleDevice, WeightDevice
 from pierhead.wire.containers import Mount as Asked
@@ -66,6 +67,11 @@ def cgroup_path(engine: Engine, id: str, host: HostConfig) -> str:
     """Where a container's cgroup is, below every hierarchy's root."""
     parent = host.cgroup_parent or engine.config.cgroup_parent or f"/pierhead/{engine.db.instance}"
     return posixpath.normpath(f"/{parent.lstrip('/')}/{id}")
+
+
+def user_maps(engine: Engine, host: HostConfig) -> IdMaps | None:
+    """Who a container's users are on the host; None without a user namespace."""
+    return None if host.userns_mode == "host" else engine.config.id_maps
 
 
 def merge_env(base: list[str], over: list[str]) -> list[str]:
@@ -157,14 +163,17 @@ def _namespaces(host: HostConfig, unified: bool) -> dict[NamespaceKind, Namespac
     }
 
 
-def _default_mounts(host: HostConfig, unified: bool, writable_cgroups: bool) -> dict[str, Mount]:
+def _default_mounts(host: HostConfig, unified: bool, writable_cgroups: bool, maps: IdMaps | None) -> dict[str, Mount]:
     rw = ("rw",) if host.privileged else ("ro",)
-    cgroup = ("rw",) if host.privileged or writable_cgroups else ("ro",)
+    # As Docker: what is a user namespace's own there may be used, to make groups below it.
+    own = unified and maps is not None and host.cgroupns_mode == "private"
+    cgroup = ("rw",) if host.privileged or writable_cgroups or own else ("ro",)
+    terminals = "newinstance,ptmxmode=0666,mode=0620" + (",gid=5" if maps is None or maps.has_group(5) else "")
     shm = host.shm_size or DEFAULT_SHM
     mounts = [
         Mount("/proc", "proc", "proc", _SAFE),
         Mount("/dev", "tmpfs", "tmpfs", ("nosuid", "strictatime"), "mode=755,size=65536k"),
-        Mount("/dev/pts", "devpts", "devpts", ("nosuid", "noexec"), "newinstance,ptmxmode=0666,mode=0620,gid=5"),
+        Mount("/dev/pts", "devpts", "devpts", ("nosuid", "noexec"), terminals),
         Mount("/sys", "sysfs", "sysfs", (*_SAFE, *rw)),
         Mount("/sys/fs/cgroup", "cgroup2" if unified else "cgroup", "cgroup", (*_SAFE, *cgroup)),
         Mount("/dev/mqueue", "mqueue", "mqueue", _SAFE),
@@ -182,7 +191,8 @@ def _default_mounts(host: HostConfig, unified: bool, writable_cgroups: bool) -> 
 
 def _mounts(engine: Engine, container: Container, host: HostConfig, unified: bool) -> list[Mount]:
     folder = container_folder(engine, network_owner(engine, container, host).id)
-    mounts = _default_mounts(host, unified, confinement.of(host, engine.config).writable_cgroups)
+    writable_cgroups = confinement.of(host, engine.config).writable_cgroups
+    mounts = _default_mounts(host, unified, writable_cgroups, user_maps(engine, host))
     for name in ("resolv.conf", "hostname", "hosts"):
         mounts[f"/etc/{name}"] = Mount(f"/etc/{name}", "bind", os.path.join(folder, name), ("rw",))
     asked = {posixpath.normpath("/" + mount.target.lstrip("/")): mount for mount in host.mounts or []}
@@ -303,6 +313,7 @@ def device(path: str, inside: str) -> Device:
         stat.S_IMODE(found.st_mode),
         found.st_uid,
         found.st_gid,
+        path,
     )
 
 
@@ -360,11 +371,12 @@ def rlimits(host: HostConfig, config: Config) -> tuple[Rlimit, ...]:
     return tuple(result.values())
 
 
-def _sysctls(host: HostConfig) -> tuple[tuple[str, str], ...]:
+def _sysctls(host: HostConfig, maps: IdMaps | None) -> tuple[tuple[str, str], ...]:
     values: dict[str, str] = {}
     if network_kind(host.network_mode) not in ("host", "container"):
         values["net.ipv4.ip_unprivileged_port_start"] = "0"
-        values["net.ipv4.ping_group_range"] = "0 2147483647"
+        if maps is None:  # the kernel refuses groups that are nobody
+            values["net.ipv4.ping_group_range"] = "0 2147483647"
     values.update(host.sysctls or {})
     return tuple(values.items())
 
@@ -380,6 +392,7 @@ def build(
     """The Spec of one start. Raises InvalidParameter for what only now can be seen to be wrong."""
     unified = cgroup_layout().version == 2
     hostname = hostname_of(engine, container, config, host)
+    maps = user_maps(engine, host)
     nodes, rules = devices(host)
     confined = confinement.of(host, engine.config)
     args: tuple[str, ...] = (container.path, *args_of(container))
@@ -400,6 +413,7 @@ def build(
         oom_score_adj=host.oom_score_adj,
         terminal=config.tty,
         console_size=(size[0], size[1]) if size[0] and size[1] else None,
+        user_maps=maps,
     )
     mounts = _mounts(engine, container, host, unified)
     shared = [mount.propagation for mount in mounts if mount.propagation in ("shared", "rshared")]
@@ -415,15 +429,21 @@ def build(
         devices=nodes,
         masked_paths=tuple(host.masked_paths if host.masked_paths is not None else MASKED),
         readonly_paths=tuple(host.readonly_paths if host.readonly_paths is not None else READONLY),
-        sysctls=_sysctls(host),
+        sysctls=_sysctls(host, maps),
         cgroup=cgroup_path(engine, container.id, host),
         resources=resources(host, rules),
         namespaces=_namespaces(host, unified),
         network=network,
         rootfs_propagation="rshared" if shared else "rslave" if slave else "rprivate",
+        join_users=maps is not None and joins(host),
         init=bool(host.init),
         privileged=host.privileged,
     )
+
+
+def joins(host: HostConfig) -> bool:
+    """Whether a container is in a namespace of another one: then it shares that one's user namespace, if it has one."""
+    return any(mode.startswith("container:") for mode in (host.network_mode, host.pid_mode, host.ipc_mode))
 
 
 def network_owner(engine: Engine, container: Container, host: HostConfig) -> Container:

@@ -161,7 +161,11 @@ async def info(engine: Engine) -> SystemInfo:
         default_runtime="pierhead",
         live_restore_enabled=True,
         init_binary="docker-init",
-        security_options=["name=seccomp,profile=builtin"] + (["name=cgroupns"] if unified else []),
+        security_options=[
+            "name=seccomp,profile=builtin",
+            *(["name=userns"] if engine.config.id_maps is not None else []),
+            *(["name=cgroupns"] if unified else []),
+        ],
     )
 
 

@@ -173,6 +173,8 @@ def _make(engine: Engine, name: str) -> None:
     os.makedirs(os.path.join(engine.config.data_root, "volumes"), mode=0o701, exist_ok=True)
     os.makedirs(_folder(engine, name), mode=0o701, exist_ok=True)
     os.makedirs(_mountpoint(engine, name), mode=0o755, exist_ok=True)
+    if engine.config.id_maps is not None:
+        os.chown(_mountpoint(engine, name), *engine.config.id_maps.root)
 
 
 async def remove(engine: Engine, name: str, force: bool = False) -> None:
@@ -380,7 +382,7 @@ def _copy_up(engine: Engine, layer_id: str, name: str, target: str) -> None:
             if source is None:
                 return
             try:
-                copy_tree(source, fd)
+                copy_tree(source, fd, engine.config.id_maps)
             finally:
                 os.close(source)
         finally:

@@ -10,6 +10,7 @@ from pierhead.driver.execdriver.api import StartRequest
 from pierhead.driver.execdriver.shims import Shims
 from pierhead.driver.execdriver.spawn import Zygote
 from pierhead.libcontainer import cgroups, plan
+from pierhead.libcontainer.spec import NamespaceKind, NamespaceMode
 
 
 class NativeDriver(Shims):
@@ -38,4 +39,8 @@ class NativeDriver(Shims):
 
     def compile(self, request: StartRequest) -> bytes:
         spec = request.spec
-        return plan.compile_start(spec, cgroups.plan(self.layout, spec.cgroup, spec.resources))
+        made = cgroups.plan(self.layout, spec.cgroup, spec.resources)
+        if spec.process.user_maps is not None:
+            own = spec.namespaces.get(NamespaceKind.CGROUP, NamespaceMode.NEW) is NamespaceMode.NEW
+            made = cgroups.delegated(self.layout, made, spec.process.user_maps.root) if own else made
+        return plan.compile_start(spec, made)

@@ -6,6 +6,8 @@ import os
 import stat
 from collections.abc import Iterator
 
+from pierhead.linux.idmap import IdMaps
+
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _PIECE = 16 << 20
 
@@ -71,12 +73,22 @@ def copy_attributes(source: int | bytes, target: int | bytes) -> None:
                 raise
 
 
-def copy_tree(source: int, target: int) -> None:
-    """Copy everything below one directory into another, empty one, with owners, modes, times, links and attributes."""
-    _copy_level(source, target, target, b"", {})
+def copy_tree(source: int, target: int, maps: IdMaps | None = None) -> None:
+    """Copy everything below one directory into another, empty one, with owners, modes, times, links and attributes.
+
+    maps: the owners are those of a container; in the copy they are who these are on the host. Raises OSError for
+    one who is nobody there.
+    """
+    _copy_level(source, target, target, b"", {}, maps)
 
 
-def _copy_level(source: int, target: int, top: int, path: bytes, links: dict[tuple[int, int], bytes]) -> None:
+def _owner(found: os.stat_result, maps: IdMaps | None) -> tuple[int, int]:
+    return (found.st_uid, found.st_gid) if maps is None else (maps.uid(found.st_uid), maps.gid(found.st_gid))
+
+
+def _copy_level(
+    source: int, target: int, top: int, path: bytes, links: dict[tuple[int, int], bytes], maps: IdMaps | None
+) -> None:
     for text in os.listdir(source):
         name = os.fsencode(text)
         below = path + b"/" + name if path else name
@@ -87,7 +99,7 @@ def _copy_level(source: int, target: int, top: int, path: bytes, links: dict[tup
             try:
                 to_fd = open_directory(target, name)
                 try:
-                    _copy_level(from_fd, to_fd, top, below, links)
+                    _copy_level(from_fd, to_fd, top, below, links, maps)
                 finally:
                     os.close(to_fd)
             finally:
@@ -99,15 +111,15 @@ def _copy_level(source: int, target: int, top: int, path: bytes, links: dict[tup
             continue
         if found.st_nlink > 1:
             links[key] = below
-        _copy_node(source, target, name, found)
+        _copy_node(source, target, name, found, _owner(found, maps))
     found = os.fstat(source)
-    os.fchown(target, found.st_uid, found.st_gid)
+    os.fchown(target, *_owner(found, maps))
     os.fchmod(target, stat.S_IMODE(found.st_mode))
     copy_attributes(source, target)
     os.utime(target, ns=(found.st_atime_ns, found.st_mtime_ns))
 
 
-def _copy_node(source: int, target: int, name: bytes, found: os.stat_result) -> None:
+def _copy_node(source: int, target: int, name: bytes, found: os.stat_result, owner: tuple[int, int]) -> None:
     """One thing that is no directory."""
     if stat.S_ISREG(found.st_mode):
         from_fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=source)
@@ -115,7 +127,7 @@ def _copy_node(source: int, target: int, name: bytes, found: os.stat_result) -> 
             to_fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=target)
             try:
                 copy_content(from_fd, to_fd)
-                os.fchown(to_fd, found.st_uid, found.st_gid)
+                os.fchown(to_fd, *owner)
                 os.fchmod(to_fd, stat.S_IMODE(found.st_mode))
                 copy_attributes(from_fd, to_fd)
                 os.utime(to_fd, ns=(found.st_atime_ns, found.st_mtime_ns))
@@ -129,7 +141,7 @@ def _copy_node(source: int, target: int, name: bytes, found: os.stat_result) -> 
     else:
         os.mknod(name, stat.S_IFMT(found.st_mode) | 0o600, found.st_rdev, dir_fd=target)
         os.chmod(name, stat.S_IMODE(found.st_mode), dir_fd=target)
-    os.chown(name, found.st_uid, found.st_gid, dir_fd=target, follow_symlinks=False)
+    os.chown(name, *owner, dir_fd=target, follow_symlinks=False)
     if not stat.S_ISLNK(found.st_mode):
         os.chmod(name, stat.S_IMODE(found.st_mode), dir_fd=target)  # chown(2) takes set-id bits away
     copy_attributes(b"/proc/self/fd/%d/%s" % (source, name), b"/proc/self/fd/%d/%s" % (target, name))
