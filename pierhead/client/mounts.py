@@ -116,7 +116,7 @@ def _set(mount: dict[str, Any], options: dict[str, dict[str, Any]], name: str, k
         option, _, content = value.partition("=")
         options["volume"].setdefault("DriverConfig", {}).setdefault("Options", {})[option] = content
     elif name == "tmpfs-size":
-        from pierhead.client.values import size
+        from pierhead.wire.sizes import size
 
         bytes = size(value)
         if bytes is None:

@@ -9,7 +9,8 @@ from pierhead.client.mounts import parse as parse_mount
 from pierhead.client.mounts import split_csv, tmpfs, volumes
 from pierhead.client.networks_option import networks
 from pierhead.client.ports import expose, publish
-from pierhead.client.values import domain, duration, size
+from pierhead.client.values import domain, duration
+from pierhead.wire.sizes import size
 
 
 def request(options: Options) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """What a flag's value may be: Docker's own checks and their words, made before anything is sent."""
 
+from pierhead.wire.sizes import size
+
 
 def check(kind: str, name: str, value: str) -> str:
     """Why a flag of this type cannot have this value; empty where it can."""
@@ -147,20 +149,6 @@ def is_address(text: str) -> bool:
         except OSError:
             continue
     return False
-
-
-def size(text: str) -> int | None:
-    """Bytes of ``512m``, ``1.5GiB``, ``64``: powers of 1024, as Docker reads memory. None: not a size."""
-    lowered = text.lower()
-    digits = lowered.rstrip("bi kmgtp")
-    suffix = lowered[len(digits) :].strip().removesuffix("b").removesuffix("i")
-    try:
-        number = float(digits)
-    except ValueError:
-        return None
-    if number < 0 or suffix not in ("", "k", "m", "g", "t", "p"):
-        return None
-    return int(number * 1024 ** " kmgtp".index(suffix or " "))
 
 
 UNITS = {

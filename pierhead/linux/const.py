@@ -29,6 +29,7 @@ SYS_CLONE3 = 435
 SYS_CLOSE_RANGE = 436
 SYS_OPENAT2 = 437
 SYS_MOUNT_SETATTR = 442
+SYS_QUOTACTL_FD = 443
 
 # clone(2), unshare(2), setns(2)
 CLONE_PIDFD = 0x00001000
@@ -139,6 +140,10 @@ TIOCGWINSZ = 0x5413
 TIOCSWINSZ = 0x5414
 TIOCSPTLCK = 0x40045431
 TIOCGPTPEER = 0x5441
+
+# ioctl(2) of files
+FS_IOC_FSGETXATTR = 0x801C581F
+FS_IOC_FSSETXATTR = 0x401C5820
 
 # getrlimit(2); the numbers of the generic table, which every machine above uses
 RLIMITS = {

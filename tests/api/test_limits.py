@@ -7,6 +7,7 @@ import pytest
 
 from tests.harness.api import Api, frames
 from tests.harness.engines import Engine
+from tests.harness.kernel import lacking
 from tests.harness.processes import wait_until
 
 UNIFIED = Path("/sys/fs/cgroup/cgroup.controllers").exists()
@@ -157,6 +158,24 @@ def test_what_is_written_to_a_disk_is_counted(api: Api) -> None:
         return sum(entry["value"] for entry in entries if entry["op"].lower() == "write")
 
     wait_until(lambda: written() >= 4 * MB, "four megabytes on a disk")
+
+
+@pytest.mark.only_pierhead("Docker refuses with 500, and names xfs alone")
+def test_a_containers_own_layer_takes_no_more_than_its_limit_or_the_limit_is_refused(api: Api) -> None:
+    host = {"StorageOpt": {"size": "8M"}}
+    if lacking("project quotas"):
+        refused = api.send("POST", "/containers/create", {"Image": "busybox", "HostConfig": host})
+        assert refused.status == 400 and "--storage-opt is supported only for file systems with" in refused.message
+        assert api.get("/containers/json", all=1) == []
+        return
+    limited, free = (api.run("sleep", "1000", HostConfig=given) for given in (host, {}))
+    fill = ("sh", "-c", "dd if=/dev/zero of=/file bs=1M count=20 2>&1; ls -l /file")
+    assert "quota exceeded" in (said := inside(api, limited, *fill).lower()), said
+    assert "20+0 records out" in inside(api, free, *fill)
+    assert "8192 " in inside(api, limited, "df", "-k", "/")
+    api.ok("DELETE", f"/containers/{limited}", force=1)
+    again = api.run("sleep", "1000", HostConfig={"StorageOpt": {"size": "30M"}})
+    assert "20+0 records out" in inside(api, again, *fill)
 
 
 def test_pause_freezes_and_unpause_goes_on(api: Api) -> None:

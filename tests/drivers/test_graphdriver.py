@@ -27,6 +27,8 @@ from tests.harness.archives import (
     symlink,
     whiteout,
 )
+from tests.harness.kernel import need
+from tests.harness.processes import run
 
 MODIFIED, ADDED, DELETED = 0, 1, 2
 
@@ -231,6 +233,26 @@ def test_changes_are_dockers(driver: GraphDriver) -> None:
         Change("/new/file", ADDED),
     ]
     assert [change.kind for change in driver.changes("a")] == [ADDED] * 6
+
+
+def test_a_layer_with_a_limit_takes_no_more_and_others_are_not_concerned(driver: GraphDriver) -> None:
+    need("project quotas")
+    layer(driver, "a", None, file("x", "x"))
+    driver.create("limited", "a", writable=True, limit=1 << 20)
+    driver.create("large", "a", writable=True, limit=1 << 24)
+    driver.create("free", "a", writable=True)
+
+    def written(id: str) -> bool:
+        with opened(driver, id, readonly=False) as root:
+            path = str(root).replace("self", str(os.getpid()))
+            # Without the right to go beyond every quota, which no container has.
+            plain = ["setpriv", "--bounding-set", "-sys_resource", "--inh-caps", "-sys_resource"]
+            return run([*plain, "dd", "if=/dev/zero", f"of={path}/y", "bs=64k", "count=40"]).status == 0
+
+    assert [written(id) for id in ("limited", "large", "free")] == [False, True, True]
+    driver.remove("limited")
+    driver.create("next", "a", writable=True, limit=1 << 23)
+    assert written("next"), "what was counted is forgotten with the layer"
 
 
 def test_an_untouched_container_has_no_changes(driver: GraphDriver) -> None:

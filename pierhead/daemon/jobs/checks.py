@@ -11,6 +11,7 @@ from pierhead.libcontainer.plan import sysctl_path
 from pierhead.linux import const
 from pierhead.manifest import Platform, parse_platform
 from pierhead.wire.containers import ContainerConfig, HealthConfig, HostConfig, RestartPolicy, Ulimit
+from pierhead.wire.sizes import size
 
 LEAST_HEALTH_TIME = 1_000_000
 _SYSCTLS_OF_IPC = frozenset(
@@ -152,8 +153,7 @@ def check_host(host: HostConfig, settings: Config, warnings: list[str]) -> None:
         raise InvalidParameter(f"invalid cgroup namespace mode: {host.cgroupns_mode}")
     if host.isolation.lower() not in ("", "default"):
         raise InvalidParameter(f"Invalid isolation: \"{host.isolation}\" - linux only supports 'default'")
-    if host.storage_opt:
-        raise InvalidParameter("--storage-opt is supported only for overlay over xfs with 'pquota' mount option")
+    storage_limit(host)
     if host.device_requests:
         raise PierheadError('could not select device driver "" with capabilities: [[gpu]]')
     if not -1000 <= host.oom_score_adj <= 1000:
@@ -178,6 +178,19 @@ def _check_ulimit(limit: Ulimit) -> None:
         raise InvalidParameter(
             f"ulimit soft limit must be less than or equal to hard limit: {limit.soft} > {limit.hard}"
         )
+
+
+def storage_limit(host: HostConfig) -> int:
+    """What ``--storage-opt size=…`` lets a container's layer come to have, in bytes; 0: no limit."""
+    limit = 0
+    for key, value in (host.storage_opt or {}).items():
+        if key.lower() != "size":
+            raise InvalidParameter(f"Unknown option {key}")
+        found = size(value)
+        if found is None:
+            raise InvalidParameter(f"invalid size: '{value}'")
+        limit = found
+    return limit
 
 
 def _check_sysctl(name: str, host: HostConfig) -> None:

@@ -177,7 +177,7 @@ async def _create(engine: Engine, name: str, request: ContainerCreateRequest, pl
     async with engine.locks.hold(id):
         container = _reserve_name(engine, container)
         try:
-            await _make(engine, container, image.layer, wanted, endpoints, linked)
+            await _make(engine, container, image.layer, wanted, endpoints, linked, checks.storage_limit(host))
         except BaseException:
             await removal.erase(engine, id, with_volumes=True)
             raise
@@ -236,13 +236,14 @@ async def _make(
     wanted: list[mounts.Wanted],
     endpoints: dict[str, EndpointSettings],
     linked: dict[str, Container],
+    limit: int,
 ) -> None:
-    """What belongs to a container whose row is there: layer, folder, volumes, endpoints, links.
+    """What belongs to a container whose row is there: layer (of limited size, or 0), folder, volumes, endpoints, links.
 
     The caller holds its lock.
     """
     with phase("graphdriver: layer"):
-        engine.layers.create(container.layer_id, parent, writable=True)
+        engine.layers.create(container.layer_id, parent, writable=True, limit=limit)
         container_folder(engine, container.id)
     points = await _make_mounts(engine, container, wanted)
     with engine.db.transaction(durable=True):

@@ -42,8 +42,12 @@ class GraphDriver(Protocol):
     def probe(self) -> None:
         """Raise OSError that says what is missing and what would fix it, where this driver cannot work."""
 
-    def create(self, id: str, parent: str | None, *, writable: bool = False) -> None:
-        """Make an empty layer on top of ``parent``. writable: it is a container's own."""
+    def create(self, id: str, parent: str | None, *, writable: bool = False, limit: int = 0) -> None:
+        """Make an empty layer on top of ``parent``. writable: it is a container's own.
+
+        limit: the bytes that it may come to have; 0: as many as there are. Raises InvalidParameter where the file
+        system cannot limit a folder.
+        """
 
     def apply(self, id: str, tar: BinaryIO, record: Record | None = None) -> Applied:
         """Unpack an uncompressed layer tar (whiteouts included) into an empty layer.

@@ -23,6 +23,7 @@ from pierhead.driver.graphdriver.api import Applied, Change, Record
 from pierhead.driver.graphdriver.compare import compare
 from pierhead.driver.graphdriver.detached import open_overlay
 from pierhead.driver.graphdriver.pack import END, Packer
+from pierhead.driver.graphdriver.projects import confine
 from pierhead.driver.graphdriver.remove import remove_tree
 from pierhead.driver.graphdriver.tree import copy_attributes, measure, walk
 from pierhead.driver.graphdriver.whiteout import OPAQUE, PREFIX, OverlayExtractor, is_opaque, is_whiteout
@@ -100,7 +101,7 @@ class OverlayDriver:
         # Last, for it says that all of this is there.
         os.makedirs(os.path.join(self._home, "empty"), mode=0o755, exist_ok=True)
 
-    def create(self, id: str, parent: str | None, *, writable: bool = False) -> None:
+    def create(self, id: str, parent: str | None, *, writable: bool = False, limit: int = 0) -> None:
         """Make the layer's directory and its short name."""
         if not os.path.isdir(os.path.join(self._home, "empty")):
             self._prepare()
@@ -115,6 +116,8 @@ class OverlayDriver:
         if writable:
             # Nothing is ever stacked on a container's layer: it needs no short name, and its chain is its parent's.
             os.mkdir(self._dir(id, "work"), 0o700)
+            if limit:
+                confine((self._dir(id, "diff"), self._dir(id, "work")), limit)
             return
         self._write(id, "lower", lower)
         while True:

@@ -13,6 +13,7 @@ from pierhead.driver.graphdriver.api import Applied, Change, Record
 from pierhead.driver.graphdriver.compare import DELETED, compare
 from pierhead.driver.graphdriver.detached import open_directory_mount
 from pierhead.driver.graphdriver.pack import END, Packer
+from pierhead.driver.graphdriver.projects import confine
 from pierhead.driver.graphdriver.remove import remove_tree
 from pierhead.driver.graphdriver.tree import copy_tree
 from pierhead.driver.graphdriver.whiteout import PREFIX, CopyExtractor
@@ -37,11 +38,13 @@ class VfsDriver:
         """All it needs is a directory."""
         os.makedirs(self._home, mode=0o710, exist_ok=True)
 
-    def create(self, id: str, parent: str | None, *, writable: bool = False) -> None:
-        """Copy the parent."""
+    def create(self, id: str, parent: str | None, *, writable: bool = False, limit: int = 0) -> None:
+        """Copy the parent; a limit is for the copy as a whole."""
         os.makedirs(self._home, mode=0o710, exist_ok=True)
         os.mkdir(self._dir(id), 0o710)
         os.mkdir(self._dir(id, "root"), 0o755)
+        if limit:
+            confine((self._dir(id, "root"),), limit)
         if parent is None:
             return
         with open(self._dir(id, "parent"), "x") as file:
