@@ -7,6 +7,7 @@ from tests.harness.engines import Engine
 from tests.harness.engines import engine as started_engine
 from tests.harness.processes import wait_until
 
+APART = "containers of network bridge do not reach each other"
 BRIDGED = "/proc/sys/net/bridge/bridge-nf-call-iptables"
 
 
@@ -98,6 +99,9 @@ def test_a_link_opens_what_the_other_offers_where_containers_are_kept_apart(requ
             machine.host.run("sh", "-c", f"echo {bridged} > {BRIDGED} || true")
             assert answer("web", 80) == "offered\n"
             assert (answer("web", 81), answer("other", 80)) == ("", "")
+            for asker, port, said_so in (("web", 80, ""), ("web", 81, APART), ("other", 80, APART)):
+                checked = machine.pier("network", "check", asker, f"{address(api, 'db')}:{port}")
+                assert kind == "docker" or (checked.status == bool(said_so) and said_so in checked.stdout)
         before = address(api, "db")
         api.ok("POST", "/containers/db/stop", t=0)
         api.run("sleep", "1000", name="in-between")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from pierhead.daemon.jobs.network_places import Address, Found, Place, Places
 from pierhead.daemon.jobs.network_stops import RELOAD, Facts, Stop, quiet
+from pierhead.driver.networkdriver import sysctls
 from pierhead.linux.netstate import Device
 
 MACVLAN_PRIVATE, MACVLAN_VEPA = 1, 2
@@ -110,6 +111,10 @@ class Cables:
             return Crossing()
         out = self._plugged(bridge, receiver)
         self._carries(receiver.place, receiver.device)
+        if port is not None and port.isolated and out.isolated and _answers_for_ports(bridge, hop):
+            self.facts.add("link", " ─ ".join(way))
+            self._frames(devices)
+            return Crossing(Found(self.host, bridge))
         self.facts.add("link", " ─ ".join([*way, out.name, receiver.device.name]))
         if port is not None and port.isolated and out.isolated:
             network = self.places.networks.get(bridge.name)
@@ -200,3 +205,9 @@ class Cables:
                 raise self._own_host(found.device, device)
         self.facts.add("link", device.name)
         return Crossing(wire=device)
+
+
+def _answers_for_ports(bridge: Device, hop: Address) -> bool:
+    """Whether a bridge itself takes what its isolated ports send to each other, and the host's rules decide (RFC 3069:
+    a default bridge without icc, for links)."""
+    return hop.version == 4 and sysctls.read(f"ipv4/conf/{bridge.name}/proxy_arp_pvlan") == "1"
