@@ -23,6 +23,8 @@ class Config:
     default_shm_size: bytes.  default_cgroupns_mode: empty: as the cgroup version has it.
     init, no_new_privileges, seccomp_profile (a file's content, "unconfined" or empty): of containers that do not say.
     userns_remap: whose subordinate ids containers get, as given; id_maps: what came of it (``subids``).
+    exec_driver: "native" or "oci": who makes the containers that name no runtime, where there is no default_runtime.
+    runtimes: OCI runtimes beside the installed ones, by name: program and options.
     mend_networks: what others change in the engine's networks is put right at once.
     """
 
@@ -66,3 +68,6 @@ class Config:
     seccomp_profile: str = ""
     userns_remap: str = ""
     id_maps: IdMaps | None = None
+    exec_driver: str = "native"
+    default_runtime: str = ""
+    runtimes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

@@ -7,6 +7,7 @@ import argparse
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network, ip_address, ip_network
@@ -153,6 +154,31 @@ def _policy(text: str) -> PublishPolicy:
         raise ValueError(f'invalid publish policy: "{text}" (any, firewall or local)') from None
 
 
+def _exec_driver(text: str) -> str:
+    if text not in ("native", "oci"):
+        raise ValueError(f'unknown exec driver: "{text}" (native or oci)')
+    return text
+
+
+def _runtime(text: str) -> tuple[str, tuple[str, ...]]:
+    """ "crun=/usr/bin/crun", as dockerd has it; what follows the path are options of the runtime's."""
+    name, _, command = text.partition("=")
+    name, words = name.strip().lower(), tuple(command.split())
+    if not name or not words:
+        raise ValueError(f"invalid runtime argument: {text}")
+    if name in RESERVED:
+        raise ValueError(f"runtime name '{name}' is reserved")
+    return name, words
+
+
+RESERVED = ("pierhead", "runc", "io.containerd.runc.v2")
+"""Names that stand for what is installed."""
+
+
+def _runtimes_from(value: Any) -> list[str]:
+    return [" ".join([f"{name}={one['path']}", *one.get("runtimeArgs", ())]) for name, one in value.items()]
+
+
 def _pools_from(value: Any) -> list[str]:
     return [f"base={entry['base']},size={entry['size']}" for entry in value]
 
@@ -237,6 +263,11 @@ OPTIONS = (
     Option(
         ("--userns-remap",), "userns-remap", str, "users of containers are others on the host: default, name or uid"
     ),
+    Option(("--exec-driver",), "exec-driver", _exec_driver, "native, or oci: an OCI runtime makes the containers"),
+    Option(("--default-runtime",), "default-runtime", str, "runtime of containers that name none (default pierhead)"),
+    Option(
+        ("--add-runtime",), "runtimes", _runtime, "an OCI runtime, as name=path", many=True, from_json=_runtimes_from
+    ),
     Option(("--default-ulimit",), "default-ulimits", _ulimit, "name=soft[:hard]", many=True, from_json=_ulimits_from),
 )
 
@@ -282,7 +313,11 @@ def configure(argv: Sequence[str] | None = None) -> tuple[Config, argparse.Names
     merged: dict[str, dict[str, str]] = {}
     for driver, name, value in options:
         merged.setdefault(driver, {})[name] = value
-    return _complete(Config(**values, default_network_opts=merged), values), given
+    runtimes = values.pop("runtimes", ())
+    for name, count in Counter(name for name, _ in runtimes).items():
+        if count > 1:
+            raise InvalidParameter(f"runtime '{name}' was already defined")
+    return _complete(Config(**values, default_network_opts=merged, runtimes=dict(runtimes)), values), given
 
 
 def _read(option: Option, value: str | list[str]) -> Any:

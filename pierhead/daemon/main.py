@@ -20,6 +20,8 @@ from pierhead.daemon.jobs import doctor, networks, supervise, volumes
 from pierhead.daemon.server.app import serve
 from pierhead.daemon.server.serving import Server
 from pierhead.driver.execdriver.native import NativeDriver
+from pierhead.driver.execdriver.oci import OciDriver
+from pierhead.driver.execdriver.runtimes import Runtimes
 from pierhead.driver.graphdriver.api import GraphDriver
 from pierhead.driver.graphdriver.overlay import OverlayDriver
 from pierhead.driver.graphdriver.vfs import VfsDriver
@@ -107,6 +109,20 @@ def _graph_driver(config: Config) -> GraphDriver:
         return drivers["vfs"]
 
 
+def _exec_driver(config: Config, instance: str, descriptors: int) -> Runtimes:
+    native = NativeDriver(instance, config.exec_root, descriptors)
+    oci = OciDriver(instance, config.exec_root, descriptors, config.runtimes)
+    default = config.default_runtime
+    if not default and config.exec_driver == "oci":
+        default = oci.default
+        if not default:
+            raise OSError("--exec-driver oci needs an OCI runtime: apt-get install runc, or --add-runtime name=path")
+    made = Runtimes([native, oci], default)
+    if made.default not in made.runtimes():
+        raise OSError(f"specified default runtime '{default}' does not exist")
+    return made
+
+
 def _raise_descriptors() -> int:
     """Allow as many descriptors as may be: every client and every container takes some. Returns the limit before."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -128,7 +144,6 @@ def assemble(config: Config, descriptors: int) -> Engine:
         MacvlanDriver(db.instance),
         NoneDriver(),
     ]
-    execdriver = NativeDriver(db.instance, config.exec_root, descriptors)
     return Engine(
         config=config,
         db=db,
@@ -136,7 +151,7 @@ def assemble(config: Config, descriptors: int) -> Engine:
         graph=Graph(db, layers, config.data_root),
         layers=layers,
         networks={driver.name: driver for driver in network_drivers},
-        exec=execdriver,
+        exec=_exec_driver(config, db.instance, descriptors),
         host_firewall=HostFirewall(db.instance),
     )
 

@@ -80,6 +80,16 @@ class Exceptions:
         return Exceptions(allow, tuple((key, bits) for key, bits in devices.items() if bits))
 
 
+def settled(rules: Iterable[DeviceRule]) -> tuple[DeviceRule, ...]:
+    """Rules of the same end state, each of which adds to it: the default, then every exception."""
+    state = Exceptions.of(rules)
+    found = [ALLOW_ALL if state.allow else DENY_ALL]
+    for (kind, major, minor), bits in state.devices:
+        access = "".join(letter for letter, bit in (("r", _READ), ("w", _WRITE), ("m", _MKNOD)) if bits & bit)
+        found.append(DeviceRule(not state.allow, kind, major, minor, access))
+    return tuple(found)
+
+
 def _instruction(code: int, target: int = 0, source: int = 0, offset: int = 0, immediate: int = 0) -> bytes:
     return struct.pack("=BBhi", code, target | source << 4, offset, immediate)
 

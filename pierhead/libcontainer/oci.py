@@ -146,8 +146,8 @@ def resources(wanted: Resources) -> Config:
         "throttleWriteIOPSDevice": _limited(wanted.device_write_iops, "rate"),
     }
     parts: Config = {
-        # A runtime that is told nothing denies every device; for us that means none is refused.
-        "devices": [_rule(rule) for rule in wanted.devices or devicefilter.PRIVILEGED],
+        # Runtimes refuse a rule that the kernel would take without effect, and deny all where nothing is said.
+        "devices": [_rule(rule) for rule in devicefilter.settled(wanted.devices)],
         "memory": _given(memory),
         "cpu": _given(cpu),
         "pids": {"limit": wanted.pids} if wanted.pids else None,

@@ -225,7 +225,8 @@ class SetupFailed(OSError):
     """A step on the way to the container's command failed.
 
     errno, strerror and filename are OSError's; ``call`` is the system call or step ("mount", "execve", "user"),
-    ``stage`` one of "cgroup", "clone", "network", "mount", "process", "exec".
+    ``stage`` one of "cgroup", "clone", "network", "mount", "process", "exec"; "runtime" where an OCI runtime has
+    failed, whose words ``strerror`` is.
     """
 
     def __init__(self, errno: int, strerror: str, path: str, call: str, stage: str) -> None:

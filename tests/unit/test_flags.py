@@ -64,6 +64,9 @@ def test_every_setting_of_the_file_arrives(file: Path) -> None:
             "dns-search": ["example.org"],
             "default-bridge-names": True,
             "default-ulimits": {"nofile": {"Name": "nofile", "Hard": 200, "Soft": 100}},
+            "exec-driver": "oci",
+            "default-runtime": "mine",
+            "runtimes": {"mine": {"path": "/usr/bin/crun", "runtimeArgs": ["--debug"]}, "other": {"path": "youki"}},
         },
     )
     assert found == Config(
@@ -94,6 +97,9 @@ def test_every_setting_of_the_file_arrives(file: Path) -> None:
         dns_search=("example.org",),
         default_bridge_names=True,
         default_ulimits=("nofile=100:200",),
+        exec_driver="oci",
+        default_runtime="mine",
+        runtimes={"mine": ("/usr/bin/crun", "--debug"), "other": ("youki",)},
     )
 
 
@@ -182,6 +188,10 @@ def test_a_file_that_was_named_must_be_there(file: Path) -> None:
         (["--default-address-pool", "base=10.0.0.1/8,size=24"], 'invalid base prefix "10.0.0.1/8"'),
         (["--default-address-pool", "base=10.0.0.0/16,size=8"], "is a prefix length from 16 to 31, not 8"),
         (["--default-address-pool", "net=10.0.0.0/16"], "unexpected key 'net'"),
+        (["--add-runtime", "x"], "invalid runtime argument: x"),
+        (["--add-runtime", "runc=/usr/bin/crun"], "runtime name 'runc' is reserved"),
+        (["--add-runtime", "x=/a", "--add-runtime", "x=/b"], "runtime 'x' was already defined"),
+        (["--exec-driver", "lxc"], 'unknown exec driver: "lxc" (native or oci)'),
         (["--default-ulimit", "nofile=x"], "invalid ulimit argument: nofile=x"),
         (["--host-gateway-ip", "10.0.0.1", "--host-gateway-ip", "10.0.0.2"], "only one IPv4 and one IPv6"),
     ],

@@ -145,8 +145,6 @@ def check_host(host: HostConfig, settings: Config, warnings: list[str]) -> None:
         raise InvalidParameter(f"invalid {kind} mode: {mode}")
     if ".." in host.cgroup_parent.split("/") or "\0" in host.cgroup_parent:
         raise InvalidParameter(f"invalid cgroup parent: {host.cgroup_parent}: it leads out of the hierarchy")
-    if host.runtime not in ("", "pierhead", "runc", "io.containerd.runc.v2"):
-        raise InvalidParameter(f"unknown or invalid runtime name: {host.runtime}")
     if host.userns_mode not in ("", "host"):
         raise InvalidParameter(f"invalid user namespace mode: {host.userns_mode}")
     if host.cgroupns_mode not in ("", "host", "private"):

@@ -95,8 +95,6 @@ def _complete(host: HostConfig, settings: Config) -> None:
         host.cgroupns_mode = _cgroup_namespace(host, settings)
     if host.init is None and settings.init:
         host.init = True
-    if not host.runtime:
-        host.runtime = "pierhead"
     if host.restart_policy is None or not host.restart_policy.name:
         host.restart_policy = RestartPolicy(name="no")
     if host.privileged:
@@ -155,6 +153,9 @@ async def _create(engine: Engine, name: str, request: ContainerCreateRequest, pl
     checks.check_users(host, engine.config.id_maps is not None)
     networks.check(config, host)
     _complete(host, engine.config)
+    host.runtime = host.runtime or engine.exec.default
+    if host.runtime not in engine.exec.runtimes():
+        raise InvalidParameter(f"unknown or invalid runtime name: {host.runtime}")
     wanted = mounts.wanted(config, host, engine.containers.find, mounts_of)
     for at, item in enumerate(wanted):
         if item.kind == "image":

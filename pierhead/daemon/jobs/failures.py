@@ -11,19 +11,21 @@ def explain(error: SetupFailed) -> StartFailed:
     """A set-up failure in Docker's words, with the exit code that Docker stores for it."""
     if error.call.startswith("RTM_"):
         return StartFailed(f"failed to set up container networking: {_what(error)}", _code(error))
+    what = f"runc create failed: unable to start container process: error during container init: {_what(error)}"
+    if error.stage == "runtime":  # an OCI runtime's own words
+        what = error.strerror or ""
     return StartFailed(
-        "failed to create task for container: failed to create shim task: OCI runtime create failed: "
-        f"runc create failed: unable to start container process: error during container init: {_what(error)}: unknown",
+        f"failed to create task for container: failed to create shim task: OCI runtime create failed: {what}: unknown",
         _code(error),
     )
 
 
 def explain_exec(error: SetupFailed) -> StartFailed:
     """The same for an exec."""
-    return StartFailed(
-        f"OCI runtime exec failed: exec failed: unable to start container process: {_what(error)}: unknown",
-        _code(error),
-    )
+    what = f"exec failed: unable to start container process: {_what(error)}"
+    if error.stage == "runtime":
+        what = error.strerror or ""
+    return StartFailed(f"OCI runtime exec failed: {what}: unknown", _code(error))
 
 
 def _code(error: SetupFailed) -> int:

@@ -96,6 +96,7 @@ async def _execute(engine: Engine, container: Container, joined: networks.Joined
                 descriptors=descriptors,
                 ports=joined.ports,
                 open_stdin=bool(config.open_stdin),
+                runtime=host.runtime,
             )
         with phase("execdriver: start"):
             running, started = await _begin(engine, container, request)

@@ -157,8 +157,8 @@ async def info(engine: Engine) -> SystemInfo:
         or None,
         name=os.uname().nodename,
         server_version=DOCKER_VERSION,
-        runtimes={"pierhead": Runtime(path="native"), "runc": Runtime(path="native")},
-        default_runtime="pierhead",
+        runtimes={name: Runtime(path=path) for name, path in engine.exec.runtimes().items()},
+        default_runtime=engine.exec.default,
         live_restore_enabled=True,
         init_binary="docker-init",
         security_options=[

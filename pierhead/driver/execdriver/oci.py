@@ -18,10 +18,10 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 
-from pierhead.driver.execdriver import ocishim, protocol
+from pierhead.driver.execdriver import protocol
 from pierhead.driver.execdriver.api import StartRequest
 from pierhead.driver.execdriver.monitor import ShimMonitor
-from pierhead.driver.execdriver.runtime import Runtime
+from pierhead.driver.execdriver.runtime import VERSION, Runtime
 from pierhead.driver.execdriver.shims import Shims
 from pierhead.driver.execdriver.spawn import Zygote
 from pierhead.errors import InvalidParameter
@@ -36,8 +36,8 @@ _PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "ocizygote.p
 _ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH")
 """Of the daemon's environment, what a runtime needs to be executed and to find its helpers."""
 
-STANDARD = ("runc", "crun")
-"""Runtimes that are there if they are installed; the first is Docker's."""
+STANDARD = {"runc": "runc", "io.containerd.runc.v2": "runc", "crun": "crun"}
+"""Runtimes that are there if they are installed, and their programs; the first two are Docker's names of the same."""
 
 
 class OciMonitor(ShimMonitor):
@@ -47,7 +47,7 @@ class OciMonitor(ShimMonitor):
         plan.compile_exec(process, privileged)  # refuses what cannot be
         return marshal.dumps(
             {
-                "version": ocishim.VERSION,
+                "version": VERSION,
                 "process": oci.process(process, privileged),
                 "user": (process.user, tuple(process.groups)),
             },
@@ -81,11 +81,11 @@ class OciDriver(Shims):
     def default(self) -> str:
         """crun where there is cgroup v2 alone, if it is installed, else runc; empty if neither is."""
         found = self.runtimes()
-        order = reversed(STANDARD) if self.layout.version == 2 else STANDARD[:1]
-        return next((name for name in (*order, *STANDARD, *found) if name in found), "")
+        first = "crun" if self.layout.version == 2 else "runc"
+        return next((name for name in (first, "runc", *self._added) if name in found), "")
 
     def runtimes(self) -> Mapping[str, str]:
-        commands = {name: (name,) for name in STANDARD} | self._added
+        commands = {name: (program,) for name, program in STANDARD.items()} | self._added
         found = {name: shutil.which(command[0]) for name, command in commands.items()}
         return {name: path for name, path in found.items() if path is not None}
 
@@ -94,10 +94,11 @@ class OciDriver(Shims):
 
     def _command(self, name: str) -> tuple[str, ...]:
         """Program and options of a runtime. Raises InvalidParameter."""
-        path = self.runtimes().get(name or self.default)
+        name = name or self.default
+        path = self.runtimes().get(name)
         if path is None:
-            raise InvalidParameter(f"unknown or invalid runtime name: {name or STANDARD[0]}")
-        return (path, *self._added.get(name, (name,))[1:])
+            raise InvalidParameter(f"unknown or invalid runtime name: {name or 'runc'}")
+        return (path, *self._added.get(name, ())[1:])
 
     # Start
 
@@ -114,7 +115,7 @@ class OciDriver(Shims):
         new = kinds[network] is NamespaceMode.NEW
         root = spec.root
         program = {
-            "version": ocishim.VERSION,
+            "version": VERSION,
             "runtime": path,
             "options": tuple(options),
             "environment": _environment(),

@@ -22,7 +22,7 @@ from pierhead.driver.execdriver import protocol
 from pierhead.driver.execdriver.job import Job, close_all, failure, pipes
 from pierhead.driver.execdriver.jsonlog import JSONLog
 from pierhead.driver.execdriver.protocol import RUNTIME
-from pierhead.driver.execdriver.runtime import Runtime
+from pierhead.driver.execdriver.runtime import VERSION, Runtime
 from pierhead.driver.execdriver.shim import Shim
 from pierhead.driver.execdriver.starter import bind
 from pierhead.libcontainer import container, rootfs
@@ -36,9 +36,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     Program = dict[str, Any]
-
-VERSION = 1
-"""Of the programs that we take (``oci`` makes them)."""
 
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 

@@ -12,6 +12,9 @@ from collections.abc import Mapping, Sequence
 from pierhead.driver.execdriver.job import close_all
 from pierhead.libcontainer.init import SetupError
 
+VERSION = 1
+"""Of what ``oci`` compiles for ``ocishim``."""
+
 STATE = "state"
 """Where the runtime keeps what it knows of a container, in the container's run-time folder."""
 
