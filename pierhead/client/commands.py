@@ -31,6 +31,7 @@ HIDDEN = frozenset(("list",))
 _TABLE = """\
 container attach|attach|streams_commands:attach|Attach local standard input, output, and error streams to a running \
 container
+container bundle||bundle:bundle|Write a container as an OCI bundle: config.json and root file system
 container create|create|run:create|Create a new container
 container diff|diff|container_views:diff|Inspect changes to files or directories on a container's filesystem
 container exec|exec|exec:exec_|Execute a command in a running container

@@ -6,6 +6,8 @@ Attach local standard input, output, and error streams to a running container
 --detach-keys string  Override the key sequence for detaching a container
 --no-stdin  Do not attach STDIN
 --sig-proxy  Proxy all received signals to the process (default true)""",
+    "bundle": """CONTAINER DIRECTORY
+Write a container as an OCI bundle (config.json and root file system), which runc run and the like run""",
     "diff": """CONTAINER
 Inspect changes to files or directories on a container's filesystem""",
     "exec": """[OPTIONS] CONTAINER COMMAND [ARG...]

@@ -153,8 +153,9 @@ async def _create(engine: Engine, name: str, request: ContainerCreateRequest, pl
     checks.check_users(host, engine.config.id_maps is not None)
     networks.check(config, host)
     _complete(host, engine.config)
-    host.runtime = host.runtime or engine.exec.default
-    if host.runtime not in engine.exec.runtimes():
+    if not host.runtime:
+        host.runtime = engine.exec.default
+    elif host.runtime not in engine.exec.runtimes():
         raise InvalidParameter(f"unknown or invalid runtime name: {host.runtime}")
     wanted = mounts.wanted(config, host, engine.containers.find, mounts_of)
     for at, item in enumerate(wanted):

@@ -1,8 +1,8 @@
-"""Containers: from creation to removal, and their streams."""
+"""Containers: from creation to removal, and their streams; and below /pierhead what is ours and not Docker's."""
 
 from collections.abc import AsyncIterator, Awaitable
 
-from pierhead.daemon.jobs import containers, lifecycle, streams
+from pierhead.daemon.jobs import bundles, containers, lifecycle, streams
 from pierhead.daemon.jobs.streams import AttachOptions, LogOptions
 from pierhead.daemon.server import answer, detach
 from pierhead.daemon.server.answer import MULTIPLEXED_STREAM, NO_CONTENT, RAW_STREAM, Answer, Hijack, Stream
@@ -110,6 +110,11 @@ async def top(call: Call) -> Answer:
 async def changes(call: Call) -> Answer:
     found = await call.engine.run(containers.changes, call.path["name"])
     return answer.json(found or None)  # Docker's nil slice
+
+
+async def bundle(call: Call) -> Answer:
+    chunks = await call.engine.run(bundles.bundle, call.path["name"])
+    return Stream(await after_first(chunks), "application/x-tar")
 
 
 async def wait(call: Call) -> Answer:
@@ -226,4 +231,5 @@ ROUTES = (
     Route("GET", "/containers/{name}/top", top),
     Route("GET", "/containers/{name}/changes", changes),
     Route("DELETE", "/containers/{name*}", remove),
+    Route("GET", "/pierhead/containers/{name}/bundle", bundle, cancellable=True),
 )
