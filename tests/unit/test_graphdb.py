@@ -47,6 +47,21 @@ def test_an_old_file_becomes_what_a_new_one_is(tmp_path: Path) -> None:
     assert layout(tmp_path / "old") == layout(tmp_path / "new")
 
 
+def test_interfaces_of_running_containers_keep_their_numbers(tmp_path: Path) -> None:
+    names = {"b": "eth0", "c": "eth12", "d": ""}
+    first_version(tmp_path / "db")
+    with closing(sqlite3.connect(tmp_path / "db")) as db:
+        db.executemany(
+            "INSERT INTO endpoint (id, network_id, container_id, settings, interface) VALUES (?, ?, ?, '{}', ?)",
+            [(letter * 64, "a" * 64, letter * 64, name) for letter, name in names.items()],
+        )
+        db.commit()
+    upgraded = GraphDB(str(tmp_path / "db"))
+    found = upgraded.all("SELECT interface, number FROM endpoint")
+    assert {row["interface"]: row["number"] for row in found} == {"eth0": 0, "eth12": 12, "": 0}
+    upgraded.close()
+
+
 def test_an_upgrade_that_fails_leaves_the_old_file_as_it_was(tmp_path: Path) -> None:
     first_version(tmp_path / "db")
     with closing(sqlite3.connect(tmp_path / "db")) as db:
