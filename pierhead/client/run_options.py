@@ -12,6 +12,12 @@ from pierhead.client.ports import expose, publish
 from pierhead.client.values import domain, duration
 from pierhead.wire.sizes import size
 
+_UNCONFINED = "systempaths=unconfined"
+
+
+class Empty(list[str]):
+    """A list that is sent though nothing is in it: not the default."""
+
 
 def request(options: Options) -> dict[str, Any]:
     """The body of POST /containers/create. Raises ClientError in Docker's words."""
@@ -29,7 +35,11 @@ def request(options: Options) -> dict[str, Any]:
         body["ExposedPorts"] = exposed
     if options.on("rm") and host["RestartPolicy"]["Name"] not in ("", "no"):
         raise ClientError("conflicting options: cannot specify both --restart and --rm")
-    body["HostConfig"] = {key: value for key, value in host.items() if value not in ("", [], {}, None, 0, False)}
+    body["HostConfig"] = {
+        key: value
+        for key, value in host.items()
+        if isinstance(value, Empty) or value not in ("", [], {}, None, 0, False)
+    }
     if endpoints:
         body["NetworkingConfig"] = {"EndpointsConfig": endpoints}
     return body
@@ -99,7 +109,7 @@ def _host(options: Options) -> dict[str, Any]:
         "Links": options.all("link"),
         "Privileged": options.on("privileged"),
         "ReadonlyRootfs": options.on("read-only"),
-        "SecurityOpt": security_options(options.all("security-opt")),
+        "SecurityOpt": security_options([text for text in options.all("security-opt") if text != _UNCONFINED]),
         "StorageOpt": _pairs(options.all("storage-opt")),
         "Sysctls": _pairs(options.all("sysctl")),
         "Runtime": options.text("runtime"),
@@ -113,6 +123,8 @@ def _host(options: Options) -> dict[str, Any]:
         "DeviceCgroupRules": options.all("device-cgroup-rule"),
         "OomKillDisable": options.on("oom-kill-disable"),
     }
+    if _UNCONFINED in options.all("security-opt"):
+        host |= {"MaskedPaths": Empty(), "ReadonlyPaths": Empty()}
     cdi = [text for text in options.all("device") if _is_cdi(text)]
     host["DeviceRequests"] = [{"Driver": "cdi", "DeviceIDs": cdi}] if cdi else []
     host["DeviceRequests"] += [_gpus(text) for text in options.all("gpus")]

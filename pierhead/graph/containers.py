@@ -40,6 +40,7 @@ class Container:
     restarts: int
     stopped: bool
     intent: str
+    reason: str = ""
 
     @property
     def live(self) -> bool:

@@ -25,7 +25,7 @@ IntegrityError = sqlite3.IntegrityError
 Row = sqlite3.Row
 Parameters = Sequence[Any] | Mapping[str, Any]
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 WAL_SIZE = 4 * 1024 * 1024 + 64 * 1024
 """SQLite folds the log into the database at 1,000 pages and then begins at the front again."""
 
@@ -127,7 +127,8 @@ CREATE TABLE container (
     oom           INTEGER NOT NULL DEFAULT 0,
     restarts      INTEGER NOT NULL DEFAULT 0,
     stopped       INTEGER NOT NULL DEFAULT 0,   -- by the user: "unless-stopped" and "always" leave it alone
-    intent        TEXT NOT NULL DEFAULT ''      -- what was going on when the row was written: 'start', 'create', …
+    intent        TEXT NOT NULL DEFAULT '',     -- what was going on when the row was written: 'start', 'create', …
+    reason        TEXT NOT NULL DEFAULT ''      -- of its last end, in words
 ) WITHOUT ROWID;
 {_LINKS}{_HEALTH}
 CREATE TABLE transition (before TEXT NOT NULL, after TEXT NOT NULL, PRIMARY KEY (before, after)) WITHOUT ROWID;
@@ -249,6 +250,8 @@ MIGRATIONS = (
     """,
     # 5 → 6
     _HEALTH,
+    # 6 → 7
+    "ALTER TABLE container ADD COLUMN reason TEXT NOT NULL DEFAULT '';",
 )
 """What makes of a file of version N one of version N + 1, by N - 1. New columns are the last of their table."""
 

@@ -247,6 +247,17 @@ def oom_kills(directories: tuple[str, ...]) -> int:
     return count
 
 
+def oom_peak(directories: tuple[str, ...]) -> int:
+    """0 if the kernel has killed nothing here for want of memory, else the most bytes that were used (1: not known)."""
+    if not oom_kills(directories):
+        return 0
+    for directory in directories:
+        for file in ("memory.max_usage_in_bytes", "memory.peak"):
+            if (text := read(f"{directory}/{file}")) is not None:
+                return max(int(text), 1)
+    return 1
+
+
 def keyed(text: str | None) -> dict[str, int]:
     """A "flat keyed" control file ("name number" lines) as a dict."""
     values = {}

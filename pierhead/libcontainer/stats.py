@@ -72,6 +72,8 @@ class Figures:
     pids_limit: int
     io_bytes: tuple[BlockFigure, ...]
     io_operations: tuple[BlockFigure, ...]
+    unified: bool = False
+    """Read from v2."""
 
 
 def read(layout: Layout, path: str) -> Figures:
@@ -201,6 +203,7 @@ def _read_v2(directory: str) -> Figures:
         pids_limit=_number(f"{directory}/pids.max", UNLIMITED),
         io_bytes=tuple(_block_v2(counters, "rbytes", "wbytes")),
         io_operations=(),  # Docker gives none on v2
+        unified=True,
     )
 
 

@@ -50,6 +50,18 @@ def syscall(call: str, number: int, *arguments: object, path: str | bytes = "") 
     return result
 
 
+def watch_file(path: str) -> int:
+    """A non-blocking descriptor that becomes readable whenever the file is written to (inotify(7))."""
+    descriptor = libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
+    if descriptor < 0:
+        raise failure("inotify_init1")
+    if libc.inotify_add_watch(descriptor, os.fsencode(path), const.IN_MODIFY) < 0:
+        error = failure("inotify_add_watch", path)
+        os.close(descriptor)
+        raise error
+    return int(descriptor)
+
+
 def clone3(flags: int, cgroup: int = -1) -> tuple[int, int]:
     """fork(2) with namespace ``flags``, into the cgroup (v2) whose directory ``cgroup`` is open.
 

@@ -315,6 +315,8 @@ class ContainerState(Message):
     started_at: str = always(ZERO)
     finished_at: str = always(ZERO)
     health: Health | None = None
+    exit_reason: str = ""
+    """Ours: which signal ended it and who sent it, or that its memory was not enough."""
 
 
 class MountPoint(Message):

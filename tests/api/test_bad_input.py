@@ -92,6 +92,14 @@ REFUSED_SOONER: list[tuple[dict[str, Any], str]] = [
     ({"Ulimits": [{"Name": "nofile", "Soft": 2, "Hard": 1}]}, "soft limit must be less than or equal to hard limit"),
     ({"Annotations": {"": "x"}}, "invalid Annotations: the empty string is not permitted as an annotation key"),
     ({"CgroupParent": "/../x"}, "invalid cgroup parent"),
+    (
+        {"DeviceRequests": [{"Count": -1, "Capabilities": [["gpu", "utility"]]}]},
+        'could not select device driver "" with capabilities: [[gpu utility]]',
+    ),
+    (
+        {"DeviceRequests": [{"Driver": "cdi", "DeviceIDs": ["v.com/c=x"]}]},
+        "CDI device injection failed: unresolvable CDI devices v.com/c=x",
+    ),
     ({"StopSignal": "WAT"}, "invalid signal: WAT"),
 ]
 
@@ -116,7 +124,7 @@ def test_a_container_that_cannot_be_is_not_made(api: Api) -> None:
 def test_what_could_not_start_is_not_made(api: Api) -> None:
     for asked, words in REFUSED_SOONER:
         answer = refused(api, asked)
-        expected = 500 if "seccomp" in words else 400  # as at Docker's start
+        expected = 500 if "seccomp" in words or "DeviceRequests" in asked else 400  # as at Docker's start
         assert answer.status == expected and words in answer.message, (asked, answer)
     assert api.get("/containers/json", all=1) == []
 

@@ -1,6 +1,8 @@
 """What control groups do to a container, asked through the API: the same on cgroup v1 and v2, by other files."""
 
+import json
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -106,6 +108,47 @@ def test_too_much_memory_is_killed_and_said(api: Api) -> None:
     )  # fmt: skip
     assert api.wait(id) == 137
     assert api.inspect(id)["State"]["OOMKilled"]
+
+
+def test_memory_that_runs_out_is_told_at_once_though_the_container_goes_on(api: Api) -> None:
+    eater = "x=x; while :; do x=$x$x; done"
+    since = time.time()
+    id = api.run("sh", "-c", f"sh -c '{eater}'; echo survived; sleep 1000", HostConfig={"Memory": 16 * MB})
+    wait_until(lambda: b"survived" in api.logs(id), "the child's end")
+
+    def told() -> list[str]:
+        filters = json.dumps({"container": [id], "event": ["oom"]})
+        return [
+            one["Action"] for one in api.ok("GET", "/events", since=since, until=time.time(), filters=filters).records
+        ]
+
+    wait_until(told, "the event")
+    assert api.inspect(id)["State"]["Running"]
+
+
+@pytest.mark.only_pierhead("Docker says no more than the exit code")
+def test_an_end_says_which_signal_and_who_sent_it_and_what_memory_was_too_little(api: Api) -> None:
+    def why(id: str) -> str:
+        api.wait(id)
+        return str(api.inspect(id)["State"].get("ExitReason", ""))
+
+    small = {"Memory": 16 * MB, "MemorySwap": 16 * MB}
+    starved = api.run("sh", "-c", "x=x; while :; do x=$x$x; done", HostConfig=small)
+    assert why(starved).startswith("out of memory (limit 16MiB, peak 1") and why(starved).endswith("by the kernel")
+    assert why(api.run("sh", "-c", "exit 3")) == ""
+    stubborn = api.run("sh", "-c", "trap '' TERM; while :; do sleep 0.1; done", StopTimeout=1)
+    api.ok("POST", f"/containers/{stubborn}/stop", t=1)
+    assert why(stubborn) == "killed by SIGKILL, sent because it had not stopped after 1 s"
+    killed = api.run("sleep", "1000")
+    api.ok("POST", f"/containers/{killed}/kill", signal="SIGUSR1")
+    assert api.inspect(killed)["State"]["Running"], "PID 1 has no handler"
+    api.ok("POST", f"/containers/{killed}/kill")
+    assert why(killed) == "killed by SIGKILL, sent by a kill request"
+    stranger = api.run("sleep", "1000")
+    os.kill(api.inspect(stranger)["State"]["Pid"], 9)
+    assert why(stranger) == "killed by SIGKILL, not sent by the engine"
+    api.ok("POST", f"/containers/{stranger}/start")
+    assert "ExitReason" not in api.inspect(stranger)["State"]
 
 
 def test_a_fork_bomb_ends_at_the_limit_of_processes(api: Api) -> None:

@@ -78,12 +78,24 @@ class Running:
     answers: "dict[int, asyncio.Future[ResolverSockets | None]]" = field(default_factory=dict)
     opening: "dict[int, asyncio.Future[tuple[socket.socket, ...]]]" = field(default_factory=dict)
     serial: int = 0
+    sent: dict[int, str] = field(default_factory=dict)
+    """Signals that its PID 1 was sent, and on whose behalf."""
+    out_of_memory: bool = False
+    """It has been told that the kernel has run out of its memory."""
+    at_end: list[Callable[[], None]] = field(default_factory=list)
+    """Called once when it is watched no longer."""
 
     def let_go(self) -> None:
         """Hear no more of it; it goes on. Idempotent."""
         if self.monitor.fileno() >= 0:
             asyncio.get_running_loop().remove_reader(self.monitor.fileno())
         self.monitor.close()
+        self.finish_watches()
+
+    def finish_watches(self) -> None:
+        """Stop what goes on beside it. Idempotent."""
+        while self.at_end:
+            self.at_end.pop()()
 
     def expect(self) -> "tuple[int, asyncio.Future[ResolverSockets | None]]":
         """A serial number for a request to the Monitor, and the future of its answer."""
@@ -123,6 +135,7 @@ def watch(
     def end(exit: Exited) -> None:
         loop.remove_reader(monitor.fileno())
         monitor.close()
+        running.finish_watches()
         for instance in running.execs.values():
             if instance.running:
                 instance.finish(137)

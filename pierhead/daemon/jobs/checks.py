@@ -10,7 +10,7 @@ from pierhead.graph.importing import host_architecture
 from pierhead.libcontainer.plan import sysctl_path
 from pierhead.linux import const
 from pierhead.manifest import Platform, parse_platform
-from pierhead.wire.containers import ContainerConfig, HealthConfig, HostConfig, RestartPolicy, Ulimit
+from pierhead.wire.containers import ContainerConfig, DeviceRequest, HealthConfig, HostConfig, RestartPolicy, Ulimit
 from pierhead.wire.sizes import size
 
 LEAST_HEALTH_TIME = 1_000_000
@@ -152,8 +152,8 @@ def check_host(host: HostConfig, settings: Config, warnings: list[str]) -> None:
     if host.isolation.lower() not in ("", "default"):
         raise InvalidParameter(f"Invalid isolation: \"{host.isolation}\" - linux only supports 'default'")
     storage_limit(host)
-    if host.device_requests:
-        raise PierheadError('could not select device driver "" with capabilities: [[gpu]]')
+    for request in host.device_requests or []:
+        _check_device_request(request)
     if not -1000 <= host.oom_score_adj <= 1000:
         raise InvalidParameter(f"Invalid value {host.oom_score_adj}, range for oom score adj is [-1000, 1000]")
     if host.shm_size < 0:
@@ -167,6 +167,15 @@ def check_host(host: HostConfig, settings: Config, warnings: list[str]) -> None:
         _check_sysctl(name, host)
     confinement.program(host, confinement.of(host, settings))
     specs.devices(host)
+
+
+def _check_device_request(request: DeviceRequest) -> None:
+    """No driver for GPUs nor a CDI specification is known here; Docker says so when it starts the container."""
+    if request.driver == "cdi":
+        devices = ", ".join(request.device_ids or [])
+        raise PierheadError(f"CDI device injection failed: unresolvable CDI devices {devices}")
+    wanted = " ".join(f"[{' '.join(group)}]" for group in request.capabilities or [])
+    raise PierheadError(f'could not select device driver "{request.driver}" with capabilities: [{wanted}]')
 
 
 def _check_ulimit(limit: Ulimit) -> None:

@@ -215,6 +215,7 @@ async def inspect(engine: Engine, name: str, size: bool = False) -> ContainerIns
         started_at=rfc3339(container.started),
         finished_at=rfc3339(container.finished if not live else 0),
         health=health.of(engine, container.id),
+        exit_reason=container.reason,
     )
     execs = [
         key for key, instance in engine.execs.items() if instance.container_id == container.id and instance.running

@@ -15,6 +15,12 @@ from pierhead.wire.system import (
     ContainerThrottlingData,
 )
 
+_OF_OTHER_SCHEDULERS = (
+    "io_queue_recursive io_service_time_recursive io_wait_time_recursive io_merged_recursive io_time_recursive "
+    "sectors_recursive".split()
+)
+"""Figures of schedulers that no kernel of today has: v1 lists none of them."""
+
 
 def _blocks(figures: tuple[BlockFigure, ...]) -> list[ContainerBlkioStatEntry]:
     return [
@@ -27,9 +33,13 @@ def fill(sample: ContainerStatsResponse, figures: Figures) -> None:
     """Write a reading of the cgroup into a sample."""
     cpu, memory = figures.cpu, figures.memory
     sample.pids_stats = ContainerPidsStats(current=figures.pids, limit=figures.pids_limit)
-    sample.blkio_stats = ContainerBlkioStats(
-        io_service_bytes_recursive=_blocks(figures.io_bytes), io_serviced_recursive=_blocks(figures.io_operations)
-    )
+    sample.blkio_stats = ContainerBlkioStats(io_service_bytes_recursive=_blocks(figures.io_bytes))
+    if not figures.unified:  # with v2 Docker has these as null
+        sample.blkio_stats = ContainerBlkioStats(
+            io_service_bytes_recursive=_blocks(figures.io_bytes),
+            io_serviced_recursive=_blocks(figures.io_operations),
+            **{name: [] for name in _OF_OTHER_SCHEDULERS},
+        )
     sample.cpu_stats = ContainerCPUStats(
         cpu_usage=ContainerCPUUsage(
             total_usage=cpu.total,

@@ -7,7 +7,7 @@ from copy import copy
 
 from pierhead.daemon.engine.engine import Engine, log, phase
 from pierhead.daemon.engine.running import Running, watch
-from pierhead.daemon.jobs import health, networks, specs, volumes
+from pierhead.daemon.jobs import endings, health, networks, specs, volumes
 from pierhead.daemon.jobs.describe import attributes, config_of, host_config_of, mounts_of, network_kind
 from pierhead.daemon.jobs.failures import explain
 from pierhead.daemon.jobs.files import container_folder, log_config, write_files
@@ -114,6 +114,7 @@ async def _execute(engine: Engine, container: Container, joined: networks.Joined
                 exit_code=0,
                 intent="",
                 oom=0,
+                reason="",
             )
         await networks.joined(engine, id, started)
     except BaseException:
@@ -123,6 +124,7 @@ async def _execute(engine: Engine, container: Container, joined: networks.Joined
         running.recorded.set()
     announce_volumes(engine, container, "mount")
     health.begin(engine, container, running)
+    endings.watch_memory(engine, container, running)
     engine.events.publish("container", "start", id, attributes(container))
 
 

@@ -110,12 +110,13 @@ async def end(engine: Engine, container: Container, signal: str | None, timeout:
         return
     if container.state is State.PAUSED:
         await _thaw(engine, container)
-    _send(engine, container, running, number)
+    _send(engine, container, running, number, "sent to stop it")
     try:
         await asyncio.wait_for(running.settled.wait(), None if patience < 0 else patience)
         return
     except TimeoutError:
-        _send(engine, container, running, signals.SIGKILL)
+        late = f"sent because it had not stopped after {patience} s"
+        _send(engine, container, running, signals.SIGKILL, late)
     await _await_death(engine, container, running)
 
 
@@ -139,12 +140,13 @@ async def _await_death(engine: Engine, container: Container, running: Running) -
     )
 
 
-def _send(engine: Engine, container: Container, running: Running, number: int) -> None:
-    """Signal this run of it: never the one that a restart has begun meanwhile."""
+def _send(engine: Engine, container: Container, running: Running, number: int, why: str) -> None:
+    """Signal this run of it: never the one that a restart has begun meanwhile. why: for the reason of its end."""
     if running.exited.done():
         return
     try:
         running.monitor.signal(number)
+        running.sent[int(number)] = why
     except OSError:
         return  # it has just ended: its exit event is on the way
     engine.events.publish("container", "kill", container.id, {**attributes(container), "signal": str(int(number))})
@@ -164,7 +166,7 @@ async def kill(engine: Engine, name: str, signal: str = "SIGKILL") -> None:
         return  # its end is being recorded
     if container.state is State.PAUSED and number == signals.SIGKILL:
         await _thaw(engine, container)
-    _send(engine, container, running, number)
+    _send(engine, container, running, number, "sent by a kill request")
     if number == signals.SIGKILL:
         await _await_death(engine, container, running)
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pierhead.daemon.engine.engine import Backoff, Engine, blocking, log, phase
 from pierhead.daemon.engine.running import Running, watch
 from pierhead.daemon.engine.waiters import Condition
-from pierhead.daemon.jobs import health, launch, networks, removal, specs, volumes
+from pierhead.daemon.jobs import endings, health, launch, networks, removal, specs, volumes
 from pierhead.daemon.jobs.describe import attributes, host_config_of
 from pierhead.driver.execdriver.api import Exited
 from pierhead.errors import PierheadError
@@ -39,6 +39,7 @@ async def settle(engine: Engine, id: str, exit: Exited) -> None:
     health.ended(engine, id)
     container = engine.containers.get(id)
     again = _restarts(engine, container, exit)
+    why = endings.reason(container, exit, running)
     # Every step is tried: an end that is not recorded would leave a container that can be neither stopped nor removed.
     errors: list[Exception] = []
     with phase("networkdriver: leave"):
@@ -55,20 +56,28 @@ async def settle(engine: Engine, id: str, exit: Exited) -> None:
             exit_code=exit.code,
             finished=exit.at,
             oom=int(exit.oom),
+            reason=why,
             restarts=container.restarts + (1 if again else 0),
         )
     for exec_id in [key for key, instance in engine.execs.items() if instance.container_id == id]:
         instance = engine.execs[exec_id]
         if instance.running:
             instance.exit_code = 137
-    if exit.oom:
+    if exit.oom and not (running is not None and running.out_of_memory):
         engine.events.publish("container", "oom", id, attributes(container))
+    if why:
+        log.info("container %s: %s", id[:12], why)
     duration = max(0, exit.at - container.started) // 1_000_000_000
     engine.events.publish(
         "container",
         "die",
         id,
-        {**attributes(container), "execDuration": str(duration), "exitCode": str(exit.code)},
+        {
+            **attributes(container),
+            "execDuration": str(duration),
+            "exitCode": str(exit.code),
+            **({"reason": why} if why else {}),
+        },
     )
     launch.announce_volumes(engine, container, "unmount")
     # Who waits need not wait for the shim's own end as well; another start or a removal does (``launch.settled``).
@@ -195,6 +204,7 @@ async def _greet(engine: Engine, running: Running) -> None:
     container = engine.containers.get(running.id)
     if container.state is State.RUNNING:
         health.go_on(engine, container, running)
+    endings.watch_memory(engine, container, running)
 
 
 async def restart_policies(engine: Engine) -> None:

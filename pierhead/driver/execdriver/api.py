@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 from pierhead.libcontainer.spec import NetworkSetup, Process, Resources, SetupFailed, Spec
 
 if TYPE_CHECKING:
+    from pierhead.libcontainer.oom import Watch as OomWatch
     from pierhead.libcontainer.stats import Figures
 
 
@@ -121,7 +122,8 @@ class StartError:
 class Exited:
     """The container's command (exec_id None) or an exec has ended; all its output is written and sent.
 
-    code: as Docker's ExitCode (128 + signal if killed).  oom: the kernel killed in this cgroup for memory.
+    code: as Docker's ExitCode (128 + signal if killed).  oom: the kernel killed in this cgroup for memory; peak: then,
+    the most bytes that it used, 0 if that is not known.
     """
 
     code: int
@@ -129,6 +131,7 @@ class Exited:
     at: int
     oom: bool = False
     exec_id: str | None = None
+    peak: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,6 +276,9 @@ class ExecDriver(Protocol):
 
     def figures(self, id: str) -> "Figures":
         """What its cgroup has used so far."""
+
+    def watch_oom(self, id: str) -> "OomWatch":
+        """Be told when the kernel kills in a running container for want of memory. Raises OSError."""
 
     def delete(self, id: str) -> None:
         """Kill what is left, remove the container's cgroup and run-time folder. Idempotent; may wait."""

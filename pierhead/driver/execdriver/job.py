@@ -77,7 +77,7 @@ class Job:
         self.reaped(self)
         self.stdio.process_ended()
 
-    def report(self, oom: bool = False) -> tuple[int, int, int, bool, str | None]:
+    def report(self, oom: int = 0) -> tuple[int, int, int, int, str | None]:
         """(code, signal, time, oom, exec id), the code as Docker's."""
         signum = os.WTERMSIG(self.status) if os.WIFSIGNALED(self.status) else 0
         code = 128 + signum if signum else os.waitstatus_to_exitcode(self.status)

@@ -216,6 +216,11 @@ def _failed(error: object) -> SetupFailed:
     return SetupFailed(*error)
 
 
+def exited(code: int, signum: int, at: int, oom: int, exec_id: str | None = None) -> Exited:
+    """A shim's report; oom as in ``protocol.EXITED``."""
+    return Exited(code, signum, at, bool(oom), exec_id, int(oom) if oom > 1 else 0)
+
+
 def _event(message: bytes, descriptors: list[int]) -> Event:
     """A shim's message as an Event. ValueError if it is none."""
     kind, payload, count = protocol.decode(message)
@@ -229,7 +234,7 @@ def _event(message: bytes, descriptors: list[int]) -> Event:
         case protocol.START_ERROR, error:
             return StartError(_failed(error))
         case protocol.EXITED, (int(code), int(signum), int(at), oom, exec_id):
-            return Exited(code, signum, at, bool(oom), None if exec_id is None else str(exec_id))
+            return exited(code, signum, at, oom, None if exec_id is None else str(exec_id))
         case protocol.EXEC_STARTED, (str(exec_id), int(pid)):
             return ExecStarted(exec_id, pid)
         case protocol.EXEC_ERROR, (str(exec_id), error):

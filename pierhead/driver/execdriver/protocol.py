@@ -55,7 +55,7 @@ KEEP = 10  # ((protocol number, address, port, target or None), …): what of th
 # Shim to daemon.
 STARTED = 17  # (pid, time); resolver's two sockets, or none
 START_ERROR = 18  # (errno, text, path, call, stage)
-EXITED = 19  # (code, signal, time, oom, exec id or None)
+EXITED = 19  # (code, signal, time, oom, exec id or None); oom: 0, or the bytes at most used, or 1 if not known
 EXEC_STARTED = 20  # (exec id, pid)
 EXEC_ERROR = 21  # (exec id, error as in START_ERROR)
 JOINED = 22  # (serial, error as in START_ERROR or None); resolver's two sockets, or none

@@ -5,7 +5,7 @@ daemon talks to it over one control connection at a time; the newest wins (``pro
 container's folder (``<exec-root>/containers/<id>``) is its live shim; there are
 
     s      the socket on which a restarted daemon finds it again
-    exit   "code signal nanoseconds oom", renamed into place before the control connection closes
+    exit   "code signal nanoseconds oom" as in EXITED, renamed into place before the control connection closes
     crash  a traceback, should it die of an error of its own
 
 The zygote imports this: nothing may be imported later.
@@ -56,7 +56,7 @@ class Shim:
         self.log: JSONLog | None = None
         self.id = ""
         self.cgroup: dict[str, object] = {}
-        self.oom = False
+        self.oom = 0
         self.reported = False
         self.forwards = Forwards(self.loop)
 
@@ -353,7 +353,7 @@ class Shim:
 
     def _container_ended(self, main: Job) -> None:
         """PID 1 is gone: nothing of the container may stay."""
-        self.oom = cgroupfs.oom_kills(self.accounted) > 0
+        self.oom = cgroupfs.oom_peak(self.accounted)
         if self.own_pids:
             return  # the kernel has ended the whole PID namespace, before we heard of it
         try:
@@ -395,14 +395,14 @@ class Shim:
         self._let_go()
         self.loop.later(0, self._end_when_read)
 
-    def _write_exit(self, report: tuple[int, int, int, bool, str | None]) -> None:
+    def _write_exit(self, report: tuple[int, int, int, int, str | None]) -> None:
         code, signum, at, oom, _ = report
         try:
             file = os.open(
                 f"{EXIT}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600, dir_fd=self.folder
             )
             try:
-                os.write(file, f"{code} {signum} {at} {int(oom)}\n".encode())
+                os.write(file, f"{code} {signum} {at} {oom}\n".encode())
             finally:
                 os.close(file)
             os.rename(f"{EXIT}.new", EXIT, src_dir_fd=self.folder, dst_dir_fd=self.folder)

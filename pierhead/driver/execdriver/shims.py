@@ -21,9 +21,9 @@ from contextlib import suppress
 
 from pierhead.driver.execdriver import parents, protocol
 from pierhead.driver.execdriver.api import Exited, StartRequest
-from pierhead.driver.execdriver.monitor import ShimMonitor, flags, holds
+from pierhead.driver.execdriver.monitor import ShimMonitor, exited, flags, holds
 from pierhead.driver.execdriver.spawn import Zygote
-from pierhead.libcontainer import cgroupfs, cgroups, stats
+from pierhead.libcontainer import cgroupfs, cgroups, oom, stats
 from pierhead.libcontainer.spec import NamespaceKind, NamespaceMode, Resources
 from pierhead.linux import calls
 
@@ -190,10 +190,10 @@ class Shims(ABC):
     def collect(self, id: str) -> Exited | None:
         try:
             with open(os.path.join(self.folder(id), protocol.EXIT), encoding="ascii") as file:
-                code, signum, at, oom = map(int, file.read().split())
+                code, signum, at, killed = map(int, file.read().split())
         except FileNotFoundError:
             return None
-        return Exited(code, signum, at, bool(oom))
+        return exited(code, signum, at, killed)
 
     def crash(self, id: str) -> str:
         """The last line of what a shim had to say when it died; empty if nothing."""
@@ -247,6 +247,9 @@ class Shims(ABC):
 
     def figures(self, id: str) -> stats.Figures:
         return stats.read(self.layout, self.cgroup(id))
+
+    def watch_oom(self, id: str) -> oom.Watch:
+        return oom.watch(self.directories(id))
 
     def delete(self, id: str) -> None:
         directories = self.directories(id)
