@@ -219,6 +219,23 @@ def _oom_score(child: Child, value: int) -> None:
         os.close(descriptor)
 
 
+def _apparmor(child: Child, profile: str) -> None:
+    """From the execve on. Through our own procfs, as in ``_oom_score``."""
+    own = os.getpid()
+    try:
+        try:
+            descriptor = open_beneath(child.procfs, f"{own}/attr/apparmor/exec", os.O_WRONLY)
+        except FileNotFoundError:  # before Linux 5.8
+            descriptor = open_beneath(child.procfs, f"{own}/attr/exec", os.O_WRONLY)
+        try:
+            os.write(descriptor, f"exec {profile}".encode())
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        text = f"apparmor failed to apply profile {profile}: {(error.strerror or '').lower()}"
+        raise SetupError(error.errno or 5, text, "", "apparmor", "process") from None
+
+
 def _rlimit(child: Child, name: str, resource: int, soft: int, hard: int) -> None:
     try:
         calls.set_rlimit(resource, soft, hard)
@@ -411,6 +428,7 @@ OPERATIONS: dict[object, tuple[str, Callable[..., None]]] = {
     "hostname": ("process", _hostname),
     "domainname": ("process", _domainname),
     "oom_score": ("process", _oom_score),
+    "apparmor": ("process", _apparmor),
     "rlimit": ("process", _rlimit),
     "user": ("process", _user),
     "close": ("process", _close),

@@ -107,6 +107,8 @@ def process(wanted: Process, privileged: bool = False) -> Config:
         "noNewPrivileges": wanted.no_new_privileges,
         "oomScoreAdj": wanted.oom_score_adj,
     }
+    if wanted.apparmor:
+        made["apparmorProfile"] = wanted.apparmor
     if wanted.terminal and wanted.console_size:
         rows, columns = wanted.console_size
         made["consoleSize"] = {"height": rows, "width": columns}

@@ -389,6 +389,8 @@ def _process(process: Process, privileged: bool, oom: bool = True) -> Iterable[O
     for limit in process.rlimits:
         yield _rlimit(limit)
     yield ("user", process.user, process.groups)
+    if process.apparmor:
+        yield ("apparmor", process.apparmor)
     yield ("close",)
     yield ("cwd", process.cwd or "/")
     yield ("umask", process.umask)

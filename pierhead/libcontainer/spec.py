@@ -142,6 +142,7 @@ class Process:
     capabilities: names with CAP_, for Bounding, Permitted and Effective; Inheritable and Ambient stay empty.
     seccomp: a compiled BPF program (``seccomp.compile``), or None for unconfined.
     seccomp_profile: the profile (Docker's JSON) that it was compiled of, for those who compile it themselves.
+    apparmor: the profile that the kernel is to enforce from the execve on; empty: that of whoever starts it.
     rlimits are merged by name over what the engine itself has.
     user_maps: of the container's user namespace, where it has one.
     """
@@ -155,6 +156,7 @@ class Process:
     seccomp: bytes | None = None
     seccomp_profile: str = ""
     no_new_privileges: bool = False
+    apparmor: str = ""
     rlimits: tuple[Rlimit, ...] = ()
     oom_score_adj: int = 0
     terminal: bool = False

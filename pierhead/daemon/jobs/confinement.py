@@ -1,10 +1,12 @@
 """What ``--security-opt`` says, over the daemon's own settings: seccomp, no-new-privileges, AppArmor, cgroups."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from pierhead.daemon.config import Config
+from pierhead.daemon.engine.engine import log
 from pierhead.errors import InvalidParameter
-from pierhead.libcontainer import capabilities, seccomp
+from pierhead.libcontainer import apparmor, capabilities, seccomp
 from pierhead.wire.containers import HostConfig
 
 _TRUE = ("1", "t", "T", "true", "TRUE", "True")
@@ -13,7 +15,7 @@ _FALSE = ("0", "f", "F", "false", "FALSE", "False")
 
 @dataclass(frozen=True, slots=True)
 class Confinement:
-    """profile: of seccomp, as Docker's JSON; None: unconfined.  apparmor: the profile that was asked for, or empty.
+    """profile: of seccomp, as Docker's JSON; None: unconfined.  apparmor: a profile's name, or empty.
 
     writable_cgroups: the container may change its own cgroup.
     """
@@ -31,7 +33,7 @@ def of(host: HostConfig, config: Config) -> Confinement:
     """
     profile: str | None = None
     no_new_privileges = config.no_new_privileges
-    apparmor = ""
+    asked = ""
     writable_cgroups = False
     for option in host.security_opt or []:
         if option == "no-new-privileges":
@@ -55,12 +57,34 @@ def of(host: HostConfig, config: Config) -> Confinement:
             case "seccomp":
                 profile = value
             case "apparmor":
-                apparmor = value
+                asked = value
             case "label":
                 pass
             case _:
                 raise InvalidParameter(f'invalid --security-opt 2: "{option}"')
-    return Confinement(_seccomp(profile, host, config), no_new_privileges, apparmor, writable_cgroups)
+    seccomp_profile = _seccomp(profile, host, config)
+    return Confinement(seccomp_profile, no_new_privileges, _apparmor(asked, host), writable_cgroups)
+
+
+@lru_cache(maxsize=1)
+def enforced() -> bool:
+    """Whether profiles mean anything here: the kernel has AppArmor and the default one could be loaded."""
+    if not apparmor.enabled():
+        return False
+    try:
+        apparmor.prepare()
+    except OSError as error:
+        log.warning("AppArmor: %s", error.strerror)
+    return True
+
+
+def _apparmor(asked: str, host: HostConfig) -> str:
+    """The profile of a container; Docker ignores what is asked for where no kernel would enforce it."""
+    if not enforced():
+        return ""
+    if not asked and not host.privileged and apparmor.loaded(apparmor.DEFAULT):
+        return apparmor.DEFAULT
+    return "" if asked == apparmor.UNCONFINED else asked
 
 
 def _truth(value: str, option: str) -> bool:

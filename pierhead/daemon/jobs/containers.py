@@ -8,6 +8,7 @@ import time
 from pierhead.daemon.engine.engine import Engine, blocking
 from pierhead.daemon.jobs import (
     checks,
+    confinement,
     creation,
     health,
     images,
@@ -234,6 +235,7 @@ async def inspect(engine: Engine, name: str, size: bool = False) -> ContainerIns
         name=f"/{container.name}",
         restart_count=container.restarts,
         driver=container.driver,
+        app_armor_profile=confinement.of(host_config_of(container), engine.config).apparmor,
         exec_ids=execs or None,
         host_config=_shown_host_config(engine, container),
         graph_driver=images.driver_data(engine, container.layer_id),

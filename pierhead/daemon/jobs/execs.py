@@ -67,6 +67,7 @@ async def create(engine: Engine, name: str, request: ExecConfig) -> ExecCreateRe
         capabilities=granted,
         seccomp=confinement.program(host, confined),
         no_new_privileges=confined.no_new_privileges,
+        apparmor=confined.apparmor,
         rlimits=specs.rlimits(host, engine.config),
         oom_score_adj=host.oom_score_adj,
         terminal=request.tty,

@@ -409,6 +409,7 @@ def build(
         seccomp=confinement.program(host, confined),
         seccomp_profile=confined.profile or "",
         no_new_privileges=confined.no_new_privileges,
+        apparmor=confined.apparmor,
         rlimits=rlimits(host, engine.config),
         oom_score_adj=host.oom_score_adj,
         terminal=config.tty,

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from pierhead import __version__
 from pierhead.daemon.engine.engine import Engine, Span, blocking
 from pierhead.daemon.engine.events import Event
-from pierhead.daemon.jobs import containers, images, specs, volumes
+from pierhead.daemon.jobs import confinement, containers, images, specs, volumes
 from pierhead.errors import InvalidParameter
 from pierhead.graph.state import State
 from pierhead.wire import versions
@@ -162,6 +162,7 @@ async def info(engine: Engine) -> SystemInfo:
         live_restore_enabled=True,
         init_binary="docker-init",
         security_options=[
+            *(["name=apparmor"] if confinement.enforced() else []),
             "name=seccomp,profile=builtin",
             *(["name=userns"] if engine.config.id_maps is not None else []),
             *(["name=cgroupns"] if unified else []),
