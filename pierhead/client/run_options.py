@@ -126,8 +126,8 @@ def _host(options: Options) -> dict[str, Any]:
     if _UNCONFINED in options.all("security-opt"):
         host |= {"MaskedPaths": Empty(), "ReadonlyPaths": Empty()}
     cdi = [text for text in options.all("device") if _is_cdi(text)]
-    host["DeviceRequests"] = [{"Driver": "cdi", "DeviceIDs": cdi}] if cdi else []
-    host["DeviceRequests"] += [_gpus(text) for text in options.all("gpus")]
+    host["DeviceRequests"] = [_gpus(text) for text in options.all("gpus")]
+    host["DeviceRequests"] += [{"Driver": "cdi", "DeviceIDs": cdi}] if cdi else []
     if options.on("init"):
         host["Init"] = True
     return host | resources(options)

@@ -14,6 +14,7 @@ from tests.harness.processes import wait_until
 
 UNIFIED = Path("/sys/fs/cgroup/cgroup.controllers").exists()
 MB = 1 << 20
+CPUS = os.cpu_count() or 1
 UNLIMITED = 9223372036854771712
 """What cgroup v1 shows where there is no limit of memory, in pages of 4096 bytes."""
 
@@ -386,6 +387,31 @@ def test_a_cgroup_that_was_there_stays_with_its_limits_when_its_last_container_g
         assert given.is_dir() and not (given / "new").exists()
     finally:
         given.rmdir()
+
+
+def test_each_limit_can_be_changed_while_the_container_runs(api: Api) -> None:
+    id = api.run("sleep", "1000", HostConfig={"Memory": 64 * MB, "CpusetCpus": "0"})
+    found = limits(api, id)
+    cases: tuple[tuple[dict[str, object], dict[str, str]], ...] = (
+        ({"CpuShares": 256}, {"shares": "10" if UNIFIED else "256"}),
+        ({"CpuPeriod": 20_000, "CpuQuota": 10_000}, {"quota": "10000 20000" if UNIFIED else "10000"}),
+        ({"CpusetCpus": f"0-{CPUS - 1}"}, {"cpus": f"0-{CPUS - 1}" if CPUS > 1 else "0"}),
+        ({"MemoryReservation": 16 * MB}, {"reserved": str(16 * MB)}),
+        ({"PidsLimit": 77}, {"pids": "77"}),
+        ({"PidsLimit": -1}, {"pids": "max"}),
+    )
+    for body, changed in cases:
+        api.ok("POST", f"/containers/{id}/update", body)
+        found |= changed
+        assert limits(api, id) == found, body
+
+
+@pytest.mark.needs_docker28("has no writable cgroups")
+def test_a_container_may_be_given_its_own_cgroup_to_write_to(api: Api) -> None:
+    make = "cd /sys/fs/cgroup; cd pids 2>/dev/null; mkdir new && rmdir new && echo made"
+    id = api.run("sleep", "1000", HostConfig={"SecurityOpt": ["writable-cgroups=true"]})
+    assert inside(api, id, "sh", "-c", make) == "made\n"
+    assert "Read-only" in inside(api, id, "sh", "-c", "echo 1 > /proc/sys/kernel/panic"), "nothing else"
 
 
 def test_an_update_that_contradicts_what_is_set_changes_nothing(api: Api) -> None:

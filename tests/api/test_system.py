@@ -1,12 +1,14 @@
 """Ping, version, info, events, disk usage, and how wrong requests are answered."""
 
 import json
+import tempfile
 import time
 
 import pytest
 
 from tests.harness.api import Api, connect
 from tests.harness.engines import Engine
+from tests.harness.engines import engine as started_engine
 from tests.harness.hands import Background
 from tests.harness.processes import wait_until
 
@@ -165,3 +167,33 @@ def test_many_clients_at_once_are_served(api: Api) -> None:
     work = [Background(lambda: api.output("echo", "hello")) for _ in range(8)]
     assert [one.finish(90) for one in work] == ["hello\n"] * 8
     wait_until(lambda: not api.get("/containers/json", all=1), "nothing is left")
+
+
+def test_checkpoints_are_refused_as_docker_does_without_experimental_features(api: Api) -> None:
+    id = api.create("true")
+    for method, path in (("GET", ""), ("POST", ""), ("DELETE", "/one")):
+        refused = api.send(method, f"/containers/{id}/checkpoints{path}")
+        assert refused.status == 501 and refused.message.startswith("This experimental feature is disabled by default.")
+    refused = api.send("POST", f"/containers/{id}/start", checkpoint="one")
+    assert refused.status == 400 and refused.message == "checkpoint is only supported in experimental mode"
+
+
+@pytest.mark.only_pierhead("starts one of its own with our flags")
+def test_the_daemons_defaults_hold_for_containers_that_do_not_say() -> None:
+    profile = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mkdir"], "action": "SCMP_ACT_ERRNO"}]}
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump(profile, file)
+        file.flush()
+        flags = ("--default-shm-size=3m", "--default-ipc-mode=shareable", "--no-new-privileges", "--init")
+        with started_engine(
+            "pierd", (*flags, f"--seccomp-profile={file.name}", "--default-ulimit=nofile=77:88")
+        ) as made:
+            words = "df -k /dev/shm | tail -1; ulimit -n; grep NoNewPrivs /proc/1/status; mkdir /tmp/x || echo refused"
+            said = made.api.output("sh", "-c", words)
+            assert "3072" in said and "\n77\n" in said and "NoNewPrivs:\t1" in said and "refused" in said
+            id = made.api.create("true")
+            host = made.api.inspect(id)["HostConfig"]
+            assert (host["IpcMode"], host["ShmSize"], host["Init"]) == ("shareable", 3 << 20, True)
+            other = {"SecurityOpt": ["seccomp=builtin", "no-new-privileges=false"], "Init": False}
+            said = made.api.output("sh", "-c", "grep NoNewPrivs /proc/self/status; mkdir /x; echo $$", HostConfig=other)
+            assert said == "NoNewPrivs:\t0\n1\n"

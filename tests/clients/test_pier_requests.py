@@ -91,6 +91,10 @@ def asked(recorder: Recorder, program: str, words: list[str]) -> tuple[str, Any]
     return path + "?" + "&".join(sorted(query.split("&"))), meaning(body)
 
 
+PATHS = ("MaskedPaths", "ReadonlyPaths")
+"""An empty list is not the default."""
+
+
 def meaning(value: Any) -> Any:
     """A request without what says nothing: Go's zero values, and the defaults that Docker spells out."""
     if isinstance(value, dict):
@@ -107,7 +111,7 @@ def meaning(value: Any) -> Any:
             key: item
             for key, item in found.items()
             if item not in (None, "", 0, False, [], {}, [0, 0]) or (key in keep and item)
-        } | {key: item for key, item in found.items() if "/" in key}
+        } | {key: item for key, item in found.items() if "/" in key or (key in PATHS and item == [])}
     if isinstance(value, list):
         return [meaning(item) for item in value]
     return value
@@ -212,6 +216,22 @@ CREATES = [
         "no-new-privileges",
     ],
     ["--device", "/dev/null", "--device", "/dev/null:/dev/x:r", "--device-cgroup-rule", "c 1:3 r", "--group-add", "9"],
+    [
+        "--security-opt",
+        "systempaths=unconfined",
+        "--security-opt",
+        "no-new-privileges",
+        "--security-opt",
+        "label=disable",
+    ],
+    ["--mount", "type=volume,src=v,dst=/v,volume-subpath=a/b", "--mount", "type=image,src=i,dst=/i,image-subpath=c"],
+    ["--mount", "type=bind,src=/etc,dst=/e,ro,bind-recursive=readonly,bind-propagation=rprivate"],
+    ["--mount", "type=bind,src=/etc,dst=/e,ro,bind-recursive=writable"],
+    ["--mount", "type=bind,src=/etc,dst=/e,bind-recursive=disabled", "--mount", "type=tmpfs,dst=/t,tmpfs-mode=1700"],
+    ["--mount", "type=bind,src=/etc,dst=/e,bind-recursive=enabled,bind-nonrecursive=false"],
+    ["--cpu-rt-period", "1000", "--cpu-rt-runtime", "500", "--oom-kill-disable", "--memory-swappiness", "10"],
+    ["--device-write-bps", "/dev/x:1mb", "--device-read-iops", "/dev/x:5", "--device-write-iops", "/dev/x:6"],
+    ["--device", "vendor.com/class=one", "--gpus", "device=0"],
     ["--health-cmd", "true", "--health-interval", "1m30s", "--health-retries", "2", "--health-timeout", "1.5s"],
     [
         "--no-healthcheck",

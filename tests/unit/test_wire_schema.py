@@ -93,10 +93,11 @@ REAL = {
     "Mount": {"ClusterOptions"},
     "SystemInfo": {"KernelMemory", "SystemStatus"},
     "EventMessage": {"status", "id", "from"},
+    "ContainerState": {"ExitReason"},  # ours
     "CreateImageInfo": {"stream", "aux"},
     "AuthConfig": {"auth", "identitytoken", "registrytoken"},
 }
-"""What real Docker reads or writes besides its specification."""
+"""What real Docker reads or writes besides its specification, and what we add to it."""
 
 NOT_SPOKEN = {
     "Resources": {"Init"},

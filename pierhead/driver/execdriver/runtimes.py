@@ -14,7 +14,8 @@ from pierhead.errors import InvalidParameter
 from pierhead.libcontainer.spec import Resources
 
 if TYPE_CHECKING:
-    from pierhead.libcontainer.stats import Figures
+    from pierhead.libcontainer.oom import Watch as OomWatch
+from pierhead.libcontainer.stats import Figures
 
 
 class Runtimes:
@@ -87,6 +88,9 @@ class Runtimes:
 
     def figures(self, id: str) -> Figures:
         return self._of(id).figures(id)
+
+    def watch_oom(self, id: str) -> OomWatch:
+        return self._of(id).watch_oom(id)
 
     def delete(self, id: str) -> None:
         self._of(id).delete(id)

@@ -9,6 +9,7 @@ from pierhead.daemon.server.answer import MULTIPLEXED_STREAM, NO_CONTENT, RAW_ST
 from pierhead.daemon.server.call import Call, has_keys_besides
 from pierhead.daemon.server.progress import after_first, lines
 from pierhead.daemon.server.router import Route
+from pierhead.daemon.server.routes.unsupported import no_checkpoints
 from pierhead.errors import InvalidParameter, NoSuchContainer, PierheadError
 from pierhead.wire import codec, legacy, versions
 from pierhead.wire.containers import (
@@ -53,6 +54,8 @@ async def start(call: Call) -> Answer:
             "starting container with non-empty request body was deprecated since API v1.22 and removed in v1.24"
         )
     detach.parse(call.text("detachKeys"))
+    if call.text("checkpoint"):
+        raise InvalidParameter("checkpoint is only supported in experimental mode")
     await call.engine.run(lifecycle.start, call.path["name"])
     return NO_CONTENT
 
@@ -230,6 +233,7 @@ ROUTES = (
     Route("GET", "/containers/{name}/stats", stats, cancellable=True),
     Route("GET", "/containers/{name}/top", top),
     Route("GET", "/containers/{name}/changes", changes),
+    Route("DELETE", "/containers/{name}/checkpoints/{checkpoint}", no_checkpoints),
     Route("DELETE", "/containers/{name*}", remove),
     Route("GET", "/pierhead/containers/{name}/bundle", bundle, cancellable=True),
 )

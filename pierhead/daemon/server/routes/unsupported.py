@@ -12,12 +12,22 @@ _NO_SWARM = (
 )
 
 
+_EXPERIMENTAL = (
+    "This experimental feature is disabled by default. "
+    "Start the Docker daemon in experimental mode in order to enable it."
+)
+
+
 async def no_swarm(call: Call) -> Answer:
     raise Unavailable(_NO_SWARM)
 
 
 async def no_plugins(call: Call) -> Answer:
     return answer.json([])
+
+
+async def no_checkpoints(call: Call) -> Answer:
+    raise NotImplementedHere(_EXPERIMENTAL)
 
 
 def _missing(what: str) -> Handler:
@@ -55,8 +65,6 @@ _MISSING = (
     ("GET", "/containers/{name}/archive", "copying files"),
     ("PUT", "/containers/{name}/archive", "copying files"),
     ("GET", "/containers/{name}/attach/ws", "attaching through a websocket"),
-    ("POST", "/containers/{name}/checkpoints", "checkpoints"),
-    ("GET", "/containers/{name}/checkpoints", "checkpoints"),
     ("GET", "/plugins/{name*}", "plugins"),
     ("POST", "/plugins/{name*}", "plugins"),
     ("DELETE", "/plugins/{name*}", "plugins"),
@@ -64,7 +72,13 @@ _MISSING = (
     ("POST", "/swarm/join", "swarm mode"),
 )
 
+_CHECKPOINTS = (
+    ("POST", "/containers/{name}/checkpoints"),
+    ("GET", "/containers/{name}/checkpoints"),
+)
+
 ROUTES = (
+    *(Route(method, path, no_checkpoints) for method, path in _CHECKPOINTS),
     *(Route(method, path, _missing(what)) for method, path, what in _MISSING),
     *_SWARM,
     Route("GET", "/swarm", no_swarm),
