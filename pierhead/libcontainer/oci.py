@@ -11,6 +11,7 @@ pass on.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import fields, replace
 from typing import Any
 
 from pierhead.libcontainer import capabilities, devicefilter, seccomp
@@ -45,11 +46,43 @@ ROOT = "rootfs"
 """The root file system's folder in a bundle."""
 
 
-def config(spec: Spec, joined: Mapping[NamespaceKind, str] | None = None, root: str = ROOT) -> Config:
+_SAID: Mapping[type, frozenset[str]] = {
+    Spec: frozenset(
+        "id root process hostname domainname root_readonly mounts devices masked_paths readonly_paths sysctls cgroup "
+        "resources namespaces network rootfs_propagation join_users init privileged".split()
+    ),
+    Process: frozenset(
+        "args env cwd user groups capabilities seccomp seccomp_profile no_new_privileges rlimits oom_score_adj "
+        "terminal umask console_size user_maps".split()
+    ),
+    Mount: frozenset("target kind source options data propagation recursive_readonly subpath layers".split()),
+    Resources: frozenset(
+        "memory memory_reservation memory_swap memory_swappiness oom_kill_disable cpu_shares cpu_period cpu_quota "
+        "cpuset_cpus cpuset_mems pids blkio_weight kernel_memory_tcp realtime_period realtime_runtime device_weights "
+        "device_read_bps device_write_bps device_read_iops device_write_iops devices".split()
+    ),
+}
+"""What is spoken of below (or is not the runtime's business)."""
+
+
+def _check(value: Spec | Process | Mount | Resources) -> None:
+    """A container is refused rather than made without something that only our own init has been taught."""
+    for field in fields(value):
+        if field.name not in _SAID[type(value)] and getattr(value, field.name) != field.default:
+            what = field.name.replace("_", " ")
+            raise ValueError(f"an OCI runtime cannot be told of {what}: the container needs the native exec driver")
+
+
+def config(
+    spec: Spec, joined: Mapping[NamespaceKind, str] | None = None, sources: Mapping[str, str] | None = None
+) -> Config:
     """The whole configuration; ready for ``json.dumps``.
 
-    joined: paths of the namespaces with NamespaceMode.JOIN.  Raises ValueError, KeyError where one has no path.
+    joined: paths of the namespaces with NamespaceMode.JOIN.  sources: by target, where what a runtime cannot put
+    together (see ``prepared``) is mounted already.  Raises ValueError; KeyError where a namespace has no path.
     """
+    _check(spec)
+    _check(spec.resources)
     if spec.process.user_maps is not None:
         raise ValueError("user namespaces (--userns-remap) need the native exec driver: use it, or --userns=host")
     linux: Config = {
@@ -75,8 +108,8 @@ def config(spec: Spec, joined: Mapping[NamespaceKind, str] | None = None, root: 
     made: Config = {
         "ociVersion": VERSION,
         "process": process(spec.process),
-        "root": {"path": root, "readonly": spec.root_readonly},
-        "mounts": [_mount(mount) for mount in spec.mounts],
+        "root": {"path": ROOT, "readonly": spec.root_readonly},
+        "mounts": [_mount(mount, sources or {}) for mount in spec.mounts],
         "linux": linux,
     }
     if spec.hostname:
@@ -91,6 +124,7 @@ def process(wanted: Process, privileged: bool = False) -> Config:
     """
     if not wanted.args:
         raise ValueError("no command specified")
+    _check(wanted)
     names = list(capabilities.available() if privileged else wanted.capabilities)
     pairs = (entry.partition("=") for entry in wanted.env if entry.find("=") > 0)
     made: Config = {
@@ -197,11 +231,24 @@ def _namespaces(spec: Spec, joined: Mapping[NamespaceKind, str]) -> Iterable[Con
             yield {"type": name, "path": joined[kind]}
 
 
-def _mount(mount: Mount) -> Config:
+def prepared(mount: Mount) -> bool:
+    """Whether a runtime cannot make it by itself: it is mounted elsewhere beforehand, and bound from there."""
+    return mount.kind in ("image", "shm") or bool(mount.subpath)
+
+
+def _mount(mount: Mount, sources: Mapping[str, str]) -> Config:
+    _check(mount)
+    if prepared(mount):
+        if mount.target not in sources:
+            raise ValueError(f"an OCI bundle has no image, subpath or /dev/shm of another container: {mount.target}")
+        options = ("ro",) if mount.kind == "image" else mount.options
+        mount = replace(mount, kind="bind", source=sources[mount.target], options=options)
+    return _plain(mount)
+
+
+def _plain(mount: Mount) -> Config:
     options = list(mount.options)
     kind = mount.kind
-    if kind in ("image", "shm") or mount.subpath:
-        raise ValueError(f"an OCI runtime cannot mount an image, another's /dev/shm or a subpath: {mount.target}")
     if kind == "bind":
         options = [option for option in options if option not in ("bind", "rbind")]
         if "ro" in options and mount.recursive_readonly:

@@ -1,25 +1,21 @@
 """A container is written out as an OCI bundle, and the real runc runs it."""
 
 import json
-import shutil
 import stat
 from pathlib import Path
 
 import pytest
 
-from tests.harness.engines import PEERS, Engine
-from tests.harness.processes import IN_TEST_MACHINE, Output, run
+from tests.harness.engines import Engine
+from tests.harness.ociruntimes import oci_runtime
+from tests.harness.processes import Output, run
 
-PROGRAM = "crun" if IN_TEST_MACHINE else "runc"
 pytestmark = pytest.mark.only_pierhead("dockerd writes no bundles")
 
 
 @pytest.fixture
-def runtime(tmp_path: Path) -> str:
-    found = shutil.which(PROGRAM) or shutil.which(PROGRAM, path=f"{PEERS}/usr/bin:{PEERS}/usr/sbin")
-    if found is None:
-        pytest.skip(f"no {PROGRAM}: `make peers` unpacks it")
-    return found
+def runtime() -> str:
+    return oci_runtime()
 
 
 def run_bundle(runtime: str, folder: Path) -> Output:

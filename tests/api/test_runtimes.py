@@ -10,20 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.engines import PEERS, Engine, Pierd
+from tests.harness.engines import Engine, Pierd
 from tests.harness.engines import engine as started_engine
+from tests.harness.ociruntimes import oci_runtime
 from tests.harness.processes import IN_TEST_MACHINE, wait_until
-
-PROGRAM = "crun" if IN_TEST_MACHINE else "runc"
 
 
 @pytest.fixture(scope="module")
 def runtime() -> str:
     """The program of a real OCI runtime."""
-    found = shutil.which(PROGRAM) or shutil.which(PROGRAM, path=f"{PEERS}/usr/bin:{PEERS}/usr/sbin")
-    if found is None:
-        pytest.skip(f"no {PROGRAM}: `make peers` unpacks it")
-    return found
+    return oci_runtime()
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +135,31 @@ def test_a_terminal_has_its_size_from_the_beginning(pierd: Pierd) -> None:
     id = pierd.api.ok("POST", "/containers/create", request).json["Id"]
     pierd.docker("start", "-a", id).check()
     assert pierd.docker("logs", id).stdout.split() == ["31", "71", "/dev/pts/0"]
+
+
+def test_parts_of_volumes_images_and_anothers_shared_memory_are_mounted(pierd: Pierd) -> None:
+    pierd.docker("run", "--rm", "-v", "vol:/v", "busybox", "sh", "-c", "mkdir /v/sub; echo part >/v/sub/file").check()
+    shared = ["run", "-d", "--name", "donor", "--ipc", "shareable", "busybox", "sh", "-c"]
+    pierd.docker(*shared, "echo shared >/dev/shm/file; sleep 1000").check()
+    settings = {
+        "Runtime": "peer",
+        "IpcMode": "container:donor",
+        "Mounts": [
+            {"Type": "volume", "Source": "vol", "Target": "/part", "VolumeOptions": {"Subpath": "sub"}},
+            {"Type": "volume", "Source": "vol", "Target": "/one", "VolumeOptions": {"Subpath": "sub/file"}},
+            {"Type": "image", "Source": "web", "Target": "/image"},
+            {"Type": "image", "Source": "web", "Target": "/etc-of-it", "ImageOptions": {"Subpath": "etc"}},
+        ],
+    }
+    script = (
+        "cat /part/file /one /dev/shm/file; ls /image/bin/busybox /etc-of-it/passwd; "
+        "touch /part/x /dev/shm/x && echo written; touch /image/x || touch /etc-of-it/x || echo refused"
+    )
+    request = {"Image": "busybox", "Cmd": ["sh", "-c", script], "HostConfig": settings}
+    id = pierd.api.ok("POST", "/containers/create", request).json["Id"]
+    said = pierd.docker("start", "-a", id).stdout.split()
+    assert said == ["part", "part", "shared", "/etc-of-it/passwd", "/image/bin/busybox", "written", "refused"]
+    assert pierd.docker("exec", "donor", "ls", "/dev/shm").stdout.split() == ["file", "x"]
 
 
 def test_a_killed_daemon_finds_it_running_and_hears_of_its_end(runtime: str) -> None:

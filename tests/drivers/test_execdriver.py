@@ -4,7 +4,6 @@ import errno
 import fcntl
 import json
 import os
-import shutil
 import signal
 import socket
 import struct
@@ -32,17 +31,12 @@ from pierhead.driver.execdriver.oci import OciDriver
 from pierhead.libcontainer.spec import NamespaceKind, NetworkSetup, Resources
 from pierhead.linux.netlink import Netlink
 from tests.drivers.containers import PATIENCE, Box, Running, busybox_root, process
-from tests.harness.engines import PEERS
-from tests.harness.processes import IN_TEST_MACHINE
+from tests.harness.ociruntimes import oci_runtime
 
 
 def oci_driver(instance: str, exec_root: str) -> ExecDriver:
     """With the runc of the peers; in the test machine, which has cgroup v2 alone, with their crun."""
-    name = "crun" if IN_TEST_MACHINE else "runc"
-    program = shutil.which(name) or shutil.which(name, path=f"{PEERS}/usr/bin:{PEERS}/usr/sbin")
-    if program is None:
-        pytest.skip(f"no {name}: `make peers` unpacks it")
-    return OciDriver(instance, exec_root, added={"peer": (program,)})
+    return OciDriver(instance, exec_root, added={"peer": (oci_runtime(),)})
 
 
 DRIVERS: dict[str, Callable[[str, str], ExecDriver]] = {"native": NativeDriver, "oci": oci_driver}

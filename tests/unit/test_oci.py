@@ -2,7 +2,7 @@
 
 import json
 import subprocess
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -230,3 +230,29 @@ def test_the_specifications_own_schema_accepts_it(peers: Path, tmp_path: Path) -
         [*validator, *instances, str(schema / "config-schema.json")], env=environment, capture_output=True, check=False
     )
     assert done.returncode == 0, (done.stdout + done.stderr).decode()
+
+
+@dataclass(frozen=True, slots=True)
+class LaterMount(Mount):
+    """A mount with something that only later libcontainers know."""
+
+    colour: str = ""
+
+
+def test_what_an_oci_runtime_has_not_been_taught_is_refused_and_not_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(oci, "_SAID", {**oci._SAID, LaterMount: oci._SAID[Mount]})
+    later = replace(FULL, mounts=(LaterMount("/x", "bind", "/y", colour="red"),))
+    with pytest.raises(ValueError, match="an OCI runtime cannot be told of colour"):
+        oci.config(later, JOINED)
+    oci.config(replace(FULL, mounts=(LaterMount("/x", "bind", "/y"),)), JOINED)
+
+
+def test_a_mount_that_is_made_beforehand_is_bound_from_there_and_has_no_place_in_a_bundle() -> None:
+    made = replace(FULL, mounts=(Mount("/i", "image", layers=("/l2", "/l1")), Mount("/p", "bind", "/v", subpath="s")))
+    config = oci.config(made, JOINED, {"/i": "/b/0", "/p": "/b/1"})
+    assert [(mount["source"], mount["options"]) for mount in config["mounts"]] == [
+        ("/b/0", ["rbind", "rro", "rprivate"]),
+        ("/b/1", ["rbind", "rprivate"]),
+    ]
+    with pytest.raises(ValueError, match="an OCI bundle has no image, subpath"):
+        oci.config(made, JOINED)

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 
-from pierhead.driver.execdriver import protocol
+from pierhead.driver.execdriver import ocibundle, protocol
 from pierhead.driver.execdriver.api import StartRequest
 from pierhead.driver.execdriver.monitor import ShimMonitor
 from pierhead.driver.execdriver.runtime import VERSION, Runtime
@@ -110,7 +110,9 @@ class OciDriver(Shims):
         joined = {kind: "" for kind, mode in kinds.items() if mode is NamespaceMode.JOIN}
         of_network = [(name, value) for name, value in map(_sysctl, spec.sysctls) if name.startswith("net/")]
         others = [(name, value) for name, value in spec.sysctls if not plan.sysctl_path(name).startswith("net/")]
-        config = oci.config(replace(spec, sysctls=tuple(others)), joined)
+        prepared = [(f"{number}", mount) for number, mount in enumerate(spec.mounts) if oci.prepared(mount)]
+        places = {mount.target: f"{self.folder(spec.id)}/bundle/{ocibundle.MOUNTS}/{name}" for name, mount in prepared}
+        config = oci.config(replace(spec, sysctls=tuple(others)), joined, places)
         network = NamespaceKind.NETWORK
         new = kinds[network] is NamespaceMode.NEW
         root = spec.root
@@ -124,6 +126,10 @@ class OciDriver(Shims):
             "root": ("directory", root.path)
             if isinstance(root, DirectoryRoot)
             else ("overlay", tuple(root.lower), root.upper or "", root.work or ""),
+            "mounts": tuple(
+                (name, mount.kind, mount.source, tuple(mount.layers), mount.subpath, "bind" not in mount.options)
+                for name, mount in prepared
+            ),
             "user": (spec.process.user, tuple(spec.process.groups)),
             "network_namespace": new,
             "network": (

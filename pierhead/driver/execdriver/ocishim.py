@@ -18,18 +18,17 @@ import marshal
 import os
 import time
 
-from pierhead.driver.execdriver import protocol
+from pierhead.driver.execdriver import ocibundle, protocol
 from pierhead.driver.execdriver.job import Job, close_all, failure, pipes
 from pierhead.driver.execdriver.jsonlog import JSONLog
 from pierhead.driver.execdriver.protocol import RUNTIME
 from pierhead.driver.execdriver.runtime import VERSION, Runtime
 from pierhead.driver.execdriver.shim import Shim
 from pierhead.driver.execdriver.starter import bind
-from pierhead.libcontainer import container, rootfs
+from pierhead.libcontainer import container
 from pierhead.libcontainer.init import SetupError
 from pierhead.libcontainer.user import UserError, resolve
 from pierhead.linux import calls, const
-from pierhead.linux.mountapi import mount
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -107,7 +106,8 @@ class OciShim(Shim):
         bundle = f"{self.path}/bundle"
         os.makedirs(bundle, 0o700, exist_ok=True)
         try:
-            config["root"]["path"] = _mount_root(program["root"], f"{bundle}/rootfs")
+            config["root"]["path"] = ocibundle.mount_root(program["root"], bundle)
+            ocibundle.mount_sources(program["mounts"], bundle, joins.get("ns:mnt", -1))
             root = os.open(config["root"]["path"], _DIRECTORY)
         except OSError as error:
             raise _at_stage(error, "mount") from None
@@ -301,40 +301,6 @@ def _program(descriptor: int) -> Program:
             22, f"program of version {program['version']}, this shim reads {VERSION}", "", "plan", "runtime"
         )
     return program
-
-
-def _mount_root(root: tuple[Any, ...], target: str) -> str:
-    """The root file system's path; an overlay is mounted, where we alone see it."""
-    if root[0] == "directory":
-        return str(root[1])
-    _, lower, upper, work = root
-    os.makedirs(target, 0o755, exist_ok=True)
-    calls.unshare(const.CLONE_NEWNS)
-    _keep_private(target)
-    layers = [os.open(path, _DIRECTORY) for path in (*lower, upper, work) if path]
-    try:
-        os.chdir("/proc/self/fd")
-        options = rootfs.overlay_options(layers[: len(lower)], layers[len(lower) :])
-        mount("overlay", target, "overlay", 0, options)
-    finally:
-        os.chdir("/")
-        close_all(layers)
-    return target
-
-
-def _keep_private(path: str) -> None:
-    """Let nothing that is mounted at ``path`` reach the host: the mount that it lies in gets no company from here.
-
-    The others keep their peers: what a container's bind asks to be shared is shared with the host.
-    """
-    while True:
-        try:
-            mount("", path, "", const.MS_PRIVATE)
-            return
-        except OSError as error:
-            if error.errno != 22 or path == "/":  # EINVAL: no mount of its own
-                raise
-        path = os.path.dirname(path)
 
 
 def _network_namespace() -> int:
