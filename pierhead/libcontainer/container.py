@@ -221,15 +221,13 @@ def _start(
         if user:
             usernamespace.admit(user, pid, ours, _mounted)
         if loaded["host"]:
-            namespace = net_namespace
-            if namespace < 0:
-                namespace = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
             try:
-                _host_network(namespace, loaded["host"], loaded["busy"])
-            finally:
-                if namespace != net_namespace:
-                    os.close(namespace)
-            ours.send(b"go")
+                _join(net_namespace, pid, loaded["host"], loaded["busy"])
+                ours.send(b"go")
+            except OSError:
+                # Where the child has ended meanwhile, what it has to say is the reason for this, too.
+                if not _has_ended(pidfd):
+                    raise
         _listen(ours, child)
     except BaseException as error:
         ours.close()
@@ -239,6 +237,18 @@ def _start(
         raise
     ours.close()
     return child
+
+
+def _join(net_namespace: int, pid: int, messages: tuple[bytes, ...], busy: tuple[int, ...]) -> None:
+    """Send the host's side of the network of a child, or of the namespace that it has joined."""
+    namespace = net_namespace
+    if namespace < 0:
+        namespace = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _host_network(namespace, messages, busy)
+    finally:
+        if namespace != net_namespace:
+            os.close(namespace)
 
 
 def _child(
@@ -297,7 +307,11 @@ def _listen(status: socket.socket, child: Child) -> None:
     """Take the child's reports until the execve closes its end. Raises SetupError for what it reports."""
     executing = False
     while True:
-        data, controls, _, _ = status.recvmsg(65536, socket.CMSG_SPACE(4 * MOST_SOCKETS), socket.MSG_CMSG_CLOEXEC)
+        try:
+            data, controls, _, _ = status.recvmsg(65536, socket.CMSG_SPACE(4 * MOST_SOCKETS), socket.MSG_CMSG_CLOEXEC)
+        except ConnectionResetError:
+            # It ended without having read our "go"; the kernel says so once, before what it has sent.
+            continue
         if not data:
             break
         report = marshal.loads(data)
@@ -324,6 +338,12 @@ def _listen(status: socket.socket, child: Child) -> None:
             signum = int(file.read().split()[-1]) & 0x7F
         how = f"killed by signal {signum}" if signum else "ended"
         raise SetupError(4, f"{how} before it could execute the command", "", "init", "process")
+
+
+def _has_ended(pidfd: int) -> bool:
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _await_end(pidfd: int) -> None:

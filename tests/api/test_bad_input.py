@@ -130,6 +130,22 @@ def test_what_could_not_start_is_not_made(api: Api) -> None:
 
 
 @pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"User": "nobodyknows"}, "nable to find user nobodyknows: no matching entries in passwd file"),
+        ({"User": "0:nosuch"}, "nable to find group nosuch: no matching entries in group file"),
+        ({"User": "99999999999"}, "ids and gids must be in range 0-2147483647"),
+        ({"HostConfig": {"GroupAdd": ["nosuch"]}}, "nable to find group nosuch: no matching entries in group file"),
+    ],
+)
+def test_a_user_or_group_that_the_image_has_not_is_named_at_the_start(
+    api: Api, asked: dict[str, Any], words: str
+) -> None:
+    refused = api.send("POST", f"/containers/{api.create('true', **asked)}/start")
+    assert refused.status == 500 and refused.message[1:] == words
+
+
+@pytest.mark.parametrize(
     ("platform", "status", "words"),
     [
         (

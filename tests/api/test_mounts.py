@@ -246,6 +246,17 @@ def test_a_mount_that_cannot_be_is_refused_before_anything_is_made(api: Api, tab
     assert api.get("/containers/json", all=1) == [] and not api.get("/volumes")["Volumes"]
 
 
+def test_a_volume_of_a_driver_that_is_not_there_is_refused_however_it_is_asked_for(api: Api) -> None:
+    words = 'error looking up volume plugin wat: plugin "wat" not found'
+    mount = {"Type": "volume", "Target": "/m", "Source": "v", "VolumeOptions": {"DriverConfig": {"Name": "wat"}}}
+    for host in ({"Binds": ["v:/m"], "VolumeDriver": "wat"}, {"Mounts": [mount]}):
+        refused = api.send("POST", "/containers/create", {"Image": "busybox", "HostConfig": host})
+        assert refused.status == 404 and words in refused.message
+    refused = api.send("POST", "/volumes/create", {"Name": "v", "Driver": "wat"})
+    assert refused.status == 404 and words in refused.message
+    assert api.get("/containers/json", all=1) == [] and not api.get("/volumes")["Volumes"]
+
+
 @pytest.mark.parametrize("way", ["stop", "kill"])
 def test_a_restarted_daemon_knows_whose_mounts_a_volumes_are(pierd: Pierd, way: str) -> None:
     api = pierd.api

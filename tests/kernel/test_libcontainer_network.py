@@ -6,6 +6,7 @@ The "host" of these tests is a network namespace of their own.
 import os
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
 
@@ -14,9 +15,9 @@ import pytest
 from pierhead.libcontainer import container, network
 from pierhead.libcontainer.init import SetupError
 from pierhead.libcontainer.plan import sysctl_path
-from pierhead.libcontainer.spec import NETNS_FD, NamespaceKind, NamespaceMode, NetworkSetup
+from pierhead.libcontainer.spec import NETNS_FD, Mount, NamespaceKind, NamespaceMode, NetworkSetup
 from pierhead.linux import calls, const, netlink, nftrules
-from tests.kernel.box import Box, run, running, script
+from tests.kernel.box import MOUNTS, Box, run, running, script
 
 MAC = "02:42:0a:00:00:02"
 
@@ -139,6 +140,16 @@ def test_what_the_kernel_refuses_is_told_with_its_name_and_nothing_is_left(box: 
     with pytest.raises(SetupError) as caught:
         script(box, "true", network=inside)
     assert (caught.value.stage, caught.value.call, caught.value.errno) == ("network", "RTM_NEWADDR", 19)
+
+
+def test_what_a_child_has_to_say_is_heard_though_its_network_was_not_ready_when_it_ended(box: Box, host: None) -> None:
+    """Mounts are made while the shim is still at work on the host's side."""
+    setup = veth()
+    slow = replace(setup, host=(*setup.host, *[netlink.link_set(index=netlink.LOOPBACK_INDEX, up=True)] * 2000))
+    for network_setup in (setup, slow):
+        with pytest.raises(SetupError) as caught:
+            script(box, "true", network=network_setup, mounts=(*MOUNTS, Mount("/m", "bind", "/no/such/source")))
+        assert (caught.value.stage, caught.value.errno, caught.value.filename) == ("mount", 2, "/no/such/source")
 
 
 def test_an_unknown_sysctl_is_an_error_that_names_it(box: Box, host: None) -> None:

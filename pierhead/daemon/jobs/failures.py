@@ -11,6 +11,8 @@ def explain(error: SetupFailed) -> StartFailed:
     """A set-up failure in Docker's words, with the exit code that Docker stores for it."""
     if error.call.startswith("RTM_"):
         return StartFailed(f"failed to set up container networking: {_what(error)}", _code(error))
+    if error.call == "user":  # Docker's daemon looks these up itself
+        return StartFailed(_what(error))
     what = f"runc create failed: unable to start container process: error during container init: {_what(error)}"
     if error.stage == "runtime":  # an OCI runtime's own words
         what = error.strerror or ""
@@ -22,6 +24,8 @@ def explain(error: SetupFailed) -> StartFailed:
 
 def explain_exec(error: SetupFailed) -> StartFailed:
     """The same for an exec."""
+    if error.call == "user":
+        return StartFailed(_what(error), _code(error))
     what = f"exec failed: unable to start container process: {_what(error)}"
     if error.stage == "runtime":
         what = error.strerror or ""

@@ -5,7 +5,7 @@ import posixpath
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pierhead.errors import InvalidParameter, NoSuchContainer
+from pierhead.errors import InvalidParameter, NoSuchContainer, NotFound
 from pierhead.graph.containers import Container
 from pierhead.linux.idmap import IdMaps
 from pierhead.wire.containers import BindOptions, ContainerConfig, HostConfig, Mount, MountPoint
@@ -155,8 +155,8 @@ def _volume(mount: Mount, target: str) -> Wanted:
     if mount.read_only and not mount.source:
         raise _invalid(mount, "must not set ReadOnly mode when using anonymous volumes")
     driver = options.driver_config if options else None
-    if driver is not None and driver.name not in ("", "local"):
-        raise InvalidParameter(f'error looking up volume plugin {driver.name}: plugin "{driver.name}" not found')
+    if driver is not None:
+        check_driver(mount.source, driver.name)
     return Wanted(
         "volume",
         target,
@@ -168,6 +168,12 @@ def _volume(mount: Mount, target: str) -> Wanted:
         labels=tuple((options.labels or {}).items()) if options else (),
         options=tuple((driver.options or {}).items()) if driver else (),
     )
+
+
+def check_driver(volume: str, name: str) -> None:
+    """There is one volume driver. Raises NotFound for another."""
+    if name not in ("", "local"):
+        raise NotFound(f'create {volume}: error looking up volume plugin {name}: plugin "{name}" not found')
 
 
 def _check_subpath(mount: Mount, subpath: str) -> None:
@@ -249,7 +255,11 @@ def wanted(
         for item in _inherited(text, find, mounts_of):
             result[item.target] = item
     asked: dict[str, Wanted] = {}
-    for item in [parse_bind(text) for text in host.binds or []] + [parse_mount(mount) for mount in host.mounts or []]:
+    bound = [parse_bind(text) for text in host.binds or []]
+    for item in bound:
+        if item.kind == "volume":  # of the others' driver their own request says
+            check_driver(item.name, host.volume_driver)
+    for item in bound + [parse_mount(mount) for mount in host.mounts or []]:
         if item.target in asked:
             raise InvalidParameter(f"Duplicate mount point: {item.target}")
         asked[item.target] = item

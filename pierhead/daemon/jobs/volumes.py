@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pierhead.daemon.engine.engine import Engine, blocking, log
 from pierhead.daemon.jobs import volume_mounts
 from pierhead.daemon.jobs.describe import mounts_of
+from pierhead.daemon.jobs.mounts import check_driver
 from pierhead.driver.graphdriver.remove import remove_tree
 from pierhead.driver.graphdriver.tree import copy_tree, measure
 from pierhead.errors import Conflict, InvalidParameter, NoSuchVolume, NotFound
@@ -116,9 +117,7 @@ async def inspect(engine: Engine, name: str) -> Volume:
 
 async def create(engine: Engine, request: VolumeCreateOptions) -> Volume:
     """Make a volume; one of the same name that is there already is given back as it is. Raises InvalidParameter."""
-    if request.driver not in ("", "local"):
-        plugin = f'plugin "{request.driver}" not found'
-        raise NotFound(f"create {request.name}: error looking up volume plugin {request.driver}: {plugin}")
+    check_driver(request.name, request.driver)
     name = await _ensure(engine, request.name or None, dict(request.labels or {}), dict(request.driver_opts or {}))
     return _volume(engine, _get(engine, name))
 
