@@ -137,6 +137,16 @@ def test_a_terminal_has_its_size_from_the_beginning(pierd: Pierd) -> None:
     assert pierd.docker("logs", id).stdout.split() == ["31", "71", "/dev/pts/0"]
 
 
+def test_a_cgroup_parent_goes_with_its_last_container_in_every_hierarchy(pierd: Pierd) -> None:
+    parent = f"pier-test-{os.getpid()}"
+    id = detached(pierd, "one", "--cgroup-parent", f"/{parent}/below", "busybox", "sleep", "1000")
+    pid = pierd.api.get("/containers/one/json")["State"]["Pid"]
+    assert all(line.endswith(f"/{parent}/below/{id}") for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines())
+    pierd.docker("rm", "-f", "one").check()
+    top = Path("/sys/fs/cgroup")
+    wait_until(lambda: not [*top.glob(parent), *top.glob(f"*/{parent}")], "the removal of the parent")
+
+
 def test_parts_of_volumes_images_and_anothers_shared_memory_are_mounted(pierd: Pierd) -> None:
     pierd.docker("run", "--rm", "-v", "vol:/v", "busybox", "sh", "-c", "mkdir /v/sub; echo part >/v/sub/file").check()
     shared = ["run", "-d", "--name", "donor", "--ipc", "shareable", "busybox", "sh", "-c"]

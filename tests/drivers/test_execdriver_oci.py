@@ -13,7 +13,7 @@ from pierhead.driver.execdriver.api import ExecDriver, ExecError, Exited, Lost, 
 from pierhead.driver.execdriver.native import NativeDriver
 from pierhead.errors import InvalidParameter
 from pierhead.libcontainer import capabilities, oci, seccomp
-from pierhead.libcontainer.spec import DeviceRule, NetworkSetup, Resources, Rlimit
+from pierhead.libcontainer.spec import Device, DeviceRule, NetworkSetup, Resources, Rlimit
 from tests.drivers.containers import Box, busybox_root, process
 from tests.drivers.test_execdriver import oci_driver
 from tests.harness.processes import wait_until
@@ -115,13 +115,17 @@ def test_an_unknown_runtime_is_refused(box: Box) -> None:
 
 
 def test_limits_reach_the_cgroup_and_its_devices(box: Box) -> None:
-    null_alone = (DeviceRule(False, "a", None, None, "rwm"), DeviceRule(True, "c", 1, 3, "rwm"))
-    running = box.start(box.request("sleep", "1000", resources=Resources(pids=77, devices=null_alone)))
+    rules = ((False, "a", None, None, "rwm"), (True, "c", None, None, "m"), (True, "c", 1, 3, "rwm"))
+    resources = Resources(pids=77, devices=tuple(DeviceRule(*rule) for rule in rules))
+    request = box.request("sleep", "1000", resources=resources)
+    messages = Device("/dev/kmsg", "c", 1, 11)  # null and its like a runtime may grant by itself
+    running = box.start(replace(request, spec=replace(request.spec, devices=(*request.spec.devices, messages))))
     running.expect(Started)
     assert box.driver.figures(running.monitor.id).pids_limit == 77
     stream, client = box.client()
-    running.monitor.exec("e1", process("sh", "-c", "echo >/dev/null; cat /dev/zero"), stream, False, False)
-    assert b"not permitted" in client.frames()[1]
+    running.monitor.exec("e1", process("sh", "-c", "ls /dev/kmsg && head -c 1 /dev/kmsg"), stream, False, False)
+    out, err = client.frames()
+    assert out == b"/dev/kmsg\n" and b"not permitted" in err
 
 
 def test_the_hosts_mounts_do_not_show_a_containers_root(box: Box) -> None:

@@ -100,6 +100,9 @@ class OciDriver(Shims):
             raise InvalidParameter(f"unknown or invalid runtime name: {name or 'runc'}")
         return (path, *self._added.get(name, ())[1:])
 
+    def besides(self) -> tuple[str, ...]:
+        return tuple(mount for mount in cgroups.mounts() if mount not in self.layout.mounts())
+
     # Start
 
     def compile(self, request: StartRequest) -> bytes:

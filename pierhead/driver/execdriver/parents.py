@@ -5,6 +5,7 @@ here: these go with the last container below them, others stay as they were foun
 """
 
 import os
+from collections.abc import Iterable
 from contextlib import suppress
 from urllib.parse import quote
 
@@ -20,10 +21,14 @@ class Parents:
     def __init__(self, folder: str) -> None:
         self._folder = folder
 
-    def prepare(self, layout: cgroups.Layout, parent: str) -> None:
-        """Make ``parent`` in every hierarchy, noting what was not there. Idempotent. Raises OSError."""
+    def prepare(self, layout: cgroups.Layout, parent: str, besides: Iterable[str] = ()) -> None:
+        """Make ``parent`` in every hierarchy, noting what was not there. Idempotent. Raises OSError.
+
+        besides: roots of further hierarchies, in which somebody else is going to make it.
+        """
         for level in cgroups.levels(parent):
-            missing = [path for path in layout.directories(level) if not os.path.isdir(path)]
+            directories = (*layout.directories(level), *(mount + level for mount in besides))
+            missing = [path for path in directories if not os.path.isdir(path)]
             if missing:
                 os.makedirs(self._folder, mode=0o700, exist_ok=True)
                 with open(self._note(level), "a", encoding="utf-8") as note:

@@ -78,6 +78,10 @@ class Shims(ABC):
         """The path of a container's cgroup, below every hierarchy's root."""
         return parents.place(self.folder(id)) or f"{self._base}/{id}"
 
+    def besides(self) -> tuple[str, ...]:
+        """Roots of hierarchies beside the layout's that whoever makes the containers puts them in."""
+        return ()
+
     # Start
 
     @abstractmethod
@@ -94,7 +98,7 @@ class Shims(ABC):
             if os.path.dirname(spec.cgroup) != self._base:
                 # Noted first: whoever cleans up after us has to find it.
                 parents.remember(descriptors[1], spec.cgroup)
-                self._parents.prepare(self.layout, os.path.dirname(spec.cgroup))
+                self._parents.prepare(self.layout, os.path.dirname(spec.cgroup), self.besides())
             descriptors += request.descriptors.values()
             descriptors += [stream.connection.fileno() for stream in request.streams]
             held = list(holds(request.ports))
