@@ -19,6 +19,7 @@ class Config:
     default_network_opts: driver options of new networks, by driver.
     publish_policy: who reaches published ports.
     default_bridge_names: containers find each other by name on the default bridge too.
+    exec_opts: of the exec driver ("native.cgroupdriver=systemd").
     cgroup_parent: of containers that are not given another; empty: this daemon's own.
     default_shm_size: bytes.  default_cgroupns_mode: empty: as the cgroup version has it.
     init, no_new_privileges, seccomp_profile (a file's content, "unconfined" or empty): of containers that do not say.
@@ -58,6 +59,7 @@ class Config:
     mend_networks: bool = True
     embedded: bool = False
     default_ulimits: tuple[str, ...] = ()
+    exec_opts: tuple[str, ...] = ()
     cgroup_parent: str = ""
     default_shm_size: int = 64 * 1024 * 1024
     default_cgroupns_mode: str = ""
@@ -71,3 +73,9 @@ class Config:
     exec_driver: str = "native"
     default_runtime: str = ""
     runtimes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def cgroup_driver(self) -> str:
+        """Who makes containers' cgroups: "cgroupfs" (we), or "systemd"."""
+        chosen = [option.partition("=")[2] for option in self.exec_opts]
+        return chosen[-1] if chosen else "cgroupfs"

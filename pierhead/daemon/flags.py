@@ -18,6 +18,7 @@ from pierhead.daemon.config import Config
 from pierhead.driver.networkdriver.api import PublishPolicy
 from pierhead.driver.networkdriver.ipam import AddressPool
 from pierhead.errors import InvalidParameter
+from pierhead.libcontainer import scopes
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +126,18 @@ def _one_of(what: str, *values: str) -> Callable[[str], str]:
         return text
 
     return read
+
+
+def _exec_option(text: str) -> str:
+    """ "native.cgroupdriver=systemd", the one there is."""
+    name, _, value = text.partition("=")
+    if name.lower() != "native.cgroupdriver":
+        raise ValueError(f"unknown option {name}: there is native.cgroupdriver")
+    if value == "none":
+        raise ValueError(f"native.cgroupdriver option {value} is internally used and cannot be specified manually")
+    if value not in ("cgroupfs", "systemd"):
+        raise ValueError(f"native.cgroupdriver option {value} not supported")
+    return f"native.cgroupdriver={value}"
 
 
 def _profile(text: str) -> str:
@@ -242,6 +255,7 @@ OPTIONS = (
     Option(("--dns-search",), "dns-search", str, "search domain for containers", many=True),
     Option(("--default-bridge-names",), "default-bridge-names", _truth, "names are resolved on the default bridge too"),
     Option(("--mend-networks",), "mend-networks", _truth, "what others change in our networks is put right (default)"),
+    Option(("--exec-opt",), "exec-opts", _exec_option, "native.cgroupdriver=cgroupfs (default) or systemd", many=True),
     Option(("--cgroup-parent",), "cgroup-parent", str, "where containers' cgroups are made (default /pierhead/<id>)"),
     Option(("--default-shm-size",), "default-shm-size", _bytes, "of containers' /dev/shm (default 64M)"),
     Option(
@@ -345,7 +359,17 @@ def _complete(config: Config, given: Mapping[str, Any]) -> Config:
     }
     values = {field.name: getattr(config, field.name) for field in fields(config)}
     _check_gateways(config)
+    _check_cgroups(config)
     return Config(**{**values, **{key: value for key, value in defaults.items() if not given.get(key)}})
+
+
+def _check_cgroups(config: Config) -> None:
+    if config.cgroup_driver != "systemd":
+        return
+    if config.cgroup_parent and not scopes.valid_slice(config.cgroup_parent):
+        raise InvalidParameter('cgroup-parent for systemd cgroup should be a valid slice named as "xxx.slice"')
+    if not os.path.isdir("/run/systemd/system"):  # sd_booted(3)
+        raise InvalidParameter("systemd not running on this host, cannot use systemd cgroups manager")
 
 
 def _check_gateways(config: Config) -> None:

@@ -1,4 +1,5 @@
-"""What a shim does with a container's cgroup: make, kill, freeze, count, remove.  It imports ``os``, ``time``, ``bpf``.
+"""What a shim does with a container's cgroup: make, kill, freeze, count, remove.  It imports ``os``, ``time``,
+``bpf`` and ``scope``.
 
 The zygote holds this module in every shim's memory, and nothing may be imported on a container's start path: hence no
 typing, dataclasses, enum, re or json here, not even indirectly.  What needs thinking (which hierarchy, which file,
@@ -6,7 +7,9 @@ which value) is done beforehand by ``cgroups.py``; here are its flat results:
 
 - a *step* is a tuple of three builtins: ``("mkdir", directory, "")``, ``("write", file, value)``,
   ``("try", file, value)`` (a write that may find the file missing or unsupported),
-  ``("own", file, "uid:gid")`` (give it away, if it is there) or
+  ``("own", file, "uid:gid")`` (give it away, if it is there),
+  ``("scope", address, message)`` (have systemd make it, this very process in it), ``("unscope", address, message)``
+  (have systemd forget it) or
   ``("devices", directory, program)`` (load the eBPF filter of devices and attach it);
 - *directories* are all of one container's, in every hierarchy that it is in.  On a hybrid host that is one per v1
   controller and one in the unified hierarchy; with pure v2 it is a single one.
@@ -17,6 +20,7 @@ Every function takes both kinds of hierarchy and looks at which control file the
 import os
 import time
 
+from pierhead.libcontainer import scope
 from pierhead.linux.bpf import attach_devices
 
 KILL_WAIT = 10.0
@@ -41,6 +45,13 @@ def execute(steps: tuple[tuple[str, str, str | bytes], ...]) -> None:
             except OSError as error:
                 if error.errno not in (2, 13, 22, 95):  # no such file, or this kernel does not do it
                     raise
+        elif kind == "scope" and isinstance(value, bytes):
+            scope.start(path, value)
+        elif kind == "unscope" and isinstance(value, bytes):
+            try:
+                scope.call(path, value)
+            except FileNotFoundError:
+                pass  # systemd has seen its end
         elif kind == "own" and isinstance(value, str):
             uid, _, gid = value.partition(":")
             try:

@@ -20,7 +20,7 @@ from pierhead.libcontainer import cgroupfs, devicefilter
 from pierhead.libcontainer.spec import DeviceLimit, DeviceRule, Resources
 
 Step = tuple[str, str, str | bytes]
-"""("mkdir", directory, ""), ("write" | "try", file, value), ("own", file, "uid:gid") or
+"""("mkdir", directory, ""), ("write" | "try", file, value), ("own", file, "uid:gid"), ("scope", address, message) or
 ("devices", directory, program): see ``cgroupfs``."""
 
 DEFAULT_DEVICES = devicefilter.DEFAULT
@@ -84,12 +84,16 @@ class Plan:
       These are "tasks", not "cgroup.procs": moving a whole process waits for an RCU grace period (8 to 24 ms
       measured), moving the calling thread does not.
     directories: for kill, freeze, remove and the like.
+    leave: files into which whoever does the steps writes "0" before it kills what it made, where it is in there itself.
+    end: steps after what was made has been removed again.
     """
 
     steps: tuple[Step, ...]
     into: str
     join: tuple[str, ...]
     directories: tuple[str, ...]
+    leave: tuple[str, ...] = ()
+    end: tuple[Step, ...] = ()
 
 
 def detect(mountinfo: str = "/proc/self/mountinfo") -> Layout:

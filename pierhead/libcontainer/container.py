@@ -93,7 +93,7 @@ def spawn(plan: bytes, fds: Mapping[str, int], stdio: tuple[int, int, int], *, s
         users = fds.get("ns:user", -1)
         return _start(loaded, stdio, become, flags, into, joined.get("pid", -1), joined.get("net", -1), users)
     except BaseException as error:
-        _undo_cgroup(cgroup["directories"], error)
+        _undo_cgroup(cgroup, error)
         raise
     finally:
         for descriptor in opened:
@@ -368,11 +368,14 @@ def _undo_child(child: Child) -> None:
             os.close(descriptor)
 
 
-def _undo_cgroup(directories: tuple[str, ...], error: BaseException) -> None:
+def _undo_cgroup(cgroup: dict[str, Any], error: BaseException) -> None:
     """Remove the cgroup. What cannot be removed now is found by reconciliation; the first error matters more."""
     try:
-        cgroupfs.kill(directories)
-        cgroupfs.remove(directories)
+        for file in cgroup["leave"]:
+            cgroupfs.write(file, "0")
+        cgroupfs.kill(cgroup["directories"])
+        cgroupfs.remove(cgroup["directories"])
+        cgroupfs.execute(cgroup["end"])
     except OSError as another:
         error.add_note(f"and its cgroup is left: {another}")
 

@@ -156,12 +156,14 @@ def _short(value: object) -> str:
 
 def _cgroup(cgroup: CgroupPlan | None) -> dict[str, object]:
     if cgroup is None:
-        return {"steps": (), "into": "", "join": (), "directories": ()}
+        return {"steps": (), "into": "", "join": (), "directories": (), "leave": (), "end": ()}
     return {
         "steps": cgroup.steps,
         "into": cgroup.into,
         "join": cgroup.join,
         "directories": cgroup.directories,
+        "leave": cgroup.leave,
+        "end": cgroup.end,
     }
 
 

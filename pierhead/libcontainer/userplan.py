@@ -59,7 +59,10 @@ def start(spec: Spec, operations: Iterable[Operation]) -> dict[str, object]:
 def execution(process: Process, operations: Iterable[Operation]) -> dict[str, object]:
     """The same of an exec, which joins the user namespace of its container."""
     operations = tuple(operations)
-    own = [operation for operation in operations if operation[0] not in ("oom_score", "rlimit", "procfs")]
+    others = {"oom_score", "rlimit"}
+    if not any(operation[0] == "apparmor" for operation in operations):
+        others.add("procfs")  # nothing else is written there
+    own = [operation for operation in operations if operation[0] not in others]
     return {"operations": (("user_namespace", None), *own), "user": _limits(process, operations)}
 
 

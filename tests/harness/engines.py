@@ -70,6 +70,7 @@ class Engine:
         self.daemon: Daemon | None = None
         self.extra: tuple[str, ...] = ()
         self.files: dict[str, Path] = {}
+        self.inside: list[str] = []
 
     def argv(self) -> list[str]:
         raise NotImplementedError
@@ -85,7 +86,7 @@ class Engine:
     def wrapped(self) -> list[str]:
         """The daemon's command line, where it finds the files that were provided."""
         if not self.files:
-            return self.argv()
+            return [*self.inside, *self.argv()]
         binds = "".join(f"mount --bind {ours} {theirs} && " for theirs, ours in self.files.items())
         return ["unshare", "--mount", "--propagation", "slave", "sh", "-c", binds + 'exec "$@"', "sh", *self.argv()]
 
@@ -326,16 +327,21 @@ ENGINES: dict[str, type[Engine]] = {"pierd": Pierd, "docker": Dockerd}
 
 @contextmanager
 def engine(
-    kind: str, extra: Sequence[str] = (), images: bool = True, files: Mapping[str, str] | None = None
+    kind: str,
+    extra: Sequence[str] = (),
+    images: bool = True,
+    files: Mapping[str, str] | None = None,
+    inside: Sequence[str] = (),
 ) -> Iterator[Engine]:
     """A started engine on a machine of its own, with its images; stopped and looked after at the end.
 
-    files: see ``Engine.provide_file``.
+    files: see ``Engine.provide_file``; inside: a command that runs the daemon elsewhere (nsenter).
     """
     root = Path(tempfile.mkdtemp(prefix=f"pier-{kind[0]}-", dir="/tmp"))
     root.chmod(0o755)
     name = root.name.replace("_", "x")
     with world(name) as machine, ENGINES[kind](root, machine) as made:
+        made.inside = list(inside)
         for path, content in (files or {}).items():
             made.provide_file(path, content)
         made.start(*extra)

@@ -70,15 +70,24 @@ class Daemon:
     def said(self) -> str:
         return self.log.read_text(errors="replace")
 
+    def _signal(self, number: int) -> None:
+        """To the daemon itself: before one in another PID namespace nsenter waits, and passes nothing on."""
+        pid = self.pid
+        if Path(f"/proc/{pid}/comm").read_text().strip() == "nsenter":
+            children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+            pid = int(children[0]) if children else pid
+        os.kill(pid, number)
+
     def kill(self) -> None:
         """SIGKILL, and gone."""
-        self.process.kill()
+        if self.running():
+            self._signal(signal.SIGKILL)
         self.process.wait(DEADLINE)
 
     def terminate(self, timeout: float = DEADLINE) -> int:
         """SIGTERM, and the status; a process that does not end is killed and that is an error."""
         if self.running():
-            self.process.terminate()
+            self._signal(signal.SIGTERM)
         try:
             return self.process.wait(timeout)
         except subprocess.TimeoutExpired:

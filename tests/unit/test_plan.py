@@ -223,6 +223,7 @@ print(json.dumps(sorted(set(sys.modules) - before)))
         "pierhead.libcontainer.init",
         "pierhead.libcontainer.network",
         "pierhead.libcontainer.rootfs",
+        "pierhead.libcontainer.scope",
         "pierhead.libcontainer.user",
         "pierhead.libcontainer.userentry",
         "pierhead.libcontainer.usernamespace",

@@ -7,6 +7,7 @@ from pierhead.daemon.jobs import confinement, limits, specs
 from pierhead.daemon.jobs.lifecycle import signal_number
 from pierhead.errors import InvalidParameter, NotFound, PierheadError
 from pierhead.graph.importing import host_architecture
+from pierhead.libcontainer import scopes
 from pierhead.libcontainer.plan import sysctl_path
 from pierhead.linux import const
 from pierhead.manifest import Platform, parse_platform
@@ -143,6 +144,8 @@ def check_host(host: HostConfig, settings: Config, warnings: list[str]) -> None:
         ):
             continue
         raise InvalidParameter(f"invalid {kind} mode: {mode}")
+    if settings.cgroup_driver == "systemd" and host.cgroup_parent and not scopes.valid_slice(host.cgroup_parent):
+        raise InvalidParameter('cgroup-parent for systemd cgroup should be a valid slice named as "xxx.slice"')
     if ".." in host.cgroup_parent.split("/") or "\0" in host.cgroup_parent:
         raise InvalidParameter(f"invalid cgroup parent: {host.cgroup_parent}: it leads out of the hierarchy")
     if host.userns_mode not in ("", "host"):

@@ -16,7 +16,7 @@ from pierhead.daemon.jobs.files import container_folder
 from pierhead.daemon.jobs.mounts import PROPAGATIONS
 from pierhead.errors import InvalidParameter, NoSuchContainer
 from pierhead.graph.containers import Container
-from pierhead.libcontainer import capabilities, cgroups, devicefilter
+from pierhead.libcontainer import capabilities, cgroups, devicefilter, scopes
 from pierhead.libcontainer.spec import (
     Device,
     DeviceLimit,
@@ -65,6 +65,8 @@ def cgroup_layout() -> cgroups.Layout:
 
 def cgroup_path(engine: Engine, id: str, host: HostConfig) -> str:
     """Where a container's cgroup is, below every hierarchy's root."""
+    if engine.config.cgroup_driver == "systemd":
+        return scopes.path(host.cgroup_parent or engine.config.cgroup_parent or scopes.DEFAULT_SLICE, id)
     parent = host.cgroup_parent or engine.config.cgroup_parent or f"/pierhead/{engine.db.instance}"
     return posixpath.normpath(f"/{parent.lstrip('/')}/{id}")
 

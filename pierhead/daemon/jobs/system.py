@@ -132,7 +132,7 @@ async def info(engine: Engine) -> SystemInfo:
         oom_kill_disable=not unified,
         n_goroutines=len(engine.jobs),
         system_time=rfc3339_fixed(time.time_ns()),
-        cgroup_driver="cgroupfs",
+        cgroup_driver=engine.config.cgroup_driver,
         cgroup_version="2" if unified else "1",
         n_events_listener=engine.events.listeners,
         kernel_version=os.uname().release,

@@ -25,7 +25,7 @@ from pierhead.driver.execdriver.runtime import VERSION, Runtime
 from pierhead.driver.execdriver.shims import Shims
 from pierhead.driver.execdriver.spawn import Zygote
 from pierhead.errors import InvalidParameter
-from pierhead.libcontainer import cgroupfs, cgroups, oci, plan
+from pierhead.libcontainer import cgroupfs, cgroups, oci, plan, scopes
 from pierhead.libcontainer.spec import NamespaceKind, NamespaceMode, Process
 from pierhead.linux.mount import DirectoryRoot
 
@@ -107,6 +107,8 @@ class OciDriver(Shims):
 
     def compile(self, request: StartRequest) -> bytes:
         spec, setup = request.spec, request.spec.network
+        if scopes.slice_of(spec.cgroup):
+            raise ValueError("the systemd cgroup driver needs the native exec driver")
         plan.compile_start(spec)  # refuses what cannot be, in the same words
         path, *options = self._command(request.runtime)
         kinds = {kind: spec.namespaces.get(kind, NamespaceMode.NEW) for kind in NamespaceKind}

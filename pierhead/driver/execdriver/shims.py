@@ -23,7 +23,7 @@ from pierhead.driver.execdriver import parents, protocol
 from pierhead.driver.execdriver.api import Exited, StartRequest
 from pierhead.driver.execdriver.monitor import ShimMonitor, exited, flags, holds
 from pierhead.driver.execdriver.spawn import Zygote
-from pierhead.libcontainer import cgroupfs, cgroups, oom, stats
+from pierhead.libcontainer import cgroupfs, cgroups, oom, scopes, stats
 from pierhead.libcontainer.spec import NamespaceKind, NamespaceMode, Resources
 from pierhead.linux import calls
 
@@ -98,7 +98,8 @@ class Shims(ABC):
             if os.path.dirname(spec.cgroup) != self._base:
                 # Noted first: whoever cleans up after us has to find it.
                 parents.remember(descriptors[1], spec.cgroup)
-                self._parents.prepare(self.layout, os.path.dirname(spec.cgroup), self.besides())
+                if not scopes.slice_of(spec.cgroup):  # slices are systemd's to make and to remove
+                    self._parents.prepare(self.layout, os.path.dirname(spec.cgroup), self.besides())
             descriptors += request.descriptors.values()
             descriptors += [stream.connection.fileno() for stream in request.streams]
             held = list(holds(request.ports))
@@ -244,8 +245,8 @@ class Shims(ABC):
         except OSError:
             return None  # it has ended
         for path in (line.split(":", 2)[2] for line in lines):
-            for found in re.finditer("/([0-9a-f]{64})(?=/|$)", path):
-                if path[: found.end()] == self.cgroup(found[1]):
+            for found in re.finditer(r"[/-]([0-9a-f]{64})(?=/|\.scope|$)", path):
+                if f"{path}/".startswith(f"{self.cgroup(found[1])}/"):
                     return found[1]
         return None
 
