@@ -71,6 +71,18 @@ def archive(*items: Item, form: int = tarfile.PAX_FORMAT) -> bytes:
     return buffer.getvalue()
 
 
+def block(**fields: bytes) -> bytes:
+    """A header block with fields at will, its checksum right."""
+    places = {"name": 0, "mode": 100, "uid": 108, "gid": 116, "size": 124, "mtime": 136, "kind": 156, "link": 157}
+    places |= {"magic": 257, "major": 329, "minor": 337}
+    made = bytearray(512)
+    for part, value in {"name": b"x", "kind": b"0", "magic": b"ustar\x0000", **fields}.items():
+        made[places[part] : places[part] + len(value)] = value
+    made[148:156] = b" " * 8
+    made[148:156] = b"%06o\0 " % sum(made)
+    return bytes(made)
+
+
 def listing(data: bytes) -> dict[str, tarfile.TarInfo]:
     """The entries of an archive by name."""
     with tarfile.open(fileobj=io.BytesIO(data), errors="surrogateescape") as tar:

@@ -145,3 +145,52 @@ def stalling_registry(host: Namespace, layers: Sequence[bytes], port: int = PORT
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+class Answers:
+    """What a registry says, path by path; the bodies may be changed while it serves."""
+
+    def __init__(self) -> None:
+        self.bodies: dict[str, bytes] = {"/v2/": b"{}"}
+
+    def image(self, repository: str, layers: Sequence[bytes]) -> list[bytes]:
+        """An image with the tag 1; returns its blobs: configuration and compressed layers."""
+        config = config_of(layers)
+        blobs = [config, *(compressed(layer) for layer in layers)]
+        manifest = oci_manifest(config, blobs[1:], docker=True)
+        self.bodies |= {f"/v2/{repository}/blobs/{digest(blob)}": blob for blob in blobs}
+        self.bodies |= {f"/v2/{repository}/manifests/{name}": manifest for name in ("1", digest(manifest))}
+        return blobs
+
+
+@contextmanager
+def serving_registry(host: Namespace, answers: Answers, port: int = PORT) -> Iterator[str]:
+    """A registry at 127.0.0.1:5000 of a machine that says these; yields its address."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = answers.bodies.get(self.path)
+            self.send_response(404 if body is None else 200)
+            self.send_header("Content-Length", str(len(body or b"")))
+            if "/manifests/" in self.path:
+                self.send_header("Content-Type", DOCKER_MANIFEST)
+            self.end_headers()
+            if self.command == "GET":
+                with suppress(ConnectionError):
+                    self.wfile.write(body or b"")
+
+        do_HEAD = do_GET
+
+        def log_message(self, *arguments: object) -> None:
+            """Nothing."""
+
+    server = host.call(lambda: ThreadingHTTPServer(("127.0.0.1", port), Handler))
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

@@ -3,7 +3,6 @@
 import os
 import select
 import signal
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -203,13 +202,3 @@ def finish(child: container.Child, theirs: tuple[int, int, int], ours: tuple[int
     os.close(child.pidfd)
     code = os.waitstatus_to_exitcode(status)
     return Result(code if code >= 0 else 128 - code, texts[ours[0]].decode(), texts[ours[1]].decode())
-
-
-def snapshot(folder: Path) -> dict[str, tuple[int, int, int, bytes]]:
-    """Everything below a folder, by lstat and content: what a hostile image must not change."""
-    found = {}
-    for path in [folder, *sorted(folder.rglob("*"))]:
-        info = path.lstat()
-        content = path.read_bytes() if stat.S_ISREG(info.st_mode) else b""
-        found[str(path)] = (info.st_mode, info.st_uid, info.st_gid, content)
-    return found

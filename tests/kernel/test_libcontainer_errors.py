@@ -1,12 +1,14 @@
 """Starts that fail: said in Docker's words, with the cause, and with nothing left behind."""
 
+import marshal
 import os
+import socket
 import struct
 from pathlib import Path
 
 import pytest
 
-from pierhead.libcontainer import cgroups
+from pierhead.libcontainer import cgroups, container
 from pierhead.libcontainer.init import SetupError
 from pierhead.libcontainer.spec import Mount, Rlimit
 from tests.kernel.box import MOUNTS, Box, enter, run, running
@@ -158,3 +160,14 @@ def test_a_start_in_an_ended_container_says_so(box: Box) -> None:
         enter(ended, spec, "true")
     os.close(pidfd)
     assert caught.value.errno == 3
+
+
+def test_what_failed_is_told_though_the_child_never_read_that_it_may_go_on() -> None:
+    """The kernel says ECONNRESET once for what its peer has left unread, and before what the peer had sent."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours:
+        theirs.send(marshal.dumps(("error", 2, "no such file or directory", "/x", "open", "mount"), 2))
+        ours.send(b"go")
+        theirs.close()
+        with pytest.raises(SetupError, match="no such file or directory"):
+            container._listen(ours, container.Child(0, -1))

@@ -13,7 +13,8 @@ import pytest
 from pierhead.libcontainer import plan
 from pierhead.libcontainer.init import SetupError
 from pierhead.libcontainer.spec import Mount
-from tests.kernel.box import MOUNTS, Box, Result, enter, run, running, script, snapshot
+from tests.harness.sentinel import sentinel as watched_sentinel
+from tests.kernel.box import MOUNTS, Box, Result, enter, run, running, script
 
 
 @pytest.fixture
@@ -23,28 +24,8 @@ def box(tmp_path: Path) -> Box:
 
 @pytest.fixture
 def sentinel(tmp_path: Path) -> Iterator[Path]:
-    """A folder of the host that every link of an image points to; neither it nor the host's mounts may change."""
-    folder = tmp_path / "sentinel"
-    (folder / "d").mkdir(parents=True)
-    (folder / "f").write_text("the host's")
-    (folder / "ptmx").write_text("the host's")
-    os.mkfifo(folder / "fifo")
-    before, mounts = snapshot(folder), host_mounts(tmp_path)
-    devices = sorted(os.listdir("/dev"))
-    null = os.stat("/dev/null")
-    yield folder
-    assert snapshot(folder) == before
-    assert host_mounts(tmp_path) == mounts
-    assert sorted(os.listdir("/dev")) == devices
-    after = os.stat("/dev/null")
-    assert (after.st_mode, after.st_uid, after.st_gid) == (null.st_mode, null.st_uid, null.st_gid)
-
-
-def host_mounts(folder: Path) -> list[str]:
-    """The host's mounts where a container's could have come out by mistake; others' tests mount things elsewhere."""
-    points = ("/", "/proc", "/dev", "/dev/pts", "/dev/shm", "/dev/mqueue", "/sys", "/etc", "/tmp")
-    lines = Path("/proc/self/mountinfo").read_text().splitlines()
-    return [line for line in lines if line.split()[4] in points or str(folder) in line]
+    with watched_sentinel(tmp_path) as folder:
+        yield folder
 
 
 @pytest.mark.parametrize("name", ["proc", "sys"])

@@ -16,7 +16,8 @@ import pytest
 
 from pierhead.libcontainer.init import SetupError
 from pierhead.libcontainer.spec import Mount
-from tests.kernel.box import MOUNTS, Box, script, snapshot
+from tests.harness.sentinel import snapshot
+from tests.kernel.box import MOUNTS, Box, script
 
 ROUNDS = 20
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pierhead.driver.graphdriver.pack import END, header
 from pierhead.driver.graphdriver.tar import REGULAR, BadArchive, Budget, Entry, TarReader, clean, parse_pax
-from tests.harness.archives import NS, archive, device, file, folder, hardlink, symlink
+from tests.harness.archives import NS, archive, block, device, file, folder, hardlink, symlink
 
 BUDGET = Budget(entries=1000, header=1 << 16)
 
@@ -87,17 +87,6 @@ def test_damage_is_refused_or_harmless(at: int, noise: bytes, cut: int) -> None:
                 assert b".." not in entry.name.split(b"/") and not entry.name.startswith(b"/")
         except BadArchive:
             pass
-
-
-def block(**fields: bytes) -> bytes:
-    """A header block with fields at will, its checksum right."""
-    places = {"name": 0, "mode": 100, "uid": 108, "gid": 116, "size": 124, "mtime": 136, "kind": 156, "magic": 257}
-    made = bytearray(512)
-    for field, value in {"name": b"x", "kind": b"0", "magic": b"ustar\x0000", **fields}.items():
-        made[places[field] : places[field] + len(value)] = value
-    made[148:156] = b" " * 8
-    made[148:156] = b"%06o\0 " % sum(made)
-    return bytes(made)
 
 
 @pytest.mark.parametrize(
