@@ -27,7 +27,7 @@ from pierhead.linux.mountapi import (
     set_attributes,
     umount,
 )
-from pierhead.linux.openat import ensure_directory, ensure_file, open_in_root
+from pierhead.linux.openat import ensure_directory, ensure_file, open_in_root, openat2
 
 _NULL = os.makedev(1, 3)
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
@@ -89,7 +89,8 @@ def foreign_shm(namespace: int) -> int:
     own = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     setns(namespace, const.CLONE_NEWNS)
     try:
-        found = os.open("/dev/shm", _DIRECTORY | os.O_NOFOLLOW)
+        # No link on the way: one of procfs would lead to what we have open.
+        found = openat2(const.AT_FDCWD, "/dev/shm", _DIRECTORY, const.RESOLVE_NO_SYMLINKS)
         if file_system(found) != const.TMPFS_MAGIC:
             raise failure("mount", "/dev/shm", 22, "the other container has no /dev/shm of its own to share")
         made = clone_tree(found, "", False)

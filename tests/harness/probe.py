@@ -22,6 +22,7 @@ from tests.harness import native
 from tests.harness.api import Api, demultiplex
 from tests.harness.engines import Engine
 from tests.harness.images import busybox_rootfs, docker_archive, tar
+from tests.harness.processes import wait_until
 
 IMAGE = "probe:latest"
 
@@ -36,6 +37,7 @@ ROWS = (
     "exec",
     "exec -u 1000",
     "exec --privileged",
+    "healthcheck",
     "exec -t",  # last: its terminal may stay a moment longer than it does
 )
 """Every way into a container."""
@@ -54,7 +56,10 @@ def dump(engine: Engine) -> dict[str, Lines]:
     plain = engine.api.run("sleep", "1000", image=IMAGE)
     for row in ROWS:
         try:
-            found, id = _exec(engine.api, plain, row) if row.startswith("exec") else _run(engine.api, row)
+            if row == "healthcheck":
+                found, id = _healthcheck(engine.api)
+            else:
+                found, id = _exec(engine.api, plain, row) if row.startswith("exec") else _run(engine.api, row)
         except AssertionError as error:
             # runc wants every capability for --privileged, which root in a virtual machine may not have.
             if "unable to apply caps" not in str(error):
@@ -103,6 +108,23 @@ def _exec(api: Api, container: str, row: str) -> tuple[Any, str]:
     id = api.ok("POST", f"/containers/{container}/exec", config).json["Id"]
     body = api.ok("POST", f"/exec/{id}/start", {"Detach": False, "Tty": config["Tty"]}).body
     return _parsed(body if config["Tty"] else b"".join(demultiplex(body))), container
+
+
+def _healthcheck(api: Api) -> tuple[Any, str]:
+    """Through a file, for of a check's output only the beginning is kept; so descriptor 1 is that file."""
+    test = ["CMD-SHELL", "/bin/probe > /tmp/part && mv /tmp/part /tmp/said; sleep 1000"]
+    check = {"Test": test, "Interval": 10**9, "Timeout": 60 * 10**9, "Retries": 1}
+    id = api.run("sleep", "1000", image=IMAGE, Healthcheck=check)
+
+    def said() -> bytes:
+        config = {"Cmd": ["cat", "/tmp/said"], "AttachStdout": True}
+        made = api.ok("POST", f"/containers/{id}/exec", config).json["Id"]
+        return demultiplex(api.ok("POST", f"/exec/{made}/start", {"Detach": False}).body)[0]
+
+    wait_until(said, "what the health check's probe says")
+    text = said()
+    api.ok("DELETE", f"/containers/{id}", force=1)
+    return _parsed(text), id
 
 
 def _parsed(text: bytes) -> Any:

@@ -1,13 +1,15 @@
 """Another container swaps a directory of a shared volume for a link, again and again, while ours starts.
 
-Errors are fine; the host's sentinel, its mounts and its devices must stay as they are (CVE-2021-30465, CVE-2024-45310,
-CVE-2025-31133).
+Errors are fine; the host's sentinel, its mounts and its devices must stay as they are. (Class C of the known ways out:
+CVE-2021-30465, CVE-2024-45310, CVE-2025-31133, CVE-2025-62161, CVE-2025-52881, CVE-2025-62596.)  Each race is as many
+rounds as a few seconds have; with PIERHEAD_LONG=1 three thousand, or a minute.
 """
 
 import contextlib
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,9 +19,10 @@ import pytest
 from pierhead.libcontainer.init import SetupError
 from pierhead.libcontainer.spec import Mount
 from tests.harness.sentinel import snapshot
-from tests.kernel.box import MOUNTS, Box, script
+from tests.kernel.box import MOUNTS, Box, enter, running, script
 
-ROUNDS = 20
+LONG = bool(os.environ.get("PIERHEAD_LONG"))
+ROUNDS, SECONDS = (3000, 60) if LONG else (300, 2.5)
 
 _SWAP = """
 import ctypes, sys
@@ -34,6 +37,15 @@ while libc.renameat2(-100, a, -100, b, 2) == 0:  # RENAME_EXCHANGE
 @pytest.fixture
 def box(tmp_path: Path) -> Box:
     return Box(tmp_path)
+
+
+def rounds() -> Iterator[int]:
+    """Numbers for as long as a race may last."""
+    end = time.monotonic() + SECONDS
+    for number in range(ROUNDS):
+        yield number
+        if time.monotonic() > end:
+            return
 
 
 @contextmanager
@@ -66,7 +78,7 @@ def test_a_mount_point_that_is_swapped_never_leads_out(box: Box, tmp_path: Path,
         Mount(f"/vol/dst{below}", "bind", str(source), ("rbind",)),
     )
     with swapping(volume / "dst", volume / "link"):
-        for _ in range(ROUNDS):
+        for _ in rounds():
             with contextlib.suppress(SetupError):
                 script(box, "ls /proc/self/ours /proc/sys/kernel/ours && echo BAD", mounts=mounts)
     assert snapshot(sentinel) == before
@@ -80,7 +92,7 @@ def test_a_null_device_that_is_swapped_never_unmasks(box: Box, tmp_path: Path) -
     (dev / "link").symlink_to("/proc/uptime")
     mounts = (MOUNTS[0], Mount("/dev", "bind", str(dev), ("rbind",)))
     with swapping(dev / "null", dev / "link"):
-        for _ in range(ROUNDS):
+        for _ in rounds():
             result = script(box, "stat -c %t:%T /proc/keys; wc -c < /proc/keys", mounts=mounts)
             assert result.out.split() == ["1:3", "0"]
 
@@ -91,7 +103,86 @@ def test_where_proc_belongs_a_swapped_link_never_gets_it(box: Box, tmp_path: Pat
     (box.image / "elsewhere").mkdir()
     (box.image / "link").symlink_to("elsewhere")
     with swapping(box.image / "proc", box.image / "link"):
-        for _ in range(ROUNDS):
+        for _ in rounds():
             with contextlib.suppress(SetupError):
                 script(box, "true", root=box.directory())
     assert list((box.image / "elsewhere").iterdir()) == []
+
+
+def test_sysctls_and_the_oom_score_go_to_the_kernel_or_nowhere(box: Box, tmp_path: Path) -> None:
+    """CVE-2025-52881: what was written to /proc went to a file that a mount had put there."""
+    volume, dummy = tmp_path / "volume", tmp_path / "dummy"
+    for folder in (volume / "dst", dummy):
+        folder.mkdir(parents=True)
+    for name in ("ip_forward", "oom_score_adj", "exec", "current"):
+        (dummy / name).touch()
+    (volume / "link").symlink_to("/proc/sys/net/ipv4")
+    before = snapshot(dummy)
+    mounts = (
+        *MOUNTS,
+        Mount("/vol", "bind", str(volume), ("rbind",)),
+        Mount("/vol/dst", "bind", str(dummy), ("rbind",)),
+    )
+    show = "cat /proc/sys/net/ipv4/ip_forward /proc/self/oom_score_adj"
+    started = 0
+    with swapping(volume / "dst", volume / "link"):
+        for _ in rounds():
+            with contextlib.suppress(SetupError):
+                result = script(box, show, mounts=mounts, sysctls=(("net.ipv4.ip_forward", "1"),), oom_score_adj=5)
+                assert result.out.split() == ["1", "5"]
+                started += 1
+    assert started, "no start ever found a folder there: this says nothing"
+    assert snapshot(dummy) == before
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device", "link"])
+def test_a_user_file_that_is_swapped_is_never_opened_as_what_it_is_not(box: Box, tmp_path: Path, kind: str) -> None:
+    """CVE-2026-93320's class: a FIFO would hang the look-up, a device would be opened by it."""
+    other = box.image / "etc/other"
+    if kind == "fifo":
+        os.mkfifo(other)
+    elif kind == "device":
+        os.mknod(other, 0o020666, os.makedev(1, 5))
+    else:
+        other.symlink_to("/proc/1/environ")
+    spec = box.spec("sleep", "1000", root=box.directory())
+    with running(spec) as child, swapping(box.image / "etc/passwd", other):
+        for _ in rounds():
+            try:
+                found = enter(child, spec, "stat", "-c", "%u", "/proc/self/", user="joe").out
+            except SetupError as error:
+                assert "passwd" in str(error) or "unable to find user" in str(error)
+            else:
+                assert found == "1000\n"
+
+
+def test_a_working_directory_that_is_swapped_is_below_the_root(box: Box) -> None:
+    """CVE-2024-21626's class, with the directory swapped for a link to a descriptor."""
+    (box.image / "work").mkdir()
+    (box.image / "link").symlink_to("/proc/self/fd/4")
+    spec = box.spec("sleep", "1000", root=box.directory())
+    with running(spec) as child, swapping(box.image / "work", box.image / "link"):
+        for _ in rounds():
+            with contextlib.suppress(SetupError):
+                assert enter(child, spec, "readlink", "/proc/self/cwd", cwd="/work").out in ("/work\n", "/link\n")
+
+
+@pytest.mark.parametrize("target", ["absolute", "dots", "/proc/self/root"])
+def test_a_volumes_subpath_that_is_swapped_shows_the_volume_alone(box: Box, tmp_path: Path, target: str) -> None:
+    """CVE-2017-1002101's class: a folder of a shared volume, swapped for a link while it is mounted elsewhere."""
+    outside = tmp_path / "outside"
+    (outside / "deeper").mkdir(parents=True)
+    (outside / "deeper/theirs").touch()
+    volume = tmp_path / "volume"
+    (volume / "dst/deeper").mkdir(parents=True)
+    (volume / "dst/deeper/ours").touch()
+    where = {"absolute": str(outside), "dots": "../outside"}.get(target, target)
+    (volume / "link").symlink_to(where)
+    mounts = (*MOUNTS, Mount("/part", "bind", str(volume), ("rbind",), subpath="dst/deeper"))
+    started = 0
+    with swapping(volume / "dst", volume / "link"):
+        for _ in rounds():
+            with contextlib.suppress(SetupError):
+                assert script(box, "ls /part", mounts=mounts).out == "ours\n"
+                started += 1
+    assert started, "no start ever found a folder there: this says nothing"

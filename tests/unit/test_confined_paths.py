@@ -35,6 +35,9 @@ OPENS = frozenset(
 FORBIDDEN = ("tarfile", "zipfile", "shutil.unpack_archive")
 
 ALLOWED: dict[str, str] = {
+    "libcontainer/rootfs.py:source": "a bind's source or a volume's top folder; what is below goes by a descriptor",
+    "libcontainer/rootfs.py:foreign_shm": "our own namespace's file in /proc",
+    "libcontainer/rootfs.py:image": "a number in /proc/self/fd",
     "libcontainer/rootfs.py:slave": "our own copy of the host's mounts, before anything of the container is there",
     "libcontainer/rootfs.py:_layer": "the graph driver's folder of a layer",
     "libcontainer/rootfs.py:_overlay_in_a_page": "numbers in /proc/self/fd, and our copy of the host's root",
@@ -75,7 +78,8 @@ ALLOWED: dict[str, str] = {
     "driver/graphdriver/vfs.py:VfsDriver.open_layer": "the top folder of a layer",
     "daemon/jobs/volumes.py:_make": "the daemon's folder of a volume",
     "daemon/jobs/volumes.py:usage": "a volume's top folder, which a container cannot replace",
-    "daemon/jobs/volumes.py:copy_up": "the same",
+    "driver/graphdriver/projects.py:confine": "the driver's own folder of a layer",
+    "daemon/jobs/volumes.py:_copy_up": "the same",
 }
 """module:function to why the paths in it are the host's own."""
 

@@ -58,6 +58,10 @@ def check_config(config: ContainerConfig) -> None:
         signal_number(config.stop_signal)
     if len(config.hostname) > 63:
         raise InvalidParameter(f"invalid hostname: {config.hostname}: longer than 63 characters")
+    for what, name in (("hostname", config.hostname), ("domainname", config.domainname)):
+        # They become part of lines in the container's /etc/hosts.
+        if any(character.isspace() or not character.isprintable() for character in name):
+            raise InvalidParameter(f"invalid {what} format: {name!r}")
     for port in config.exposed_ports or {}:
         number, _, proto = port.partition("/")
         if not _port_range(number) or proto.lower() not in ("", "tcp", "udp", "sctp"):
