@@ -41,8 +41,8 @@ class Parents:
             try:
                 with open(self._note(level), encoding="utf-8") as note:
                     made = note.read().splitlines()
-            except FileNotFoundError:
-                continue
+            except OSError:
+                continue  # nothing was noted, or the level has a name that no file can have
             for directory in made:
                 try:
                     os.rmdir(directory)
