@@ -341,9 +341,10 @@ def _listen(status: socket.socket, child: Child) -> None:
 
 
 def _has_ended(pidfd: int) -> bool:
+    """Whether it has, or is about to: its namespaces go some moments before the pidfd says that it is gone."""
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
-    return bool(poll.poll(0))
+    return bool(poll.poll(1000))
 
 
 def _await_end(pidfd: int) -> None:
