@@ -13,7 +13,7 @@ ARGS ?=
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1\t/' | expand -t 22
 
-setup: .cache/apt.stamp .venv/stamp .cache/peers.stamp  ## system packages (root), .venv, peers: all pinned, nothing started
+setup: .cache/apt.stamp .venv/stamp .cache/peers.stamp test-machine  ## system packages (root), .venv, peers, the test machine: nothing started
 
 setup-venv: .cache/apt.stamp .venv/stamp
 
@@ -36,7 +36,7 @@ peers: .cache/peers.stamp
 demo: setup-venv  ## the walkthrough with real containers; leaves nothing behind (TOMCAT=1: with a real Tomcat)
 	@$(PY) -m demo $(if $(TOMCAT),--tomcat) $(ARGS)
 
-test: setup test-machine  ## the whole test suite, and a core of it on Debian's own kernel (vm/tests)
+test: setup  ## the whole test suite, and a core of it on Debian's own kernel (vm/tests)
 	@$(PYTEST) $(ARGS)
 
 test-fast: .venv/stamp  ## what needs no root and no daemon
