@@ -41,6 +41,7 @@ def tree(tmp_path: Path) -> Iterator[Path]:
         run(["umount", "-R", "-l", str(tmp_path)])
 
 
+@pytest.mark.only_pierhead("Debian's dockerd sees a copy of the mounts, made before those of the test")
 @pytest.mark.parametrize(
     ("options", "readonly", "top", "below"),
     [
@@ -61,6 +62,16 @@ def test_a_bind_is_as_recursive_and_as_read_only_as_asked(
     assert found["/m"][5].split(",")[0] == top
     assert (found["/m/below"][5].split(",")[0] if "/m/below" in found else None) == below
     assert any(word.startswith("master:") for word in found["/m"]) == (options.get("Propagation") == "rslave")
+
+
+def test_mounts_are_passed_on_only_from_where_they_can_be(api: Api, tree: Path) -> None:
+    run(["mount", "--make-private", str(tree)])
+    for propagation, words in ("rslave", "shared or slave"), ("shared", "shared"):
+        mount = {"Type": "bind", "Source": str(tree), "Target": "/m", "BindOptions": {"Propagation": propagation}}
+        refused = api.send("POST", f"/containers/{api.create('true', HostConfig={'Mounts': [mount]})}/start")
+        assert refused.status == 500
+        assert refused.message.startswith(f"path {tree} is mounted on /")
+        assert refused.message.endswith(f"but it is not a {words} mount")
 
 
 @needs_docker28

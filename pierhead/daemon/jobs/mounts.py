@@ -5,7 +5,7 @@ import posixpath
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pierhead.errors import InvalidParameter, NoSuchContainer, NotFound
+from pierhead.errors import InvalidParameter, NoSuchContainer, NotFound, PierheadError
 from pierhead.graph.containers import Container
 from pierhead.linux.idmap import IdMaps
 from pierhead.wire.containers import BindOptions, ContainerConfig, HostConfig, Mount, MountPoint
@@ -144,6 +144,30 @@ def _bind(mount: Mount, target: str) -> Wanted:
         propagation=propagation,
         make_source=options.create_mountpoint,
     )
+
+
+def check_propagation(source: str, propagation: str) -> None:
+    """Refuse a bind that is to pass mounts on, from where none are. Raises PierheadError in Docker's words."""
+    kind = propagation.removeprefix("r")
+    if kind not in ("shared", "slave"):
+        return
+    point, groups = _mount_of(os.path.realpath(source))
+    if any(group.startswith("shared:") or (kind == "slave" and group.startswith("master:")) for group in groups):
+        return
+    wanted = "shared" if kind == "shared" else "shared or slave"
+    raise PierheadError(f"path {source} is mounted on {point} but it is not a {wanted} mount")
+
+
+def _mount_of(path: str) -> tuple[str, list[str]]:
+    """The mount that a path is in, and the peer groups that it has (proc_pid_mountinfo(5))."""
+    found: tuple[str, list[str]] = "/", []
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        for line in file:
+            fields = line.partition(" - ")[0].split()
+            point = fields[4].encode("latin-1", "replace").decode("unicode_escape")
+            if f"{path}/".startswith(f"{point.rstrip('/')}/") and len(point) >= len(found[0]):
+                found = point, fields[6:]
+    return found
 
 
 def _volume(mount: Mount, target: str) -> Wanted:

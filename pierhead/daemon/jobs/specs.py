@@ -393,6 +393,9 @@ def build(
 ) -> Spec:
     """The Spec of one start. Raises InvalidParameter for what only now can be seen to be wrong."""
     unified = cgroup_layout().version == 2
+    for point in mounts_of(container):
+        if point.type == "bind":
+            mount_requests.check_propagation(point.source, point.propagation)
     hostname = hostname_of(engine, container, config, host)
     maps = user_maps(engine, host)
     nodes, rules = devices(host)
