@@ -71,6 +71,7 @@ REFUSED_SOONER: list[tuple[dict[str, Any], str]] = [
     ({"IOMaximumBandwidth": 5}, "QoS maximum bandwidth configuration is not supported on linux"),
     ({"BlkioWeight": 5}, "Range of blkio weight is from 10 to 1000"),
     ({"BlkioDeviceReadBps": _DISK}, "stat /dev/none: no such file or directory"),
+    ({"BlkioDeviceWriteBps": [{"Path": "/dev/null", "Rate": 5}]}, "/dev/null is not a block device"),
     ({"BlkioDeviceWriteIOps": _DISK}, "stat /dev/none: no such file or directory"),
     ({"SecurityOpt": ["wat"]}, 'invalid --security-opt 1: "wat"'),
     ({"SecurityOpt": ["wat=1"]}, 'invalid --security-opt 2: "wat=1"'),
@@ -198,6 +199,8 @@ def test_an_import_for_another_system_is_refused(api: Api) -> None:
     [
         ({"RestartPolicy": {"Name": "wat"}}, "invalid restart policy"),
         ({"Memory": -1}, "Minimum memory limit allowed is 6MB"),
+        ({"CpuPeriod": 1}, "CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)"),
+        ({"NanoCpus": 10**14}, "ange of CPUs is from 0.01 to"),
         ({"CpusetCpus": "999"}, "Requested CPUs are not available"),
     ],
 )

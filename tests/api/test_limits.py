@@ -424,6 +424,14 @@ def test_an_update_that_contradicts_what_is_set_changes_nothing(api: Api) -> Non
         refused = api.send("POST", f"/containers/{id}/update", body)
         assert refused.status in (400, 409, 500) and words in refused.message
     assert limits(api, id) == before
+    free = api.run("sleep", "1000")
+    assert api.send("POST", f"/containers/{free}/update", {"MemorySwap": 64 * MB}).status >= 400, "swap without memory"
+    if not UNIFIED:
+        refused = api.send("POST", f"/containers/{free}/update", {"CpuShares": 1})
+        assert refused.status >= 400 and "the minimum allowed cpu-shares is 2" in refused.message
+    going = api.run("sleep", "1000", HostConfig={"AutoRemove": True})
+    refused = api.send("POST", f"/containers/{going}/update", {"RestartPolicy": {"Name": "always"}})
+    assert refused.status == 409 and "because AutoRemove is enabled for the container" in refused.message
     nano = api.run("sleep", "1000", HostConfig={"NanoCpus": 500_000_000})
     refused = api.send("POST", f"/containers/{nano}/update", {"CpuPeriod": 100_000})
     assert "CPU Period cannot be updated as NanoCPUs has already been set" in refused.message

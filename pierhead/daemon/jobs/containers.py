@@ -294,7 +294,8 @@ async def _update(engine: Engine, id: str, request: ContainerUpdateRequest) -> C
             raise Conflict(f"Cannot update container {id}: {error}") from None
         if request.restart_policy is not None and request.restart_policy.name:
             if host.auto_remove and request.restart_policy.name != "no":
-                raise InvalidParameter(
+                raise Conflict(
+                    f"Cannot update container {id}: "
                     "Restart policy cannot be updated because AutoRemove is enabled for the container"
                 )
             host.restart_policy = request.restart_policy

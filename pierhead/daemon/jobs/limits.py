@@ -10,6 +10,7 @@ from pierhead.libcontainer import cgroups
 from pierhead.wire.containers import ContainerUpdateRequest, HostConfig, Resources
 
 LEAST_MEMORY = 6 * 1024 * 1024
+MOST_SHARES = 262144
 
 THROTTLES = {
     "blkio_device_read_bps": ("throttle.read_bps_device", "BPS Block I/O read limit", "Block I/O BPS read limit"),
@@ -46,7 +47,10 @@ def complete(host: Resources) -> None:
 
 
 def apply(host: HostConfig, request: ContainerUpdateRequest) -> bool:
-    """Write an update's limits into a container's configuration; whether there were any. Raises Conflict."""
+    """Write an update's limits into a container's configuration; whether there were any.
+
+    Raises Conflict, InvalidParameter.
+    """
     if request.nano_cpus > 0 and (host.cpu_period > 0 or host.cpu_quota > 0):
         which = "Period" if host.cpu_period > 0 else "Quota"
         raise Conflict(f"Conflicting options: Nano CPUs cannot be updated as CPU {which} has already been set")
@@ -62,6 +66,8 @@ def apply(host: HostConfig, request: ContainerUpdateRequest) -> bool:
         changed["pids_limit"] = request.pids_limit
     for key, value in changed.items():
         setattr(host, key, value)
+    if host.memory_swap > 0 and not host.memory:
+        raise InvalidParameter("You should always set the Memory limit when using Memoryswap limit, see usage")
     return bool(changed)
 
 
@@ -127,6 +133,10 @@ def _check_cpu(host: Resources, warnings: list[str]) -> None:
         raise InvalidParameter("CPU cfs quota can not be less than 1ms (i.e. 1000)")
     if host.cpu_shares < 0:
         raise InvalidParameter(f"invalid CPU shares ({host.cpu_shares}): value must be a positive integer")
+    if specs.cgroup_layout().version == 1 and host.cpu_shares == 1:  # v2's weight begins at 1
+        raise InvalidParameter("the minimum allowed cpu-shares is 2")
+    if specs.cgroup_layout().version == 1 and host.cpu_shares > MOST_SHARES:
+        raise InvalidParameter(f"the maximum allowed cpu-shares is {MOST_SHARES}")
     if host.cpu_percent > 0:
         warnings.append("linux does not support CPU percent. Percent discarded.")
         host.cpu_percent = 0

@@ -109,9 +109,12 @@ def device_limits(devices: Sequence[WeightDevice | ThrottleDevice] | None) -> tu
     found = []
     for one in devices or ():
         try:
-            number = os.stat(one.path).st_rdev
+            node = os.stat(one.path)
         except OSError as error:
             raise InvalidParameter(f"stat {one.path}: {(error.strerror or '').lower()}") from None
+        if not stat.S_ISBLK(node.st_mode):
+            raise InvalidParameter(f"{one.path} is not a block device: no I/O of its can be limited")
+        number = node.st_rdev
         value = one.weight if isinstance(one, WeightDevice) else one.rate
         found.append(DeviceLimit(os.major(number), os.minor(number), value))
     return tuple(found)
