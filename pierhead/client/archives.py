@@ -1,4 +1,4 @@
-"""``pier load``, ``pier save`` and ``pier import``."""
+"""``pier load``, ``pier save`` and ``pier import``, ``pier export`` and ``pier commit``."""
 
 import os
 import stat
@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from pierhead.client.api import quote
+from pierhead.client.connection import Response
 from pierhead.client.errors import ClientError
 from pierhead.client.flags import Options
 from pierhead.client.progress import Display
@@ -59,26 +61,44 @@ def _platform(text: str) -> str:
 
 def save(session: Session, options: Options) -> int:
     """Write images as one archive."""
+    path = _output(options, "save image")
+    query = {"names": options.operands, "platform": _platform(options.text("platform"))}
+    _write(session.api.call("GET", "/images/get", query, own=True), path, "save image")
+    return 0
+
+
+def export(session: Session, options: Options) -> int:
+    """Write a container's files as an archive."""
+    path = _output(options, "export container")
+    answer = session.api.call("GET", f"/containers/{quote(options.operands[0])}/export", own=True)
+    _write(answer, path, "export container")
+    return 0
+
+
+def _output(options: Options, what: str) -> str:
+    """The file to write to, which could be written; empty: to stdout. Raises ClientError."""
     path = options.text("output")
     if not path and os.isatty(1):
         raise ClientError("cowardly refusing to save to a terminal. Use the -o flag or redirect")
     folder = os.path.dirname(path)
     if folder and not os.path.isdir(folder):
         raise ClientError(
-            f'failed to save image: invalid output path: directory "{folder}" does not exist'
+            f'failed to {what}: invalid output path: directory "{folder}" does not exist'
             if not os.path.exists(folder)
-            else f'failed to save image: invalid output path: "{folder}" is not a directory'
+            else f'failed to {what}: invalid output path: "{folder}" is not a directory'
         )
     if path and stat.S_ISCHR(_mode(path)):
-        raise ClientError("failed to save image: cannot write to a character device file")
-    query = {"names": options.operands, "platform": _platform(options.text("platform"))}
-    answer = session.api.call("GET", "/images/get", query, own=True)
+        raise ClientError(f"failed to {what}: cannot write to a character device file")
+    return path
+
+
+def _write(answer: Response, path: str, what: str) -> None:
     if not path:
         sys.stdout.flush()
         for block in answer.blocks():
             sys.stdout.buffer.write(block)
         sys.stdout.buffer.flush()
-        return 0
+        return
     # Beside the target and renamed, so that a broken transfer leaves no half archive under the name.
     partial = f"{path}.{os.getpid()}.partial"
     try:
@@ -87,11 +107,10 @@ def save(session: Session, options: Options) -> int:
                 file.write(block)
         os.rename(partial, path)
     except OSError as error:
-        raise ClientError(f"failed to save image: {error.filename or path}: {error.strerror or error}") from None
+        raise ClientError(f"failed to {what}: {error.filename or path}: {error.strerror or error}") from None
     finally:
         if os.path.exists(partial):
             os.unlink(partial)
-    return 0
 
 
 def _mode(path: str) -> int:
@@ -99,6 +118,23 @@ def _mode(path: str) -> int:
         return os.stat(path).st_mode
     except FileNotFoundError:
         return 0
+
+
+def commit(session: Session, options: Options) -> int:
+    """Make an image of a container and print its id."""
+    container, name = (*options.operands, "")[:2]
+    repository, tag = _repository(name)
+    query = {
+        "container": container,
+        "repo": repository,
+        "tag": tag,
+        "author": options.text("author"),
+        "comment": options.text("message"),
+        "changes": options.all("change"),
+        "pause": "1" if options.on("pause") else "0",
+    }
+    print(session.api.post("/commit", query)["Id"])
+    return 0
 
 
 def import_(session: Session, options: Options) -> int:

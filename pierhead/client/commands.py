@@ -32,9 +32,11 @@ _TABLE = """\
 container attach|attach|streams_commands:attach|Attach local standard input, output, and error streams to a running \
 container
 container bundle||bundle:bundle|Write a container as an OCI bundle: config.json and root file system
+container commit|commit|archives:commit|Create a new image from a container's changes
 container create|create|run:create|Create a new container
 container diff|diff|container_views:diff|Inspect changes to files or directories on a container's filesystem
 container exec|exec|exec:exec_|Execute a command in a running container
+container export|export|archives:export|Export a container's filesystem as a tar archive
 container inspect||inspect:container|Display detailed information on one or more containers
 container kill|kill|lifecycle:kill|Kill one or more running containers
 container logs|logs|streams_commands:logs|Fetch the logs of a container

@@ -44,7 +44,7 @@ class Defaults(msgspec.Struct, rename="pascal"):
     healthcheck: Health | None = None
 
 
-class History(msgspec.Struct):
+class History(msgspec.Struct, omit_defaults=True):
     """One step of the image's making."""
 
     created: str | None = None

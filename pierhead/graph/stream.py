@@ -28,7 +28,9 @@ else:
 
 CHUNK = 1 << 20
 DEPTH = 6
-SNIFF = 8
+USTAR = 257
+"""Where every archive of today says that it is one: a name in it may begin like compressed data."""
+SNIFF = USTAR + 5
 _MEMORY = 128 << 20
 _DAMAGED: Any = (
     OSError,
@@ -103,7 +105,7 @@ def decompressed(source: BinaryIO) -> Iterator[bytes]:
             break
         head += more
     for magic, name, make in _MAGIC:
-        if head.startswith(magic):
+        if head.startswith(magic) and head[USTAR : USTAR + 5] != b"ustar":
             yield from _members(source, head, name, make)
             return
     while head:

@@ -67,6 +67,7 @@ ALLOWED: dict[str, str] = {
     "driver/graphdriver/overlay.py:OverlayDriver.open_layer": "the top folder of a layer",
     "driver/graphdriver/overlay.py:OverlayDriver.diff": "a generator of pack, which is given a descriptor",
     "driver/graphdriver/overlay.py:_backing": "the data root, and our own mountinfo",
+    "driver/graphdriver/pack.py:open_content": "a number in /proc/self/fd: the very node that was looked at",
     "driver/graphdriver/pack.py:read_xattrs": "a descriptor, or one name in an open directory",
     "driver/graphdriver/remove.py:remove_tree": "the driver's own folder; what is below goes by descriptors",
     "driver/graphdriver/tree.py:copy_attributes": "a descriptor, or one name in an open directory",

@@ -8,6 +8,12 @@ Attach local standard input, output, and error streams to a running container
 --sig-proxy  Proxy all received signals to the process (default true)""",
     "bundle": """CONTAINER DIRECTORY
 Write a container as an OCI bundle (config.json and root file system), which runc run and the like run""",
+    "commit": """[OPTIONS] CONTAINER [REPOSITORY[:TAG]]
+Create a new image from a container's changes
+-a, --author string  Author (e.g., "John Hannibal Smith <hannibal@a-team.com>")
+-c, --change list  Apply Dockerfile instruction to the created image
+-m, --message string  Commit message
+-p, --pause  Pause container during commit (default true)""",
     "diff": """CONTAINER
 Inspect changes to files or directories on a container's filesystem""",
     "exec": """[OPTIONS] CONTAINER COMMAND [ARG...]
@@ -21,6 +27,9 @@ Execute a command in a running container
 -t, --tty  Allocate a pseudo-TTY
 -u, --user string  Username or UID (format: "<name|uid>[:<group|gid>]")
 -w, --workdir string  Working directory inside the container""",
+    "export": """[OPTIONS] CONTAINER
+Export a container's filesystem as a tar archive
+-o, --output string  Write to a file, instead of STDOUT""",
     "inspect": """[OPTIONS] CONTAINER [CONTAINER...]
 Display detailed information on one or more containers
 -f, --format string  @plain

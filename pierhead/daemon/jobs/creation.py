@@ -40,7 +40,7 @@ from pierhead.wire.containers import (
 from pierhead.wire.networks import EndpointSettings
 
 
-def _merge(config: ContainerConfig, image: ContainerConfig) -> None:
+def merge(config: ContainerConfig, image: ContainerConfig) -> None:
     """Complete a request's Config with the image's, as Docker does (in place)."""
     if not config.user:
         config.user = image.user
@@ -146,7 +146,7 @@ async def _create(engine: Engine, name: str, request: ContainerCreateRequest, pl
     with phase("graph: image"):
         image = await images.resolve(engine, config.image)
     checks.check_platform(config.image, Platform(image.os, image.architecture, image.variant), platform, warnings)
-    _merge(config, image.config)
+    merge(config, image.config)
     checks.check_config(config)
     command = _command(config)
     checks.check_host(host, engine.config, warnings)

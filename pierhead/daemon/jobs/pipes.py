@@ -4,12 +4,13 @@ import asyncio
 import concurrent.futures
 import io
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
 A = TypeVar("A")
 DEPTH = 16
+PORTION = 1 << 20
 
 
 class Cancelled(OSError):
@@ -107,6 +108,18 @@ def on_loop(function: Callable[[A], Coroutine[object, object, None]]) -> Callabl
     """The function for a thread: it runs on the present loop (where events are published) and is waited for."""
     loop = asyncio.get_running_loop()
     return lambda argument: asyncio.run_coroutine_threadsafe(function(argument), loop).result()
+
+
+def pour(pieces: Iterable[bytes], out: Outflow[bytes]) -> None:
+    """Put many small pieces as fewer large ones."""
+    gathered = bytearray()
+    for piece in pieces:
+        gathered += piece
+        if len(gathered) >= PORTION:
+            out.put(bytes(gathered))
+            gathered.clear()
+    if gathered:
+        out.put(bytes(gathered))
 
 
 async def stream(

@@ -13,7 +13,7 @@ import msgspec
 from pierhead import manifest
 from pierhead.daemon.engine.engine import Engine, blocking
 from pierhead.daemon.jobs.image_names import event, find, names_id, parse_target
-from pierhead.daemon.jobs.pipes import Inflow, Outflow, on_loop, stream
+from pierhead.daemon.jobs.pipes import Inflow, Outflow, on_loop, pour, stream
 from pierhead.daemon.jobs.progress import bar
 from pierhead.errors import InvalidParameter, NoSuchImage, NotFound
 from pierhead.graph import loading, saving
@@ -279,14 +279,7 @@ async def save(engine: Engine, names: Sequence[str]) -> AsyncIterator[bytes]:
         event(engine, "save", item.image)
 
     def work(out: Outflow[bytes]) -> None:
-        gathered = bytearray()
-        for piece in saving.save(engine.graph, chosen):
-            gathered += piece
-            if len(gathered) >= 1 << 20:
-                out.put(bytes(gathered))
-                gathered.clear()
-        if gathered:
-            out.put(bytes(gathered))
+        pour(saving.save(engine.graph, chosen), out)
 
     return stream(work, "image save")
 

@@ -152,11 +152,14 @@ def content(fd: int, size: int) -> Iterator[bytes]:
 
 def open_content(above: int, base: bytes) -> int:
     """Open a regular file for reading. Raises OSError if it is anything else by now."""
-    fd = os.open(base, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=above)
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise OSError(errno.EINVAL, "no regular file", base)
-    return fd
+    node = os.open(base, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
+    try:
+        if not stat.S_ISREG(os.fstat(node).st_mode):
+            raise OSError(errno.EINVAL, "no regular file", base)
+        # The very node that was looked at: a running container may have put a device under the name meanwhile.
+        return os.open(f"/proc/self/fd/{node}", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(node)
 
 
 class Packer:

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Awaitable
 
-from pierhead.daemon.jobs import bundles, containers, lifecycle, streams
+from pierhead.daemon.jobs import bundles, commits, containers, lifecycle, streams
 from pierhead.daemon.jobs.streams import AttachOptions, LogOptions
 from pierhead.daemon.server import answer, detach
 from pierhead.daemon.server.answer import MULTIPLEXED_STREAM, NO_CONTENT, RAW_STREAM, Answer, Hijack, Stream
@@ -13,6 +13,7 @@ from pierhead.daemon.server.routes.unsupported import no_checkpoints
 from pierhead.errors import InvalidParameter, NoSuchContainer, PierheadError
 from pierhead.wire import codec, legacy, versions
 from pierhead.wire.containers import (
+    ContainerConfig,
     ContainerCreateRequest,
     ContainerUpdateRequest,
     ContainerWaitExitError,
@@ -113,6 +114,28 @@ async def top(call: Call) -> Answer:
 async def changes(call: Call) -> Answer:
     found = await call.engine.run(containers.changes, call.path["name"])
     return answer.json(found or None)  # Docker's nil slice
+
+
+async def export(call: Call) -> Answer:
+    chunks = await call.engine.run(commits.export, call.path["name"])
+    return Stream(await after_first(chunks), "application/octet-stream")
+
+
+async def commit(call: Call) -> Answer:
+    data = await call.json_bytes()
+    config = codec.decode(data, ContainerConfig) if data and has_keys_besides(data) else None
+    id = await call.engine.run(
+        commits.commit,
+        call.text("container"),
+        call.text("repo"),
+        call.text("tag"),
+        call.text("author"),
+        call.text("comment"),
+        call.texts("changes"),
+        config,
+        call.flag("pause", default=True),
+    )
+    return answer.json({"Id": id}, 201)
 
 
 async def bundle(call: Call) -> Answer:
@@ -235,5 +258,7 @@ ROUTES = (
     Route("GET", "/containers/{name}/changes", changes),
     Route("DELETE", "/containers/{name}/checkpoints/{checkpoint}", no_checkpoints),
     Route("DELETE", "/containers/{name*}", remove),
+    Route("GET", "/containers/{name}/export", export, cancellable=True),
+    Route("POST", "/commit", commit),
     Route("GET", "/pierhead/containers/{name}/bundle", bundle, cancellable=True),
 )

@@ -1,0 +1,124 @@
+"""``commit`` and ``export``: what a container has become, as an image and as an archive."""
+
+import io
+import tarfile
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.harness.api import Api
+from tests.harness.engines import Engine
+from tests.harness.processes import wait_until
+
+CHANGE = (
+    "rm /etc/os-release; rm -r /var/tmp; mkdir /var/tmp; echo new >/var/tmp/new; echo BZh >/BZh91AY; "
+    "ln /var/tmp/new /home/hard; ln -s /etc /home/soft; mkfifo /home/fifo; chown 33:10 /home/hard; "
+    "chmod 4755 /var/tmp/new; echo v >/data/kept"
+)
+
+STATUS = pytest.mark.needs_docker28("the status of a bad reference")
+TMPFS = {"Tmpfs": {"/tm": ""}}
+
+
+@pytest.fixture
+def api(engine: Engine) -> Iterator[Api]:
+    yield engine.api
+    engine.forget()
+    for image in engine.api.get("/images/json"):
+        for tag in image["RepoTags"] or [image["Id"]]:
+            if tag not in ("busybox:latest", "web:latest"):
+                engine.api.send("DELETE", f"/images/{image['Id'] if tag == '<none>:<none>' else tag}", force=1)
+
+
+def test_a_commit_is_an_image_with_what_the_container_had_changed(engine: Engine, api: Api) -> None:
+    engine.docker(
+        *("run", "--name", "box", "-v", "/data", "-e", "A=b", "-l", "x=y", "--hostname", "h", "-w", "/home"),
+        *("busybox", "sh", "-c", CHANGE),
+    ).check()
+    options = ["-c", "EXPOSE 80", "-a", "Me <me@x>", "-m", "why", "-c", 'CMD ["cat", "new"]', "-c", "ENV A=c D=e"]
+    for client in (engine.docker, engine.pier) if engine.kind == "pierd" else (engine.docker,):
+        id = client("commit", *options, "-c", "WORKDIR /var/tmp", "box", "made/of:box").check().stdout.strip()
+        seen = api.get("/images/made/of:box/json")
+        assert (seen["Id"], seen["Author"], seen["Comment"]) == (id, "Me <me@x>", "why")
+        config = seen["Config"]
+        assert config["Cmd"] == ["cat", "new"] and config["WorkingDir"] == "/var/tmp"
+        assert {"A=c", "D=e"} <= set(config["Env"]) and "80/tcp" in config["ExposedPorts"]
+        assert config["Labels"] == {"x": "y"} and config["Volumes"] == {"/data": {}}
+        base = api.get("/images/busybox/json")["RootFS"]["Layers"]
+        assert seen["RootFS"]["Layers"][:-1] == base
+    assert seen["Architecture"] == api.get("/images/busybox/json")["Architecture"]
+    step = api.get("/images/made/of:box/history")[0]
+    assert step["CreatedBy"] == f"sh -c {CHANGE}" and step["Comment"] == "why" and step["Size"] > 0
+    show = "cat new; stat -c '%a %u %g %h' new; ls /var/tmp /data /etc/os-release; readlink /home/soft; cat /BZh91AY"
+    said = api.output("sh", "-c", show, image="made/of:box").split("\n")
+    assert "4755 33 10 2" in said and "ls: /etc/os-release: No such file or directory" in said
+    assert {"/etc", "BZh"} <= set(said) and "kept" not in said
+
+
+def test_nothing_changed_is_no_layer_and_an_entrypoint_forgets_the_command(api: Api) -> None:
+    id = api.create("echo", "hi", Entrypoint=["env"])
+    made = api.ok("POST", f"/commit?container={id}", changes='ENTRYPOINT ["sh"]', author="").json["Id"]
+    image = api.get(f"/images/{made}/json")
+    assert image["RootFS"] == api.get("/images/busybox/json")["RootFS"]
+    assert image["Config"]["Entrypoint"] == ["sh"] and not image["Config"].get("Cmd")
+    assert image["RepoTags"] in ([], ["<none>:<none>"]) or not image["RepoTags"]
+    assert api.get(f"/images/{made}/history")[0]["Size"] == 0
+    # The body is a configuration in the place of the container's, completed by it.
+    other = api.ok("POST", f"/commit?container={id}&repo=other", {"Cmd": ["x"], "Env": ["PATH=/p"]}).json["Id"]
+    config = api.get(f"/images/{other}/json")["Config"]
+    assert config["Cmd"] == ["x"] and config["Env"] == ["PATH=/p"]
+    assert api.get("/images/other:latest/json")["Id"] == other
+
+
+@pytest.mark.parametrize(
+    ("query", "status", "words"),
+    [
+        ("container=nobody", 404, "No such container: nobody"),
+        pytest.param("container=box&repo=UPPER", 400, "must be lowercase", marks=STATUS),
+        pytest.param("container=box&repo=a@sha256:" + "0" * 64, 400, "cannot import digest reference", marks=STATUS),
+        ("container=box&changes=RUN+x", 400, "run is not a valid change command"),
+    ],
+)
+def test_a_commit_that_cannot_be_is_refused(api: Api, query: str, status: int, words: str) -> None:
+    api.create("true", name="box")
+    refused = api.send("POST", f"/commit?{query}")
+    assert (refused.status, words in refused.message) == (status, True), refused.message
+
+
+@pytest.mark.parametrize("pause", [1, 0])
+def test_a_running_container_stands_still_while_it_is_committed(api: Api, pause: int) -> None:
+    id = api.run("sh", "-c", "echo 1 >/one; sleep 1000")
+    begin = f"{time.time():.9f}"
+    made = api.ok("POST", f"/commit?container={id}&pause={pause}&comment=c&repo=still").json["Id"]
+    assert api.inspect(id)["State"]["Status"] == "running"
+    events = api.ok("GET", "/events", since=begin, until=f"{time.time():.9f}").records
+    told = [event for event in events if event["Type"] == "container"]
+    assert [event["Action"] for event in told] == (["pause", "commit", "unpause"] if pause else ["commit"])
+    attributes = told[pause]["Actor"]["Attributes"]
+    assert (attributes["comment"], attributes["imageID"]) == ("c", made)
+    assert attributes["imageRef"] in ("still:latest", "still")  # 20.10 leaves the tag out
+
+
+def test_an_export_is_the_files_without_what_is_mounted(engine: Engine, api: Api) -> None:
+    id = api.run("sh", "-c", CHANGE + "; echo done; sleep 1000", Volumes={"/data": {}}, HostConfig=TMPFS)
+    wait_until(lambda: b"done" in api.logs(id), "the changes")
+    answer = api.ok("GET", f"/containers/{id}/export")
+    assert answer.headers["Content-Type"] == "application/octet-stream"
+    with tarfile.open(fileobj=io.BytesIO(answer.body)) as tar:
+        found = {member.name: member for member in tar.getmembers()}
+        assert tar.extractfile(found["BZh91AY"]).read() == b"BZh\n"  # type: ignore[union-attr]
+    assert "etc/os-release" not in found and "data/kept" not in found and "bin/busybox" in found
+    assert found["home/soft"].issym() and found["home/fifo"].isfifo()
+    new = found["var/tmp/new"]
+    assert (new.mode & 0o7777, new.uid, new.gid) == (0o4755, 33, 10)
+    assert engine.docker("import", "-", "again", stdin=answer.body).check()
+    assert api.output("cat", "/home/hard", image="again") == "new\n"
+    if engine.kind == "pierd":
+        for client in (engine.docker, engine.pier):
+            target = engine.root / f"{client.__name__}.tar"
+            assert client("export", "-o", str(target), id).check().stdout == ""
+            assert target.read_bytes() == answer.body
+            refused = client("export", "-o", "/nowhere/x", id)
+            assert refused.stderr.startswith("failed to export container: invalid output path: ")
+    assert api.send("GET", "/containers/nobody/export").status == 404
