@@ -22,6 +22,7 @@ class Config:
     exec_opts: of the exec driver ("native.cgroupdriver=systemd").
     cgroup_parent: of containers that are not given another; empty: this daemon's own.
     default_shm_size: bytes.  default_cgroupns_mode: empty: as the cgroup version has it.
+    registry_certs: a folder of folders, each of the certificates for one registry.
     init, no_new_privileges, seccomp_profile (a file's content, "unconfined" or empty): of containers that do not say.
     userns_remap: whose subordinate ids containers get, as given; id_maps: what came of it (``subids``).
     exec_driver: "native" or "oci": who makes the containers that name no runtime, where there is no default_runtime.
@@ -52,6 +53,7 @@ class Config:
     default_network_opts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     insecure_registries: tuple[str, ...] = ()
     registry_mirrors: tuple[str, ...] = ()
+    registry_certs: str = "/etc/docker/certs.d"
     dns: tuple[str, ...] = ()
     dns_opts: tuple[str, ...] = ()
     dns_search: tuple[str, ...] = ()

@@ -250,6 +250,7 @@ OPTIONS = (
     ),
     Option(("--insecure-registry",), "insecure-registries", str, "host[:port] without TLS", many=True),
     Option(("--registry-mirror",), "registry-mirrors", str, "URL of a mirror of docker.io", many=True),
+    Option(("--registry-certs",), "registry-certs", str, "folder with registries' certificates (/etc/docker/certs.d)"),
     Option(("--dns",), "dns", _address, "name server for containers", many=True),
     Option(("--dns-opt",), "dns-opts", str, "option for containers' resolv.conf", many=True),
     Option(("--dns-search",), "dns-search", str, "search domain for containers", many=True),

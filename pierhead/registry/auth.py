@@ -6,7 +6,7 @@ a blob is redirected (CVE-2020-15157).
 
 import base64
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlencode, urlsplit
 
@@ -45,6 +45,7 @@ class Challenge:
 class _Token(msgspec.Struct):
     token: str | None = None
     access_token: str | None = None
+    refresh_token: str | None = None
 
 
 def parse_challenge(header: str) -> Challenge | None:
@@ -68,10 +69,18 @@ class TokenRequest:
     form: Mapping[str, str] | None
 
 
-def token_request(challenge: Challenge, scope: str, credentials: Credentials | None, *, insecure: bool) -> TokenRequest:
+def token_request(
+    challenge: Challenge,
+    scopes: Sequence[str],
+    credentials: Credentials | None,
+    *,
+    insecure: bool,
+    offline: bool = False,
+) -> TokenRequest:
     """The request that a Bearer challenge asks for.
 
     insecure: the registry itself is spoken to without TLS, so that its token server may be too.
+    offline: ask for an identity token, to be kept in place of the password.
     Raises InvalidParameter for a realm that cannot be used.
     """
     realm = challenge.parameters.get("realm", "")
@@ -80,10 +89,11 @@ def token_request(challenge: Challenge, scope: str, credentials: Credentials | N
         raise InvalidParameter(f"invalid realm in the registry's challenge: {realm[:200]!r}")
     if parts.scheme == "http" and not insecure:
         raise InvalidParameter(f"the registry wants credentials sent in the clear to {realm[:200]!r}: refused")
-    fields = {"service": challenge.parameters.get("service", ""), "scope": scope}
+    fields = {"service": challenge.parameters.get("service", "")}
     if credentials is not None and credentials.identity_token:
         form = {
             **fields,
+            "scope": " ".join(scopes),
             "grant_type": "refresh_token",
             "refresh_token": credentials.identity_token,
             "client_id": "docker",
@@ -93,13 +103,15 @@ def token_request(challenge: Challenge, scope: str, credentials: Credentials | N
     if credentials is not None and credentials.basic:
         headers["Authorization"] = credentials.basic
         fields["account"] = credentials.username
-    query = urlencode({key: value for key, value in fields.items() if value})
+    if offline:
+        fields |= {"offline_token": "true", "client_id": "docker"}
+    query = urlencode([(key, value) for key, value in fields.items() if value] + [("scope", one) for one in scopes])
     separator = "&" if parts.query else "?"
     return TokenRequest(f"{realm}{separator}{query}", headers, None)
 
 
-def parse_token(data: bytes) -> str:
-    """The token of a token server's answer. Raises InvalidParameter."""
+def parse_tokens(data: bytes) -> tuple[str, str]:
+    """The token of a token server's answer, and an identity token or "". Raises InvalidParameter."""
     try:
         answer = msgspec.json.decode(data, type=_Token)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
@@ -107,4 +119,4 @@ def parse_token(data: bytes) -> str:
     token = answer.token or answer.access_token
     if not token or not token.isascii() or not token.isprintable():
         raise InvalidParameter("invalid answer of the token server: no token in it")
-    return token
+    return token, answer.refresh_token or ""

@@ -14,11 +14,17 @@ from pierhead.errors import InvalidParameter, NotFound
 from pierhead.manifest import Descriptor, Manifest, Platform
 from pierhead.reference import Reference
 from pierhead.registry.auth import Credentials
-from pierhead.registry.session import RegistryError, Session
+from pierhead.registry.hosts import Hosts, RegistryError
+from pierhead.registry.repository import Repository
+from pierhead.registry.session import Session
+from pierhead.registry.transport import CANCELLED
 
 CHUNK = 1 << 20
 ATTEMPTS = 5
+BACKOFF = 0.25
+"""Seconds before a broken download goes on; twice as many each time."""
 MAX_DEPTH = 2
+_NO_HOSTS = Hosts()
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +42,10 @@ class Blob(RawIOBase):
     ``check`` must be called when everything was read: until then none of it may be trusted.
     """
 
-    def __init__(self, session: Session, descriptor: Descriptor, tell: Callable[[int], None]) -> None:
+    def __init__(self, repository: Repository, descriptor: Descriptor, tell: Callable[[int], None]) -> None:
         super().__init__()
-        self._session = session
+        self._repository = repository
+        self._session = repository.session
         self._descriptor = descriptor
         self._tell = tell
         self._count = 0
@@ -52,7 +59,7 @@ class Blob(RawIOBase):
 
     def _connect(self) -> BaseHTTPResponse:
         if self._response is None:
-            self._context = self._session.blob(self._descriptor.digest, self._count)
+            self._context = self._repository.blob(self._descriptor.digest, self._count)
             self._response = self._context.__enter__()
         return self._response
 
@@ -72,13 +79,14 @@ class Blob(RawIOBase):
                 self._disconnect()
                 self._attempts += 1
                 if self._session.cancelled:
-                    raise RegistryError("the pull was cancelled") from error
+                    raise RegistryError(CANCELLED) from error
                 if self._attempts >= ATTEMPTS:
                     if isinstance(error, RegistryError):
                         raise
                     raise RegistryError(
                         f"blob {self._descriptor.digest}: unexpected EOF ({type(error).__name__})"
                     ) from error
+                self._session.transport.pause(BACKOFF * 2 ** (self._attempts - 1))
                 continue
             self._digest.update(piece)
             self._count += len(piece)
@@ -104,9 +112,9 @@ class Blob(RawIOBase):
 class Registry:
     """A repository to pull from. Use as a context manager."""
 
-    def __init__(self, reference: Reference, credentials: Credentials | None, insecure: tuple[str, ...] = ()) -> None:
-        self._reference = reference
-        self._session = Session(reference, credentials, insecure)
+    def __init__(self, reference: Reference, credentials: Credentials | None, hosts: Hosts = _NO_HOSTS) -> None:
+        self._session = Session(reference.domain, credentials, hosts, (f"repository:{reference.path}:pull",))
+        self._repository = Repository(self._session, reference)
 
     def __enter__(self) -> "Registry":
         self._session.connect()
@@ -121,7 +129,7 @@ class Registry:
 
     def _document(self, what: str, descriptor: Descriptor | None) -> tuple[str, Manifest | manifest.Index]:
         """A manifest by tag or digest, and its digest; verified where a digest was asked for."""
-        answer = self._session.manifest(what, manifest.ACCEPTED, manifest.LIMIT)
+        answer = self._repository.manifest(what)
         digest = "sha256:" + sha256(answer.body).hexdigest()
         if what.startswith("sha256:") and digest != what:
             raise InvalidParameter(f"manifest verification failed for digest {what}")
@@ -132,7 +140,7 @@ class Registry:
 
     def tags(self) -> list[str]:
         """Every tag of the repository. Raises NotFound."""
-        return self._session.tags()
+        return self._repository.tags()
 
     def resolve(self, reference: Reference, platform: Platform) -> Resolved:
         """The image that a reference into this repository means on a platform. Raises NotFound in Docker's words."""
@@ -152,7 +160,7 @@ class Registry:
     def _config(self, descriptor: Descriptor) -> bytes:
         if descriptor.size > manifest.LIMIT:
             raise InvalidParameter(f"image configuration of more than {manifest.LIMIT} bytes")
-        blob = Blob(self._session, descriptor, lambda count: None)
+        blob = Blob(self._repository, descriptor, lambda count: None)
         try:
             data = b"".join(iter(blob.read, b""))
             blob.check()
@@ -162,4 +170,4 @@ class Registry:
 
     def blob(self, descriptor: Descriptor, tell: Callable[[int], None]) -> Blob:
         """A layer's blob, to be read, checked and closed. tell: called with the bytes that have come."""
-        return Blob(self._session, descriptor, tell)
+        return Blob(self._repository, descriptor, tell)

@@ -1,404 +1,214 @@
-"""HTTP to one repository of one registry (distribution-spec v2): manifests, blobs, authorization.
+"""A registry to which we may have to say who we are: requests, the answer to a 401, the login.
 
-Plain blocking code on urllib3.  Nothing is retried over HTTP that failed over HTTPS; only a literal loopback address,
-"localhost", and what the administrator listed is spoken to without TLS (the address that is checked is the one that is
-dialled: a name that merely resolves to it does not count).
+The Authorization header goes to the registry's own host in the scheme that it was found at, and nowhere else.  Nothing
+is retried over HTTP that failed over HTTPS, except at registries that may be spoken to without TLS (``hosts``).
 """
 
-import ipaddress
-import re
-import socket
-import ssl
-import threading
-import weakref
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from typing import cast
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http import HTTPStatus
 from urllib.parse import urljoin, urlsplit
 
 import msgspec
-import urllib3
 from urllib3 import BaseHTTPResponse
 
-from pierhead import __version__
-from pierhead.errors import Forbidden, NotFound, PierheadError, Unauthorized
-from pierhead.reference import DEFAULT_DOMAIN, Reference
-from pierhead.registry.auth import Challenge, Credentials, parse_challenge, parse_token, token_request
+from pierhead.errors import Forbidden, PierheadError, Unauthorized
+from pierhead.registry.auth import Challenge, Credentials, parse_challenge, parse_tokens, token_request
+from pierhead.registry.hosts import Hosts, Mirror, RegistryError
+from pierhead.registry.transport import ANSWER_LIMIT, Answer, Transport, Upload
 
 HUB = "registry-1.docker.io"
-ANSWER_LIMIT = 1 << 20
+HUB_NAMES = ("docker.io", "index.docker.io", HUB)
 REDIRECTS = 5
-PAGES = 100
-CONNECT_SECONDS = 15
-READ_SECONDS = 60
-_NEXT = re.compile(r'<([^>]+)>\s*;.*rel="?next"?')
-
-
-class RegistryError(PierheadError):
-    """A registry that cannot be reached or does not do its part."""
 
 
 class _Entry(msgspec.Struct):
-    code: str = ""
+    code: str | int = ""
     message: str = ""
-
-
-class _Tags(msgspec.Struct):
-    tags: list[str] | None = None
 
 
 class _Errors(msgspec.Struct):
     errors: list[_Entry] = []
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A small answer, read whole."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a registry's host is a literal address of 127.0.0.0/8 or ::1, or "localhost"."""
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
-
-
-def _split_host(domain: str) -> str:
-    if domain.startswith("["):
-        return domain[: domain.index("]") + 1]
-    return domain.partition(":")[0]
-
-
-def is_insecure(domain: str, listed: tuple[str, ...]) -> bool:
-    """Whether a registry may be spoken to without TLS: loopback, or listed by name, address or network."""
-    host = _split_host(domain)
-    if is_loopback(host) or domain in listed or host in listed:
-        return True
-    try:
-        address = ipaddress.ip_address(host.strip("[]"))
-    except ValueError:
-        return False
-    for entry in listed:
-        with suppress(ValueError):
-            if address in ipaddress.ip_network(entry):
-                return True
-    return False
-
-
-def _tracking(connected: Callable[[socket.socket], None]) -> dict[str, type[urllib3.HTTPConnectionPool]]:
-    """Connection pools that tell of every connection they make."""
-
-    class Plain(urllib3.connection.HTTPConnection):
-        def connect(self) -> None:
-            super().connect()
-            connected(cast("socket.socket", self.sock))
-
-    class Secure(urllib3.connection.HTTPSConnection):
-        def connect(self) -> None:
-            super().connect()
-            connected(cast("socket.socket", self.sock))
-
-    class PlainPool(urllib3.HTTPConnectionPool):
-        ConnectionCls = Plain
-
-    class SecurePool(urllib3.HTTPSConnectionPool):
-        ConnectionCls = Secure
-
-    return {"http": PlainPool, "https": SecurePool}
-
-
-def denied(reference: Reference) -> NotFound:
-    """What Docker says when a registry neither shows a repository nor says why."""
-    return NotFound(
-        f"pull access denied for {reference.familiar_name}, repository does not exist or may require 'docker login': "
-        "denied: requested access to the resource is denied"
-    )
-
-
 class Session:
-    """One repository. ``cancel`` may be called from another thread: what is under way ends with an error."""
+    """One registry. scopes: what tokens are asked for, as "repository:team/app:pull,push".
 
-    def __init__(self, reference: Reference, credentials: Credentials | None, insecure: tuple[str, ...] = ()) -> None:
-        self._reference = reference
+    ``cancel`` may be called from another thread: what is under way ends with an error.
+    """
+
+    def __init__(
+        self,
+        domain: str,
+        credentials: Credentials | None,
+        hosts: Hosts,
+        scopes: tuple[str, ...] = (),
+        mirror: Mirror | None = None,
+    ) -> None:
+        self.domain = mirror.domain if mirror else HUB if domain in HUB_NAMES else domain
         self._credentials = credentials
-        domain = HUB if reference.domain == DEFAULT_DOMAIN else reference.domain
-        self._insecure = is_insecure(domain, insecure)
-        self._domain = domain
-        self._scheme = "https"
+        self._scopes = scopes
+        self._insecure = hosts.is_insecure(self.domain) and mirror is None
+        self._scheme = mirror.scheme if mirror else "https"
         self._authorization = ""
-        self._lock = threading.Lock()
-        self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
-        self._cancelled = False
-        timeout = urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS)
-        options: dict[str, object] = {}
-        if self._insecure:
-            context = ssl.create_default_context()
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-            options["ssl_context"] = context
-            options["cert_reqs"] = "CERT_NONE"
-        self._pool = urllib3.PoolManager(num_pools=4, maxsize=8, timeout=timeout, retries=False, **options)  # type: ignore[arg-type]
-        self._elsewhere = urllib3.PoolManager(num_pools=4, maxsize=8, timeout=timeout, retries=False)
-        for pool in (self._pool, self._elsewhere):
-            pool.pool_classes_by_scheme = _tracking(self._connected)
-
-    def _connected(self, made: socket.socket) -> None:
-        """Keep a new connection's socket, for ``cancel``."""
-        with self._lock:
-            self._sockets.add(made)
-            if self._cancelled:
-                with suppress(OSError):
-                    made.shutdown(socket.SHUT_RDWR)
-
-    # -- connection -------------------------------------------------------------------------------------------------
+        self._refresh = ""
+        self.transport = Transport(self.domain, hosts)
 
     @property
-    def _base(self) -> str:
-        return f"{self._scheme}://{self._domain}"
+    def base(self) -> str:
+        """The registry's URL, without a slash at its end."""
+        return f"{self._scheme}://{self.domain}"
 
     def connect(self) -> None:
         """Find out how the registry is spoken to (GET /v2/). Raises RegistryError."""
-        url = f"{self._base}/v2/"
         try:
-            self._small(url, {}, authorize=False)
+            self._ping()
         except RegistryError as error:
             if not self._insecure:
                 raise
             self._scheme = "http"
             try:
-                self._small(f"{self._base}/v2/", {}, authorize=False)
+                self._ping()
             except RegistryError as second:
                 raise second from error
+
+    def _ping(self) -> Answer:
+        with self.transport.request("GET", f"{self.base}/v2/", {}) as response:
+            return Answer(response.status, response.headers, self.transport.read(response))
+
+    def close(self) -> None:
+        """Close idle connections."""
+        self.transport.close()
+
+    def cancel(self) -> None:
+        """From another thread: end every transfer and refuse new ones."""
+        self.transport.cancel()
 
     @property
     def cancelled(self) -> bool:
         """Whether ``cancel`` was called."""
-        return self._cancelled
+        return self.transport.cancelled
 
-    def cancel(self) -> None:
-        """End every transfer and refuse new ones."""
-        with self._lock:
-            self._cancelled = True
-            for connected in self._sockets:
-                # A thread may be waiting in read(2): shutting the socket down wakes it.
-                with suppress(OSError):
-                    connected.shutdown(socket.SHUT_RDWR)
-
-    def close(self) -> None:
-        """Close idle connections."""
-        self._pool.clear()
-        self._elsewhere.clear()
+    def is_home(self, url: str) -> bool:
+        """Whether a URL is the registry's own, spoken to as it was found."""
+        parts = urlsplit(url)
+        return parts.netloc == self.domain and parts.scheme == self._scheme
 
     @contextmanager
-    def _request(
-        self, url: str, headers: Mapping[str, str], form: Mapping[str, str] | None = None
+    def open(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | Upload | None = None
     ) -> Iterator[BaseHTTPResponse]:
-        pool = self._pool if urlsplit(url).netloc == self._domain else self._elsewhere
-        agent = {"User-Agent": f"docker/28.2.2 pierhead/{__version__}", **headers}
-        if self._cancelled:
-            raise RegistryError("the pull was cancelled")
-        try:
-            if form is None:
-                response = pool.request("GET", url, headers=agent, preload_content=False, redirect=False)
-            else:
-                response = pool.request(
-                    "POST",
-                    url,
-                    headers=agent,
-                    fields=dict(form),
-                    encode_multipart=False,
-                    preload_content=False,
-                    redirect=False,
-                )
-        except urllib3.exceptions.HTTPError as error:
-            raise RegistryError(self._why(url, error)) from error
-        try:
-            if self._cancelled:
-                raise RegistryError("the pull was cancelled")
+        """One request, with the Authorization that is known so far. Raises RegistryError."""
+        wanted = dict(headers)
+        if self._authorization and self.is_home(url):
+            wanted["Authorization"] = self._authorization
+        with self.transport.request(method, url, wanted, body) as response:
             yield response
-        except urllib3.exceptions.HTTPError as error:
-            raise RegistryError(self._why(url, error)) from error
-        finally:
-            response.close()
 
-    def _why(self, url: str, error: Exception) -> str:
-        """Docker's form: Get "https://…": what."""
-        if self._cancelled:
-            return "the pull was cancelled"
-        text = str(error.args[-1]) if error.args else type(error).__name__
-        if isinstance(error, urllib3.exceptions.NameResolutionError):
-            text = f"dial tcp: lookup {urlsplit(url).hostname}: no such host"
-        elif isinstance(error, urllib3.exceptions.NewConnectionError) and "refused" in str(error):
-            text = f"dial tcp {urlsplit(url).netloc}: connect: connection refused"
-        elif isinstance(error, urllib3.exceptions.TimeoutError):
-            text = "net/http: request canceled (timeout exceeded while awaiting the answer)"
-        return f'Get "{url}": {text}'
-
-    def _small(
-        self, url: str, headers: Mapping[str, str], *, authorize: bool = True, limit: int = ANSWER_LIMIT
+    def call(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+        limit: int = ANSWER_LIMIT,
     ) -> Answer:
-        """A request whose answer is small; a 401 is answered once."""
+        """A request whose answer is small; a 401 of the registry itself is answered once."""
         for attempt in range(2):
-            wanted = dict(headers)
-            if authorize and self._authorization:
-                wanted["Authorization"] = self._authorization
-            with self._request(url, wanted) as response:
-                body = self._read(response, limit)
-                answer = Answer(response.status, response.headers, body)
-            if answer.status != 401 or not authorize or attempt:
+            with self.open(method, url, headers or {}, body) as response:
+                answer = Answer(response.status, response.headers, self.transport.read(response, limit))
+            if answer.status != 401 or attempt or not self.is_home(url):
                 break
-            self._authorize(answer.headers.get("WWW-Authenticate", ""))
+            self.authorize(answer.headers.get("WWW-Authenticate", ""))
         return answer
 
-    @staticmethod
-    def _read(response: BaseHTTPResponse, limit: int) -> bytes:
-        body = b""
-        while piece := response.read(64 << 10):
-            body += piece
-            if len(body) > limit:
-                raise RegistryError(f"the registry's answer is larger than {limit} bytes")
-        return body
+    def follow(self, url: str, location: str) -> str:
+        """Where an answer's Location leads. Raises RegistryError for what is no URL, and from TLS to none."""
+        target = urljoin(url, location)
+        parts = urlsplit(target)
+        if parts.scheme not in ("https", "http") or not parts.hostname:
+            raise RegistryError(f"the registry redirects to {target[:200]!r}")
+        if parts.scheme == "http" and urlsplit(url).scheme == "https":
+            raise RegistryError(f"the registry redirects from TLS to {target[:200]!r}: refused")
+        return target
 
     # -- authorization ----------------------------------------------------------------------------------------------
 
-    def _authorize(self, header: str) -> None:
+    def authorize(self, header: str) -> None:
+        """Answer a challenge. Raises Unauthorized, Forbidden (the token server refuses), RegistryError."""
         challenge = parse_challenge(header)
         if challenge is None:
-            raise Unauthorized(f"unauthorized: authentication required ({self._reference.familiar_name})")
+            raise Unauthorized("unauthorized: authentication required")
         credentials = self._credentials
         if challenge.scheme == "basic":
             if credentials is None or not credentials.basic:
-                raise PierheadError(f'Get "{self._base}/v2/": no basic auth credentials')
+                raise PierheadError(f'Get "{self.base}/v2/": no basic auth credentials')
             self._authorization = credentials.basic
             return
         if credentials is not None and credentials.registry_token:
             self._authorization = f"Bearer {credentials.registry_token}"
             return
-        self._authorization = f"Bearer {self._token(challenge, credentials)}"
+        self._authorization = f"Bearer {self._token(challenge, credentials, offline=False)}"
 
-    def _token(self, challenge: Challenge, credentials: Credentials | None) -> str:
-        scope = f"repository:{self._reference.path}:pull"
-        wanted = token_request(challenge, scope, credentials, insecure=self._insecure)
-        with self._request(wanted.url, wanted.headers, wanted.form) as response:
-            body = self._read(response, ANSWER_LIMIT)
+    def _token(self, challenge: Challenge, credentials: Credentials | None, *, offline: bool) -> str:
+        clear = self._scheme == "http"
+        wanted = token_request(challenge, self._scopes, credentials, insecure=clear, offline=offline)
+        method = "GET" if wanted.form is None else "POST"
+        with self.transport.request(method, wanted.url, wanted.headers, form=wanted.form) as response:
+            body = self.transport.read(response)
             status = response.status
         if status == 401 and credentials is not None:
-            raise Unauthorized(f'Get "{wanted.url.partition("?")[0]}": unauthorized: incorrect username or password')
+            told = said(body) if entries(body) else "incorrect username or password"
+            raise Unauthorized(f'Get "{self.base}/v2/": unauthorized: {told}')
         if status in (401, 403):
-            raise denied(self._reference)
+            raise Forbidden("denied: requested access to the resource is denied")
         if status != 200:
-            raise RegistryError(f"the token server answered {status}: {_said(body)}")
-        return parse_token(body)
+            raise RegistryError(f"the token server answered {status}: {said(body)}")
+        token, self._refresh = parse_tokens(body)
+        return token
 
-    # -- what is there ----------------------------------------------------------------------------------------------
+    def login(self) -> str:
+        """Whether the registry knows us: an identity token, or "" where the password is to be kept.
 
-    def manifest(self, what: str, accept: tuple[str, ...], limit: int) -> Answer:
-        """GET a manifest by tag or digest. Raises NotFound with Docker's wording, RegistryError."""
-        url = f"{self._base}/v2/{self._reference.path}/manifests/{what}"
-        answer = self._small(url, {"Accept": ", ".join(accept)}, limit=limit)
-        if answer.status == 200:
-            return answer
-        said = _entries(answer.body)
-        codes = {entry.code for entry in said}
-        if answer.status in (401, 403) or codes & {"UNAUTHORIZED", "DENIED", "NAME_UNKNOWN"}:
-            if "NAME_UNKNOWN" in codes and self._reference.domain != DEFAULT_DOMAIN:
-                raise NotFound(self._missing(what, f"name unknown: {said[0].message or 'repository name not known'}"))
-            raise denied(self._reference)
-        if answer.status == 404:
-            text = said[0].message if said and said[0].message else "manifest unknown"
-            raise NotFound(self._missing(what, f"manifest unknown: {text}"))
-        if answer.status == 429:
-            raise RegistryError(f"toomanyrequests: {_said(answer.body)}")
-        raise RegistryError(f"received unexpected HTTP status: {answer.status} {_said(answer.body)}".rstrip())
-
-    def tags(self) -> list[str]:
-        """GET tags/list, page after page. Raises NotFound, RegistryError."""
-        url = f"{self._base}/v2/{self._reference.path}/tags/list?n=1000"
-        found: list[str] = []
-        for _ in range(PAGES):
-            answer = self._small(url, {})
-            if answer.status in (401, 403, 404):
-                raise denied(self._reference)
-            if answer.status != 200:
-                raise RegistryError(f"received unexpected HTTP status: {answer.status}")
-            try:
-                found += msgspec.json.decode(answer.body, type=_Tags).tags or []
-            except (msgspec.DecodeError, ValueError, RecursionError) as error:
-                raise RegistryError(f"invalid list of tags: {error}") from error
-            following = _NEXT.match(answer.headers.get("Link", ""))
-            if following is None:
-                break
-            url = urljoin(url, following[1])
-            if urlsplit(url).netloc != self._domain:
-                raise RegistryError("the list of tags goes on at another host: refused")
-        return found
-
-    def _missing(self, what: str, why: str) -> str:
-        separator = "@" if what.startswith("sha256:") else ":"
-        name = self._reference.familiar_name
-        return f"manifest for {name}{separator}{what} not found: {why}"
-
-    @contextmanager
-    def blob(self, digest: str, offset: int = 0) -> Iterator[BaseHTTPResponse]:
-        """GET a blob, redirects followed without our credentials. Raises RegistryError, NotFound."""
-        url = f"{self._base}/v2/{self._reference.path}/blobs/{digest}"
-        headers = {"Accept-Encoding": "identity"}
-        if offset:
-            headers["Range"] = f"bytes={offset}-"
-        authorized = False
-        for _ in range(REDIRECTS + 1):
-            home = urlsplit(url).netloc == self._domain and urlsplit(url).scheme == self._scheme
-            wanted = dict(headers)
-            if home and self._authorization:
-                wanted["Authorization"] = self._authorization
-            with self._request(url, wanted) as response:
-                if response.status in (301, 302, 303, 307, 308):
-                    url = self._redirected(url, response.headers.get("Location", ""))
-                    continue
-                if response.status == 401 and home and not authorized:
-                    authorized = True
-                    header = response.headers.get("WWW-Authenticate", "")
-                elif response.status in (200, 206):
-                    if offset and response.status != 206:
-                        raise RegistryError("the registry cannot resume a download")
-                    yield response
-                    return
-                elif response.status == 404:
-                    raise NotFound(f"unknown blob {digest}")
-                elif response.status == 403:
-                    raise Forbidden(f"blob {digest}: access denied by the registry")
-                else:
-                    raise RegistryError(f"received unexpected HTTP status: {response.status}")
-            self._authorize(header)
-        raise RegistryError(f"blob {digest}: too many redirects")
-
-    def _redirected(self, url: str, location: str) -> str:
-        target = urljoin(url, location)
-        parts = urlsplit(target)
-        if parts.scheme not in ("https", "http") or not parts.hostname:
-            raise RegistryError(f"the registry redirects to {target[:200]!r}")
-        if parts.scheme == "http" and self._scheme == "https":
-            raise RegistryError(f"the registry redirects from TLS to {target[:200]!r}: refused")
-        return target
+        Raises Unauthorized, RegistryError.
+        """
+        self.connect()
+        url = f"{self.base}/v2/"
+        answer = self._ping()
+        if answer.status == 401:
+            challenge = parse_challenge(answer.headers.get("WWW-Authenticate", ""))
+            if challenge is not None and challenge.scheme == "bearer":
+                try:
+                    self._authorization = f"Bearer {self._token(challenge, self._credentials, offline=True)}"
+                except Forbidden as error:
+                    raise Unauthorized(f'Get "{url}": {error}') from error
+            else:
+                self.authorize(answer.headers.get("WWW-Authenticate", ""))
+            with self.open("GET", url, {}) as response:
+                answer = Answer(response.status, response.headers, self.transport.read(response))
+        if answer.status != 200:
+            phrase = HTTPStatus(answer.status).phrase if answer.status in set(HTTPStatus) else ""
+            text = f"login attempt to {url} failed with status: {answer.status} {phrase}".rstrip()
+            raise Unauthorized(text) if answer.status == 401 else RegistryError(text)
+        return self._refresh
 
 
-def _entries(body: bytes) -> list[_Entry]:
+def entries(body: bytes) -> list[tuple[str, str]]:
+    """Code and message of each error in a registry's answer."""
     try:
-        return msgspec.json.decode(body, type=_Errors).errors
+        return [(str(entry.code), entry.message) for entry in msgspec.json.decode(body, type=_Errors).errors]
     except (msgspec.DecodeError, ValueError, RecursionError):
         return []
 
 
-def _said(body: bytes) -> str:
-    entries = _entries(body)
-    if entries:
-        return "; ".join(entry.message for entry in entries)[:500]
+def said(body: bytes) -> str:
+    """What a registry's answer says, in one line."""
+    found = entries(body)
+    if found:
+        return "; ".join(message for _, message in found)[:500]
     return body[:200].decode("utf-8", "replace").strip()
+
+
+def unexpected(answer: Answer) -> RegistryError:
+    """An answer that has no meaning here."""
+    return RegistryError(f"received unexpected HTTP status: {answer.status} {said(answer.body)}".rstrip())

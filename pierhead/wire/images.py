@@ -204,6 +204,13 @@ class AuthConfig(Message, rename=None):
     registrytoken: str = ""
 
 
+class AuthResponse(Message):
+    """The answer to a login. identity_token: to be kept in place of the password."""
+
+    status: str = always("")
+    identity_token: str = always("")
+
+
 class ImageSearchResult(Message, rename=None):
     """One result of a search."""
 

@@ -1,7 +1,9 @@
 """Debian's docker-registry on the engine's loopback, and what it takes to put an image into it."""
 
+import base64
 import http.client
 import json
+import ssl
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -11,25 +13,39 @@ from pathlib import Path
 from tests.harness.engines import PEERS
 from tests.harness.images import DOCKER_MANIFEST, MANIFEST, compressed, config_of, digest, oci_manifest
 from tests.harness.netns import Namespace
-from tests.harness.processes import Daemon, wait_until
+from tests.harness.processes import Daemon, run, wait_until
 
 PORT = 5000
 
 
-class Registry:
-    """A registry at 127.0.0.1:5000 of a machine."""
+USER, PASSWORD = "captain", "opensesame"
+HTPASSWD = "captain:$2y$05$abcdefghijklmnopqrstuuQbLfdQZSxZ9gjhA5V9o8Tyc6aQRO0Qi\n"
+BASIC = "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
 
-    def __init__(self, host: Namespace, port: int = PORT) -> None:
+
+class Registry:
+    """A registry at 127.0.0.1:5000 of a machine. trusted: its certificate, where it has one."""
+
+    def __init__(self, host: Namespace, port: int = PORT, ip: str = "127.0.0.1", trusted: Path | None = None) -> None:
         self.host = host
         self.port = port
-        self.address = f"127.0.0.1:{port}"
+        self.ip = ip
+        self.trusted = trusted
+        self.address = f"{ip}:{port}"
+        self.authorization = ""
 
     def request(self, method: str, path: str, body: bytes = b"", content_type: str = "application/octet-stream") -> str:
         """One request from the registry's machine; returns the Location."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = http.client.HTTPConnection(self.ip, self.port, timeout=30)
+        headers = {"Content-Type": content_type, "Host": self.address}
+        if self.authorization:
+            headers["Authorization"] = self.authorization
         try:
-            connection.sock = self.host.connect("127.0.0.1", self.port)
-            connection.request(method, path, body, {"Content-Type": content_type, "Host": self.address})
+            connection.sock = self.host.connect(self.ip, self.port)
+            if self.trusted is not None:
+                context = ssl.create_default_context(cafile=str(self.trusted))
+                connection.sock = context.wrap_socket(connection.sock, server_hostname=self.ip)
+            connection.request(method, path, body, headers)
             answer = connection.getresponse()
             text = answer.read()
             assert answer.status < 400, f"{method} {path}: {answer.status} {text!r}"
@@ -53,26 +69,61 @@ class Registry:
         return digest(manifest)
 
 
+def certificate(where: Path, ip: str) -> None:
+    """A key and a certificate that it signs itself, for an address: ``where`` with .key and .crt."""
+    made = run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
+            *("-subj", "/CN=the harbour", "-addext", f"subjectAltName=IP:{ip}"),
+            *("-keyout", f"{where}.key", "-out", f"{where}.crt"),
+        ]
+    )
+    made.check()
+
+
 @contextmanager
-def registry(host: Namespace, folder: Path, port: int = PORT) -> Iterator[Registry]:
-    """A registry that answers, with its storage in the folder; ended at the end."""
+def registry(
+    host: Namespace,
+    folder: Path,
+    port: int = PORT,
+    *,
+    ip: str = "127.0.0.1",
+    users: bool = False,
+    tls: bool = False,
+    auth: dict[str, object] | None = None,
+) -> Iterator[Registry]:
+    """A registry that answers, with its storage in the folder; ended at the end.
+
+    users: USER with PASSWORD alone, by basic auth.  tls: with a certificate of its own, ``folder/registry.crt``.
+    auth: the registry's own setting of that name.
+    """
+    http: dict[str, object] = {"addr": f"{ip}:{port}"}
+    if tls:
+        certificate(folder / "registry", ip)
+        http["tls"] = {"certificate": str(folder / "registry.crt"), "key": str(folder / "registry.key")}
+    if users:
+        (folder / "htpasswd").write_text(HTPASSWD)
+        auth = {"htpasswd": {"realm": "the harbour", "path": str(folder / "htpasswd")}}
     settings = {
         "version": 0.1,
         "log": {"level": "error"},
         "storage": {"filesystem": {"rootdirectory": str(folder / "registry")}},
-        "http": {"addr": f"127.0.0.1:{port}"},
+        "http": http,
+        **({"auth": auth} if auth else {}),
     }
     # JSON is YAML.
     (folder / "registry.yml").write_text(json.dumps(settings))
     program = str(PEERS / "usr/bin/docker-registry")
     daemon = Daemon(host.argv(program, "serve", str(folder / "registry.yml")), folder / "registry.log")
     try:
-        made = Registry(host, port)
+        made = Registry(host, port, ip, folder / "registry.crt" if tls else None)
+        if users:
+            made.authorization = BASIC
 
         def answers() -> bool:
             assert daemon.running(), daemon.said()
             try:
-                made.request("GET", "/v2/")
+                made.request("GET", "/v2/" if auth is None or users else "/")
             except OSError:
                 return False
             return True

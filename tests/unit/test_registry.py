@@ -14,9 +14,10 @@ import pytest
 from pierhead.errors import InvalidParameter, NotFound, PierheadError, Unauthorized
 from pierhead.manifest import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Descriptor, Platform
 from pierhead.reference import parse
+from pierhead.registry import client
 from pierhead.registry.auth import Credentials, parse_challenge, token_request
 from pierhead.registry.client import Registry, Resolved
-from pierhead.registry.session import RegistryError, is_insecure
+from pierhead.registry.hosts import RegistryError, is_insecure
 
 AMD64 = Platform("linux", "amd64")
 LAYER = gzip.compress(b"\0" * 1024, mtime=0)
@@ -91,6 +92,12 @@ class Rogue:
         self.server.shutdown()
         self.server.server_close()
         self.thread.join(10)
+
+
+@pytest.fixture(autouse=True)
+def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for a registry that lies."""
+    monkeypatch.setattr(client, "BACKOFF", 0.001)
 
 
 @pytest.fixture
@@ -276,12 +283,12 @@ def test_credentials_are_not_sent_in_the_clear() -> None:
     challenge = parse_challenge('Bearer realm="http://evil.example/token",service="s"')
     assert challenge is not None
     with pytest.raises(InvalidParameter, match="in the clear"):
-        token_request(challenge, "repository:x:pull", SECRET, insecure=False)
+        token_request(challenge, ("repository:x:pull",), SECRET, insecure=False)
     for realm in ("file:///x", "https://user@host/x", ""):
         odd = parse_challenge(f'Bearer realm="{realm}"')
         assert odd is not None
         with pytest.raises(InvalidParameter):
-            token_request(odd, "", SECRET, insecure=False)
+            token_request(odd, (), SECRET, insecure=False)
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,13 @@ Return low-level information on Docker objects
 --type string  Only inspect objects of the given type""",
     "doctor": """[OPTIONS]
 Say what this machine lacks for containers, and what would fix it""",
+    "login": """[OPTIONS] [SERVER]
+Authenticate to a registry
+-p, --password string  Password or Personal Access Token (PAT)
+--password-stdin  Take the Password or Personal Access Token (PAT) from stdin
+-u, --username string  Username""",
+    "logout": """[SERVER]
+Log out from a registry""",
     "jobs": """[OPTIONS] [JOB]
 List the daemon's jobs, with their phases and durations
 -a, --all  Show finished jobs too

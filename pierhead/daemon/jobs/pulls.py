@@ -14,13 +14,13 @@ from pierhead import manifest
 from pierhead.daemon.engine.engine import Engine
 from pierhead.daemon.jobs.pipes import Outflow, on_loop, stream
 from pierhead.daemon.jobs.progress import bar
+from pierhead.daemon.jobs.registries import credentials, hosts
 from pierhead.errors import InvalidParameter, NotFound
 from pierhead.graph.graph import Graph, Lease
 from pierhead.graph.image import ConfigFile, parse_config
 from pierhead.graph.importing import host_architecture
 from pierhead.manifest import Descriptor, Platform
 from pierhead.reference import Reference, parse
-from pierhead.registry.auth import Credentials
 from pierhead.wire.images import AuthConfig, JSONMessage, ProgressDetail
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ async def pull(engine: Engine, reference: str, platform: str, auth: AuthConfig |
     target = manifest.parse_platform(platform, default)
     from pierhead.registry.client import Registry  # and urllib3 with it: 10 MB that a daemon without pulls saves
 
-    registry = Registry(wanted, _credentials(auth), engine.config.insecure_registries)
+    registry = Registry(wanted, credentials(auth), hosts(engine))
 
     async def told(name: Reference) -> None:
         engine.events.publish("image", "pull", name.familiar, {"name": name.familiar_name})
@@ -54,12 +54,6 @@ async def pull(engine: Engine, reference: str, platform: str, auth: AuthConfig |
                 tell(one)
 
     return stream(work, "image pull", registry.cancel)
-
-
-def _credentials(auth: AuthConfig | None) -> Credentials | None:
-    if auth is None or not (auth.username or auth.identitytoken or auth.registrytoken):
-        return None
-    return Credentials(auth.username, auth.password, auth.identitytoken, auth.registrytoken)
 
 
 class _Pull:

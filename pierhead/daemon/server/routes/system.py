@@ -1,12 +1,13 @@
 """The daemon itself: ping, version, info, events, disk usage, credentials."""
 
-from pierhead.daemon.jobs import system
+from pierhead.daemon.jobs import registries, system
 from pierhead.daemon.server import answer
 from pierhead.daemon.server.answer import Answer, Reply, Stream
 from pierhead.daemon.server.call import Call
 from pierhead.daemon.server.progress import lines
 from pierhead.daemon.server.router import Route
 from pierhead.errors import InvalidParameter
+from pierhead.wire.images import AuthConfig
 from pierhead.wire.time import parse_moment
 
 _PING_HEADERS = (
@@ -54,7 +55,12 @@ async def data_usage(call: Call) -> Answer:
     return answer.json(found)
 
 
+async def auth(call: Call) -> Answer:
+    return answer.json(await call.engine.run(registries.login, await call.json(AuthConfig)))
+
+
 ROUTES = (
+    Route("POST", "/auth", auth, cancellable=True),
     Route("GET", "/_ping", ping),
     Route("HEAD", "/_ping", ping),
     Route("GET", "/version", version),

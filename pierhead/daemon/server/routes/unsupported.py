@@ -55,7 +55,6 @@ _MISSING = (
     ("POST", "/build/cancel", "building images"),
     ("POST", "/session", "building images with BuildKit"),
     ("POST", "/grpc", "building images with BuildKit"),
-    ("POST", "/auth", "checking registry credentials"),
     ("GET", "/images/search", "searching registries"),
     ("POST", "/images/{name*}/push", "pushing images"),
     ("GET", "/distribution/{name*}/json", "inspecting images in a registry"),
