@@ -22,13 +22,15 @@ OCI_LAYER = "application/vnd.oci.image.layer.v1.tar"
 DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
 DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
+DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar"
+DOCKER_LAYER_GZIP = "application/vnd.docker.image.rootfs.diff.tar.gzip"
 
 MANIFESTS = (OCI_MANIFEST, DOCKER_MANIFEST)
 INDEXES = (OCI_INDEX, DOCKER_LIST)
 ACCEPTED = (*MANIFESTS, *INDEXES)
 
 _CONFIGS = (OCI_CONFIG, DOCKER_CONFIG, "")
-_LAYERS = ("application/vnd.oci.image.layer.", "application/vnd.docker.image.rootfs.diff.tar")
+_LAYERS = ("application/vnd.oci.image.layer.", DOCKER_LAYER)
 
 
 _SYSTEMS = frozenset(

@@ -64,6 +64,7 @@ image load|load|archives:load|Load an image from a tar archive or STDIN
 image ls|image list,images|images:ls|List images
 image prune||prune:images|Remove unused images
 image pull|pull|pull:pull|Download an image from a registry
+image push|push|push:push|Upload an image to a registry
 image rm|image remove,rmi|images:rm|Remove one or more images
 image save|save|archives:save|Save one or more images to a tar archive (streamed to STDOUT by default)
 image tag|tag|images:tag|Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE

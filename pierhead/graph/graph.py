@@ -21,6 +21,7 @@ from typing import BinaryIO, cast
 from pierhead.driver.graphdriver.api import Applied, GraphDriver
 from pierhead.driver.graphdriver.remove import remove_tree
 from pierhead.errors import Conflict, InvalidParameter, NoSuchImage
+from pierhead.graph.blobs import Blobs
 from pierhead.graph.graphdb import GraphDB, Row
 from pierhead.graph.image import ConfigFile, chain_id, chain_ids, digest_of, parse_config
 from pierhead.graph.split import SplitWriter, replay
@@ -90,6 +91,7 @@ class Graph:
         self.db = db
         self.driver = driver
         self.tags = TagStore(db)
+        self.blobs = Blobs(db)
         self.scratch = os.path.join(data_root, "tmp")
         self._splits = os.path.join(data_root, "split")
         self._lock = threading.Lock()
@@ -214,6 +216,7 @@ class Graph:
             os.unlink(self._split(cache_id))
         with self.db.transaction():
             self.db.execute("DELETE FROM layer WHERE cache_id = ?", (cache_id,))
+            self.blobs.tidy()
         return freed
 
     def _collect(self, chain: str | None) -> tuple[list[str], int]:

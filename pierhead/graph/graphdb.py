@@ -25,7 +25,7 @@ IntegrityError = sqlite3.IntegrityError
 Row = sqlite3.Row
 Parameters = Sequence[Any] | Mapping[str, Any]
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 WAL_SIZE = 4 * 1024 * 1024 + 64 * 1024
 """SQLite folds the log into the database at 1,000 pages and then begins at the front again."""
 
@@ -74,6 +74,19 @@ CREATE TABLE health (                           -- of containers that are checke
 ) WITHOUT ROWID;
 """
 
+_BLOBS = """
+CREATE TABLE blob (                             -- what a layer is in registries
+    diff_id    TEXT NOT NULL,                   -- of layers that are here
+    digest     TEXT NOT NULL,
+    repository TEXT NOT NULL,                   -- with its registry: docker.io/library/busybox
+    size       INTEGER NOT NULL,
+    media_type TEXT NOT NULL,
+    verified   INTEGER NOT NULL,                -- 0: the repository said so, its bytes were not needed
+    seen       INTEGER NOT NULL,                -- ns
+    PRIMARY KEY (diff_id, digest, repository)
+) WITHOUT ROWID;
+"""
+
 SCHEMA = f"""
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 
@@ -103,6 +116,7 @@ CREATE TABLE tag (
     tagged    INTEGER NOT NULL                  -- ns
 ) WITHOUT ROWID;
 CREATE INDEX tag_image ON tag (image_id);
+{_BLOBS}
 
 -- Containers --------------------------------------------------------------------------------------------------------
 CREATE TABLE container (
@@ -252,6 +266,8 @@ MIGRATIONS = (
     _HEALTH,
     # 6 → 7
     "ALTER TABLE container ADD COLUMN reason TEXT NOT NULL DEFAULT '';",
+    # 7 → 8
+    _BLOBS,
 )
 """What makes of a file of version N one of version N + 1, by N - 1. New columns are the last of their table."""
 

@@ -48,7 +48,8 @@ class Blob(RawIOBase):
         self._session = repository.session
         self._descriptor = descriptor
         self._tell = tell
-        self._count = 0
+        self.count = 0
+        """Bytes that have come."""
         self._digest = sha256()
         self._context: AbstractContextManager[BaseHTTPResponse] | None = None
         self._response: BaseHTTPResponse | None = None
@@ -59,7 +60,7 @@ class Blob(RawIOBase):
 
     def _connect(self) -> BaseHTTPResponse:
         if self._response is None:
-            self._context = self._repository.blob(self._descriptor.digest, self._count)
+            self._context = self._repository.blob(self._descriptor.digest, self.count)
             self._response = self._context.__enter__()
         return self._response
 
@@ -70,7 +71,7 @@ class Blob(RawIOBase):
 
     def read(self, size: int = -1, /) -> bytes:
         """At most CHUNK bytes; b"" at the end. Raises RegistryError, InvalidParameter for a blob of the wrong size."""
-        while self._count < self._descriptor.size:
+        while self.count < self._descriptor.size:
             try:
                 piece = self._connect().read(CHUNK if size < 0 else min(size, CHUNK), decode_content=False)
                 if not piece:
@@ -89,10 +90,10 @@ class Blob(RawIOBase):
                 self._session.transport.pause(BACKOFF * 2 ** (self._attempts - 1))
                 continue
             self._digest.update(piece)
-            self._count += len(piece)
-            if self._count > self._descriptor.size:
+            self.count += len(piece)
+            if self.count > self._descriptor.size:
                 raise InvalidParameter(f"blob {self._descriptor.digest} is larger than its descriptor says")
-            self._tell(self._count)
+            self._tell(self.count)
             return piece
         return b""
 

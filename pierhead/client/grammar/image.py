@@ -43,6 +43,14 @@ Download an image from a registry
 --disable-content-trust  Skip image verification (default true)
 --platform string  Set platform if server is multi-platform capable
 -q, --quiet  Suppress verbose output""",
+    "push": """[OPTIONS] NAME[:TAG]
+Upload an image to a registry
+-a, --all-tags  Push all tags of an image to the repository
+--disable-content-trust  Skip image signing (default true)
+--platform string  Push a platform-specific manifest as a single-platform image to the registry.
+|Image index won't be pushed, meaning that other manifests, including attestations won't be preserved.
+|'os[/arch[/variant]]': Explicit platform (eg. linux/amd64)
+-q, --quiet  Suppress verbose output""",
     "rm": """[OPTIONS] IMAGE [IMAGE...]
 Remove one or more images
 -f, --force  Force removal of the image

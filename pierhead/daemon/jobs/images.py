@@ -20,6 +20,7 @@ from pierhead.daemon.jobs.image_names import (
     size_of,
 )
 from pierhead.daemon.jobs.pulls import pull
+from pierhead.daemon.jobs.pushes import push
 from pierhead.daemon.jobs.transfers import import_, load, save
 from pierhead.errors import Conflict, InvalidParameter, NoSuchImage
 from pierhead.graph.graph import Image
@@ -53,6 +54,7 @@ __all__ = [
     "load",
     "prune",
     "pull",
+    "push",
     "remove",
     "resolve",
     "save",

@@ -16,6 +16,7 @@ from pierhead.daemon.jobs.pipes import Outflow, on_loop, stream
 from pierhead.daemon.jobs.progress import bar
 from pierhead.daemon.jobs.registries import credentials, hosts
 from pierhead.errors import InvalidParameter, NotFound
+from pierhead.graph.blobs import Blob
 from pierhead.graph.graph import Graph, Lease
 from pierhead.graph.image import ConfigFile, parse_config
 from pierhead.graph.importing import host_architecture
@@ -64,6 +65,8 @@ class _Pull:
         self._registry = registry
         self._reference = reference
         self._put = out.put
+        self._verified: set[str] = set()
+        """Blobs whose bytes had their digest and unpacked to their DiffID."""
 
     def run(self, platform: Platform, *, exact: bool) -> None:
         """Everything, to the last message. Raises NotFound, InvalidParameter, RegistryError, OSError."""
@@ -94,6 +97,12 @@ class _Pull:
                 graph.tags.set(name.with_digest(found.digest), image.id)
                 if name.tag is not None:
                     graph.tags.set(name, image.id)
+                for diff_id, blob in zip(config.diff_ids, found.manifest.layers, strict=True):
+                    seen = Blob(blob.digest, blob.size, blob.media_type, name.name)
+                    if blob.digest in self._verified:
+                        graph.blobs.add(diff_id, seen)
+                    else:
+                        graph.blobs.claimed(diff_id, seen)
         return before != image.id
 
     def _layers(self, lease: Lease, blobs: tuple[Descriptor, ...], diff_ids: list[str]) -> None:
@@ -134,6 +143,7 @@ class _Pull:
             source = self._registry.blob(blob, self._bar(blob, "Downloading"))
             try:
                 layer = lease.register(cast("BinaryIO", source), parent, diff_id, source.check)
+                read = source.count
             finally:
                 source.close()
             self._status(blob, "Download complete")
@@ -142,6 +152,9 @@ class _Pull:
                 file.seek(0)
                 reading = _Counting(file, self._bar(blob, "Extracting"))
                 layer = lease.register(cast("BinaryIO", reading), parent, diff_id)
+                read = reading.count
+        if read:  # else another pull was quicker
+            self._verified.add(blob.digest)
         self._status(blob, "Pull complete")
         return layer.chain_id
 
@@ -193,12 +206,12 @@ class _Counting:
     def __init__(self, file: IO[bytes], tell: Callable[[int], None]) -> None:
         self._file = file
         self._tell = tell
-        self._count = 0
+        self.count = 0
 
     def read(self, size: int = -1) -> bytes:
         """As the file's."""
         piece = self._file.read(size)
         if piece:
-            self._count += len(piece)
-            self._tell(self._count)
+            self.count += len(piece)
+            self._tell(self.count)
         return piece

@@ -7,9 +7,10 @@ from pierhead.daemon.server.call import Call
 from pierhead.daemon.server.progress import after_first, progress
 from pierhead.daemon.server.router import Route
 from pierhead.errors import InvalidParameter, NotImplementedHere
+from pierhead.manifest import Platform
 from pierhead.wire import codec, versions
 from pierhead.wire.containers import ContainerConfig
-from pierhead.wire.images import ImageInspect, ImageSummary
+from pierhead.wire.images import ImageInspect, ImageSummary, OCIPlatform
 
 
 async def list_(call: Call) -> Answer:
@@ -90,6 +91,15 @@ def _reference(name: str, tag: str) -> str:
     return f"{name}@{tag}" if ":" in tag else f"{name}:{tag}"
 
 
+async def push(call: Call) -> Answer:
+    platform = None
+    if text := call.text("platform"):
+        wanted = codec.decode(text.encode(), OCIPlatform)
+        platform = Platform(wanted.os, wanted.architecture, wanted.variant)
+    messages = await call.engine.run(images.push, call.path["name"], call.text("tag"), platform, call.registry_auth())
+    return await progress(messages)
+
+
 async def load(call: Call) -> Answer:
     quiet = call.flag("quiet", default=True)
     return await progress(await call.engine.run(images.load, call.body, quiet))
@@ -114,5 +124,6 @@ ROUTES = (
     Route("GET", "/images/{name*}/json", inspect),
     Route("GET", "/images/{name*}/history", history),
     Route("POST", "/images/{name*}/tag", tag),
+    Route("POST", "/images/{name*}/push", push, cancellable=True),
     Route("DELETE", "/images/{name*}", remove),
 )
