@@ -19,6 +19,7 @@ from pierhead.driver.networkdriver.api import PublishPolicy
 from pierhead.driver.networkdriver.ipam import AddressPool
 from pierhead.errors import InvalidParameter
 from pierhead.libcontainer import scopes
+from pierhead.registry.hosts import parse_mirror
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,14 @@ class Option:
 
 
 # Values --------------------------------------------------------------------------------------------------------------
+
+
+def _mirror(text: str) -> str:
+    try:
+        mirror = parse_mirror(text)
+    except InvalidParameter as error:
+        raise ValueError(str(error)) from None
+    return f"{mirror.scheme}://{mirror.domain}/"
 
 
 def _truth(text: str) -> bool:
@@ -249,7 +258,7 @@ OPTIONS = (
         from_json=_network_options_from,
     ),
     Option(("--insecure-registry",), "insecure-registries", str, "host[:port] without TLS", many=True),
-    Option(("--registry-mirror",), "registry-mirrors", str, "URL of a mirror of docker.io", many=True),
+    Option(("--registry-mirror",), "registry-mirrors", _mirror, "URL of a mirror of docker.io", many=True),
     Option(("--registry-certs",), "registry-certs", str, "folder with registries' certificates (/etc/docker/certs.d)"),
     Option(("--dns",), "dns", _address, "name server for containers", many=True),
     Option(("--dns-opt",), "dns-opts", str, "option for containers' resolv.conf", many=True),

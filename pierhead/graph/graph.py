@@ -22,6 +22,7 @@ from pierhead.driver.graphdriver.api import Applied, GraphDriver
 from pierhead.driver.graphdriver.remove import remove_tree
 from pierhead.errors import Conflict, InvalidParameter, NoSuchImage
 from pierhead.graph.blobs import Blobs
+from pierhead.graph.claims import Claims
 from pierhead.graph.graphdb import GraphDB, Row
 from pierhead.graph.image import ConfigFile, chain_id, chain_ids, digest_of, parse_config
 from pierhead.graph.split import SplitWriter, replay
@@ -73,6 +74,10 @@ class Lease:
         """A layer that is here already; it stays for as long as the lease."""
         return self._graph._find(self, chain_id(parent, diff_id))
 
+    def find_chain(self, chain: str) -> Layer | None:
+        """The same by its chain id."""
+        return self._graph._find(self, chain)
+
     def register(
         self, source: BinaryIO, parent: str | None, diff_id: str | None = None, check: Callable[[], None] | None = None
     ) -> Layer:
@@ -92,6 +97,7 @@ class Graph:
         self.driver = driver
         self.tags = TagStore(db)
         self.blobs = Blobs(db)
+        self.claims = Claims()
         self.scratch = os.path.join(data_root, "tmp")
         self._splits = os.path.join(data_root, "split")
         self._lock = threading.Lock()

@@ -4,6 +4,7 @@ The Authorization header goes to the registry's own host in the scheme that it w
 is retried over HTTP that failed over HTTPS, except at registries that may be spoken to without TLS (``hosts``).
 """
 
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http import HTTPStatus
@@ -53,6 +54,8 @@ class Session:
         self._authorization = ""
         self._refresh = ""
         self.transport = Transport(self.domain, hosts)
+        self._connecting = threading.Lock()
+        self._connected = False
 
     @property
     def base(self) -> str:
@@ -60,17 +63,21 @@ class Session:
         return f"{self._scheme}://{self.domain}"
 
     def connect(self) -> None:
-        """Find out how the registry is spoken to (GET /v2/). Raises RegistryError."""
-        try:
-            self._ping()
-        except RegistryError as error:
-            if not self._insecure:
-                raise
-            self._scheme = "http"
+        """Find out how the registry is spoken to (GET /v2/); asked once. Raises RegistryError."""
+        with self._connecting:
+            if self._connected:
+                return
             try:
                 self._ping()
-            except RegistryError as second:
-                raise second from error
+            except RegistryError as error:
+                if not self._insecure:
+                    raise
+                self._scheme = "http"
+                try:
+                    self._ping()
+                except RegistryError as second:
+                    raise second from error
+            self._connected = True
 
     def _ping(self) -> Answer:
         with self.transport.request("GET", f"{self.base}/v2/", {}) as response:

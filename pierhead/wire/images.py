@@ -211,6 +211,13 @@ class AuthResponse(Message):
     identity_token: str = always("")
 
 
+class DistributionInspect(Message):
+    """What a name in a registry stands for."""
+
+    descriptor: OCIDescriptor = always_new(OCIDescriptor)
+    platforms: list[OCIPlatform] = always_list()
+
+
 class ImageSearchResult(Message, rename=None):
     """One result of a search."""
 

@@ -1,13 +1,16 @@
 """`run` of an image that is not there: pulled from a registry first, and said."""
 
+import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from tests.harness.engines import Engine
-from tests.harness.images import busybox_rootfs, tar
-from tests.harness.registry import Registry
+from tests.harness.api import UnixConnection
+from tests.harness.engines import Engine, Pierd
+from tests.harness.images import DOCKER_MANIFEST, busybox_rootfs, tar
+from tests.harness.registry import Registry, stalling_registry
 from tests.harness.registry import registry as started_registry
 
 LAYERS = (busybox_rootfs(), tar({"etc/pulled": "over the wire\n"}))
@@ -39,3 +42,54 @@ def test_run_of_a_missing_image_pulls_it_first(own_engine: Engine, registry: Reg
 def test_a_registry_that_is_gone_is_said_and_run_has_status_125(own_engine: Engine) -> None:
     said = own_engine.docker("run", "--rm", "127.0.0.1:5000/team/app:v1", "true")
     assert said.status == 125 and "connection refused" in said.stderr
+
+
+def test_two_pulls_of_one_layer_fetch_it_once(pierd: Pierd) -> None:
+    with (
+        stalling_registry(pierd.host, (tar({"a": "below"}), tar({"b": "above"}))) as registry,
+        ThreadPoolExecutor() as pool,
+    ):
+        name, tag = registry.image.rsplit(":", 1)
+        first = pool.submit(pierd.api.ok, "POST", "/images/create", fromImage=name, tag=tag)
+        assert registry.stalled.wait(60)
+        connection = UnixConnection(pierd.socket)
+        connection.request("POST", f"/v1.41/images/create?fromImage={name}&tag={tag}")
+        said = []
+        for line in connection.getresponse():
+            said.append(json.loads(line)["status"])
+            if said[-1] == "Waiting":
+                registry.go.set()
+        connection.close()
+        ends = sorted((first.result().records[-1]["status"], said[-1]))
+    assert "Waiting" in said
+    assert ends == [
+        f"Status: Downloaded newer image for {registry.image}",
+        f"Status: Image is up to date for {registry.image}",
+    ]
+    assert len([path for path in registry.asked if path.endswith(registry.last)]) == 1
+
+
+def test_a_mirror_is_asked_first_and_a_dead_one_costs_nothing_but_the_attempt(
+    pierd: Pierd, peers: Path, tmp_path: Path
+) -> None:
+    pierd.stop()
+    pierd.start("--registry-mirror", "http://127.0.0.1:5999", "--registry-mirror", "http://127.0.0.1:5000")
+    with started_registry(pierd.host, tmp_path) as registry:
+        original = registry.push("library/cargo", "v1", LAYERS)
+        said = pierd.docker("pull", "cargo:v1").check()
+        assert f"Digest: {original}" in said.stdout
+        assert said.lines[-1] == "docker.io/library/cargo:v1"
+        assert pierd.api.get("/info")["RegistryConfig"]["Mirrors"] == [
+            "http://127.0.0.1:5999/",
+            "http://127.0.0.1:5000/",
+        ]
+
+
+def test_what_a_name_stands_for_is_told_without_pulling_it(own_engine: Engine, registry: Registry) -> None:
+    original = registry.push("team/app", "v1", LAYERS)
+    found = own_engine.api.get(f"/distribution/{registry.address}/team/app:v1/json")
+    assert found["Descriptor"]["digest"] == original and found["Descriptor"]["mediaType"] == DOCKER_MANIFEST
+    assert found["Descriptor"]["size"] > 0
+    assert [platform["os"] for platform in found["Platforms"]] == ["linux"]
+    missing = own_engine.api.send("GET", f"/distribution/{registry.address}/team/app:v2/json")
+    assert missing.status == 404 and "manifest unknown" in missing.message

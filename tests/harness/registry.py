@@ -139,6 +139,7 @@ class StallingRegistry:
 
     def __init__(self, server: ThreadingHTTPServer, layers: Sequence[bytes]) -> None:
         self.image = f"127.0.0.1:{server.server_port}/stalls:here"
+        self.asked: list[str] = []
         self.stalled = threading.Event()
         self.go = threading.Event()
         config = config_of(layers)
@@ -162,6 +163,7 @@ class StallingRegistry:
         request.end_headers()
         if request.command == "HEAD":
             return
+        self.asked.append(request.path)
         with suppress(ConnectionError):  # given up
             if request.path.endswith(self.last):
                 request.wfile.write(body[: len(body) // 2])

@@ -91,7 +91,7 @@ def test_every_setting_of_the_file_arrives(file: Path) -> None:
         default_address_pools=(AddressPool(ip_network("10.200.0.0/16"), 24),),
         default_network_opts={"bridge": {"com.docker.network.driver.mtu": "1450"}},
         insecure_registries=("r:5000",),
-        registry_mirrors=("http://m",),
+        registry_mirrors=("http://m/",),
         dns=("10.0.0.53",),
         dns_opts=("ndots:2",),
         dns_search=("example.org",),

@@ -17,7 +17,7 @@ from pierhead.reference import parse
 from pierhead.registry import client
 from pierhead.registry.auth import Credentials, parse_challenge, token_request
 from pierhead.registry.client import Registry, Resolved
-from pierhead.registry.hosts import RegistryError, is_insecure
+from pierhead.registry.hosts import Hosts, RegistryError, is_insecure
 
 AMD64 = Platform("linux", "amd64")
 LAYER = gzip.compress(b"\0" * 1024, mtime=0)
@@ -223,6 +223,25 @@ def test_a_broken_download_goes_on_where_it_broke(rogue: Rogue) -> None:
     rogue.put(path, LAYER[9:], 206, Content_Range=f"bytes 9-{len(LAYER) - 1}/{len(LAYER)}")
     assert download(rogue, Descriptor("", digest(LAYER), len(LAYER))) == LAYER
     assert rogue.seen[-1][1]["range"] == "bytes=9-"
+
+
+def test_a_mirror_gets_no_credentials_and_may_fail_at_any_moment(rogue: Rogue) -> None:
+    mirror = Rogue()
+    try:
+        challenge = f'Bearer realm="http://{mirror.address}/token"'
+        mirror.put("/v2/library/x/manifests/1", b"", 401, WWW_Authenticate=challenge)
+        mirror.put("/token", b"{}", 401)
+        rogue.image(name="library/x")
+        hosts = Hosts(mirrors=(f"http://{mirror.address}", f"http://{rogue.address}/"))
+        reference = parse("x:1")
+        with Registry(reference, SECRET, hosts) as registry:
+            layer = registry.resolve(reference, AMD64).manifest.layers[0]
+            blob = registry.blob(layer, lambda count: None)
+            assert b"".join(iter(blob.read, b"")) == LAYER
+            blob.close()
+        assert mirror.seen and not any("authorization" in headers for _, headers in mirror.seen + rogue.seen)
+    finally:
+        mirror.close()
 
 
 def test_a_token_is_fetched_and_used(rogue: Rogue) -> None:

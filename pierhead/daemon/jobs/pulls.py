@@ -7,7 +7,7 @@ time, into files without a name.
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import IO, TYPE_CHECKING, BinaryIO, cast
 
 from pierhead import manifest
@@ -18,7 +18,7 @@ from pierhead.daemon.jobs.registries import credentials, hosts
 from pierhead.errors import InvalidParameter, NotFound
 from pierhead.graph.blobs import Blob
 from pierhead.graph.graph import Graph, Lease
-from pierhead.graph.image import ConfigFile, parse_config
+from pierhead.graph.image import ConfigFile, chain_ids, parse_config
 from pierhead.graph.importing import host_architecture
 from pierhead.manifest import Descriptor, Platform
 from pierhead.reference import Reference, parse
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 DOWNLOADS = 3
 STEP = 512 << 10
+PATIENCE = 0.5
+"""Seconds after which a pull that waits for another one looks whether it is cancelled."""
 
 
 async def pull(engine: Engine, reference: str, platform: str, auth: AuthConfig | None) -> AsyncIterator[JSONMessage]:
@@ -57,6 +59,15 @@ async def pull(engine: Engine, reference: str, platform: str, auth: AuthConfig |
     return stream(work, "image pull", registry.cancel)
 
 
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """A layer that is not here. chain: its chain id."""
+
+    blob: Descriptor
+    diff_id: str
+    chain: str
+
+
 class _Pull:
     """One image."""
 
@@ -67,6 +78,8 @@ class _Pull:
         self._put = out.put
         self._verified: set[str] = set()
         """Blobs whose bytes had their digest and unpacked to their DiffID."""
+        self._claimed: list[str] = []
+        """Layers that others wait for."""
 
     def run(self, platform: Platform, *, exact: bool) -> None:
         """Everything, to the last message. Raises NotFound, InvalidParameter, RegistryError, OSError."""
@@ -115,48 +128,73 @@ class _Pull:
             self._status(blobs[at], "Already exists")
             parent = layer.chain_id
             at += 1
-        missing = blobs[at:]
-        for blob in missing:
-            self._status(blob, "Pulling fs layer")
+        wanted = [
+            _Wanted(blob, diff_id, chain)
+            for blob, diff_id, chain in zip(blobs[at:], diff_ids[at:], chain_ids(diff_ids)[at:], strict=True)
+        ]
+        for one in wanted:
+            self._status(one.blob, "Pulling fs layer")
         with ThreadPoolExecutor(DOWNLOADS - 1, "layer download") as pool:
-            spools: list[Future[IO[bytes]]] = []
+            spools: list[Future[IO[bytes] | None]] = []
             try:
-                for blob in missing[1:]:
-                    spools.append(pool.submit(self._download, blob))
-                for index, blob in enumerate(missing):
-                    parent = self._unpack(
-                        lease, blob, parent, diff_ids[at + index], spools[index - 1] if index else None
-                    )
+                for one in wanted[1:]:
+                    spools.append(pool.submit(self._spool, lease, one))
+                for index, one in enumerate(wanted):
+                    parent = self._unpack(lease, one, parent, spools[index - 1] if index else None)
             except BaseException:
                 self._registry.cancel()
                 raise
             finally:
                 for left in spools:
                     left.cancel()
-                    if not left.cancelled() and left.exception() is None:
-                        left.result().close()
+                    if not left.cancelled() and left.exception() is None and (file := left.result()) is not None:
+                        file.close()
+                for chain in self._claimed:
+                    self._graph.claims.release(chain)
+                self._claimed.clear()
+
+    def _claim(self, lease: Lease, one: "_Wanted") -> bool:
+        """Whether this pull is to fetch a layer; else another one has done so. Raises RegistryError when cancelled."""
+        while (other := self._graph.claims.take(one.chain)) is not None:
+            self._status(one.blob, "Waiting")
+            while not other.wait(PATIENCE):
+                self._registry.check_cancelled()
+            if lease.find_chain(one.chain) is not None:
+                return False
+        self._claimed.append(one.chain)
+        return True
 
     def _unpack(
-        self, lease: Lease, blob: Descriptor, parent: str | None, diff_id: str, spool: "Future[IO[bytes]] | None"
+        self, lease: Lease, one: "_Wanted", parent: str | None, spool: "Future[IO[bytes] | None] | None"
     ) -> str:
-        if spool is None:
+        blob = one.blob
+        read = 0
+        if spool is not None:
+            file = spool.result()
+            if file is not None:
+                with file:
+                    file.seek(0)
+                    reading = _Counting(file, self._bar(blob, "Extracting"))
+                    lease.register(cast("BinaryIO", reading), parent, one.diff_id)
+                    read = reading.count
+        elif self._claim(lease, one):
             source = self._registry.blob(blob, self._bar(blob, "Downloading"))
             try:
-                layer = lease.register(cast("BinaryIO", source), parent, diff_id, source.check)
+                lease.register(cast("BinaryIO", source), parent, one.diff_id, source.check)
                 read = source.count
             finally:
                 source.close()
             self._status(blob, "Download complete")
-        else:
-            with spool.result() as file:
-                file.seek(0)
-                reading = _Counting(file, self._bar(blob, "Extracting"))
-                layer = lease.register(cast("BinaryIO", reading), parent, diff_id)
-                read = reading.count
         if read:  # else another pull was quicker
             self._verified.add(blob.digest)
+        if one.chain in self._claimed:
+            self._claimed.remove(one.chain)
+            self._graph.claims.release(one.chain)
         self._status(blob, "Pull complete")
-        return layer.chain_id
+        return one.chain
+
+    def _spool(self, lease: Lease, one: "_Wanted") -> IO[bytes] | None:
+        return self._download(one.blob) if self._claim(lease, one) else None
 
     def _download(self, blob: Descriptor) -> IO[bytes]:
         """A blob in a file without a name, verified."""

@@ -1,6 +1,6 @@
 """Images."""
 
-from pierhead.daemon.jobs import images
+from pierhead.daemon.jobs import images, registries
 from pierhead.daemon.server import answer
 from pierhead.daemon.server.answer import Answer, Stream
 from pierhead.daemon.server.call import Call
@@ -100,6 +100,10 @@ async def push(call: Call) -> Answer:
     return await progress(messages)
 
 
+async def distribution(call: Call) -> Answer:
+    return answer.json(await call.engine.run(registries.distribution, call.path["name"], call.registry_auth()))
+
+
 async def load(call: Call) -> Answer:
     quiet = call.flag("quiet", default=True)
     return await progress(await call.engine.run(images.load, call.body, quiet))
@@ -124,6 +128,7 @@ ROUTES = (
     Route("GET", "/images/{name*}/json", inspect),
     Route("GET", "/images/{name*}/history", history),
     Route("POST", "/images/{name*}/tag", tag),
+    Route("GET", "/distribution/{name*}/json", distribution, cancellable=True),
     Route("POST", "/images/{name*}/push", push, cancellable=True),
     Route("DELETE", "/images/{name*}", remove),
 )

@@ -56,7 +56,6 @@ _MISSING = (
     ("POST", "/session", "building images with BuildKit"),
     ("POST", "/grpc", "building images with BuildKit"),
     ("GET", "/images/search", "searching registries"),
-    ("GET", "/distribution/{name*}/json", "inspecting images in a registry"),
     ("HEAD", "/containers/{name}/archive", "copying files"),
     ("GET", "/containers/{name}/archive", "copying files"),
     ("PUT", "/containers/{name}/archive", "copying files"),
