@@ -18,7 +18,7 @@ from pierhead.libcontainer.capabilities import NUMBERS
 from pierhead.libcontainer.cgroups import Plan as CgroupPlan
 from pierhead.libcontainer.spec import Device, Mount, NamespaceKind, NamespaceMode, Process, Rlimit, Spec
 from pierhead.linux import const
-from pierhead.linux.mount import DirectoryRoot, OverlayRoot
+from pierhead.linux.mount import DirectoryRoot, Root
 
 SHM = -1
 """The number of the bind mount that comes from another container (``container.spawn``)."""
@@ -176,7 +176,7 @@ def _start(spec: Spec, cgroup: CgroupPlan | None) -> Iterable[Operation]:
         if mount.kind == "bind":
             yield ("source", number, mount.source, "bind" not in mount.options, mount.subpath)
     yield ("slave",)
-    yield from _root(spec)
+    yield from _root(spec.root)
     for number, mount in enumerate(mounts):
         if mount.kind == "link":
             yield ("link", mount.source, mount.target)
@@ -219,11 +219,24 @@ def _start(spec: Spec, cgroup: CgroupPlan | None) -> Iterable[Operation]:
     yield from _process(spec.process, False, oom=False)
 
 
-def _root(spec: Spec) -> Iterable[Operation]:
-    if isinstance(spec.root, DirectoryRoot):
-        yield ("directory_root", spec.root.path, False)
+def files(root: Root, mounts: Sequence[Mount]) -> Iterable[Operation]:
+    """What shows a container's files without a run of it; mounts: binds and images, in order."""
+    for number, mount in enumerate(mounts):
+        if mount.kind == "bind":
+            yield ("source", number, mount.source, "bind" not in mount.options, mount.subpath)
+    yield ("slave",)
+    yield from _root(root)
+    for number, mount in enumerate(mounts):
+        if mount.kind == "image":
+            yield ("image", number, mount.layers, mount.subpath)
+            mount = replace(mount, options=("ro",))
+        yield _mount(replace(mount, kind="bind", propagation="rprivate"), number)
+
+
+def _root(root: Root) -> Iterable[Operation]:
+    if isinstance(root, DirectoryRoot):
+        yield ("directory_root", root.path, False)
         return
-    root: OverlayRoot = spec.root
     if root.upper is None and len(root.lower) == 1:
         # The kernel wants two lower layers where there is no upper one; a single one needs no overlay.
         yield ("directory_root", root.lower[0], True)

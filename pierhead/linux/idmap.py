@@ -12,6 +12,9 @@ MOST_RANGES = 340
 MOST_BYTES = 4095
 """Of one map's text: it is one write of less than a page."""
 
+NOBODY = 65534
+"""What the kernel shows where an id has no place in a map (sysctl kernel.overflowuid)."""
+
 _END = (1 << 32) - 1
 """The last id is none: it says "leave as it is" to chown(2)."""
 
@@ -49,6 +52,10 @@ class IdMaps:
         """The same of a group."""
         return _outside(self.gids, inside, "group")
 
+    def inside(self, uid: int, gid: int) -> tuple[int, int]:
+        """Who a user and a group of the host's are in the container; nobody (65534) where they are nobody there."""
+        return _inside(self.uids, uid), _inside(self.gids, gid)
+
     def has_group(self, inside: int) -> bool:
         """Whether a group of the container's is anyone on the host."""
         return any(one.inside <= inside < one.inside + one.length for one in self.gids)
@@ -71,6 +78,13 @@ def _check(ranges: tuple[Range, ...]) -> None:
         starts.sort()
         if any(start + length > after for (start, length), (after, _) in pairwise(starts)):
             raise ValueError("id map whose ranges overlap")
+
+
+def _inside(ranges: tuple[Range, ...], outside: int) -> int:
+    for one in ranges:
+        if one.outside <= outside < one.outside + one.length:
+            return one.inside + outside - one.outside
+    return NOBODY
 
 
 def _outside(ranges: tuple[Range, ...], inside: int, what: str) -> int:

@@ -332,6 +332,16 @@ class MountPoint(Message):
     propagation: str = always("")
 
 
+class PathStat(Message, rename=None):
+    """What is at a path of a container's: the content of X-Docker-Container-Path-Stat. mode: Go's os.FileMode."""
+
+    name: str = always("")
+    size: int = always(0)
+    mode: int = always(0)
+    mtime: str = always(ZERO)
+    link_target: str = always("", name="linkTarget")
+
+
 class Address(Message):
     """A further address of an endpoint."""
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness.api import Api
+from tests.harness.archives import archive, file, folder, listing, symlink
 from tests.harness.engines import PIERD, Engine, Pierd
 from tests.harness.engines import engine as started_engine
 from tests.harness.processes import run, wait_until
@@ -113,6 +114,34 @@ def test_images_and_parts_of_volumes_are_mounted_with_the_owners_they_have(engin
     id = api.run("sleep", "1000", HostConfig={"Mounts": mounts})
     asked = engine.docker("exec", id, "sh", "-c", "stat -c '%u %g' /image/bin/sh /part/file; touch /part/new")
     assert (asked.status, asked.stdout) == (0, "0 0\n0 0\n"), asked.stderr
+
+
+@pytest.mark.only_pierhead("20.10 tells the host's owners")
+def test_copies_have_the_containers_owners_both_ways(engine: Engine, api: Api) -> None:
+    host = {"Binds": ["copied:/vol"], "Tmpfs": {"/tm": ""}}
+    id = api.run("sh", "-c", "touch /own /vol/own /tm/own; chown 7:8 /own /vol/own; sleep 1000", HostConfig=host)
+    wait_until(lambda: "/own" in str(api.get(f"/containers/{id}/changes")), "the container's files")
+    data = store(engine) / "volumes/copied/_data"
+    new = archive(file("new/f", uid=5, gid=6), folder("d", uid=3), symlink("s", "f"))
+    show = "stat -c '%n %u %g' /new /new/f /d /s /vol/new /vol/new/f /own"
+    expected = "/new 0 0\n/new/f 5 6\n/d 3 0\n/s 0 0\n/vol/new 0 0\n/vol/new/f 5 6\n/own 7 8\n"
+
+    def copied(where: str) -> tuple[int, int]:
+        api.ok("PUT", f"/containers/{id}/archive?path={where}", raw=new, content_type="application/x-tar")
+        got = listing(api.ok("GET", f"/containers/{id}/archive?path={where}/new/f").body)["f"]
+        return got.uid, got.gid
+
+    assert [copied(where) for where in ("/", "/vol", "/tm")] == [(5, 6)] * 3
+    assert engine.docker("exec", id, "sh", "-c", show).stdout == expected
+    assert (owner(data / "new/f"), owner(data / "new")) == ((UID + 5, GID + 6), (UID, GID))
+    api.ok("POST", f"/containers/{id}/stop", t=0)
+    engine.docker("cp", f"{id}:/own", str(engine.root / "own")).check()
+    new = archive(folder("new", uid=1, gid=1), file("new/f", uid=15, gid=16))
+    assert [copied(where) for where in ("/", "/vol")] == [(15, 16)] * 2
+    assert (owner(data / "new/f"), owner(data / "own")) == ((UID + 15, GID + 16), (UID + 7, GID + 8))
+    api.ok("POST", f"/containers/{id}/start")
+    asked = engine.docker("exec", id, "stat", "-c", "%u %g", "/new", "/new/f", "/vol/new/f").stdout
+    assert asked == "1 1\n15 16\n15 16\n"
 
 
 def test_changes_are_those_of_the_container_alone(engine: Engine, api: Api) -> None:

@@ -7,11 +7,8 @@ rounds as a few seconds have; with PIERHEAD_LONG=1 three thousand, or a minute.
 
 import contextlib
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,19 +16,11 @@ import pytest
 from pierhead.libcontainer.init import SetupError
 from pierhead.libcontainer.spec import Mount
 from tests.harness.sentinel import snapshot
+from tests.harness.swapping import swapping
 from tests.kernel.box import MOUNTS, Box, enter, running, script
 
 LONG = bool(os.environ.get("PIERHEAD_LONG"))
 ROUNDS, SECONDS = (3000, 60) if LONG else (300, 2.5)
-
-_SWAP = """
-import ctypes, sys
-libc = ctypes.CDLL(None)
-a, b = (path.encode() for path in sys.argv[1:])
-print("swapping", flush=True)
-while libc.renameat2(-100, a, -100, b, 2) == 0:  # RENAME_EXCHANGE
-    pass
-"""
 
 
 @pytest.fixture
@@ -46,18 +35,6 @@ def rounds() -> Iterator[int]:
         yield number
         if time.monotonic() > end:
             return
-
-
-@contextmanager
-def swapping(one: Path, other: Path) -> Iterator[None]:
-    with subprocess.Popen([sys.executable, "-I", "-S", "-c", _SWAP, one, other], stdout=subprocess.PIPE) as racer:
-        try:
-            assert racer.stdout is not None
-            racer.stdout.readline()
-            yield
-            assert racer.poll() is None
-        finally:
-            racer.kill()
 
 
 @pytest.mark.parametrize("target", ["sentinel", "/proc/self", "/proc/sys/kernel"])

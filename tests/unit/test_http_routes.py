@@ -443,7 +443,6 @@ def test_a_start_with_a_configuration_is_refused_as_by_docker(api: Api) -> None:
         ("GET", "/swarm", 503),
         ("POST", "/build?t=a", 501),
         ("POST", "/session", 501),
-        ("PUT", "/containers/a/archive?path=/", 501),
     ],
 )
 def test_what_is_not_done_here_says_so(api: Api, method: str, path: str, status: int) -> None:

@@ -247,6 +247,22 @@ def mount_targets(engine: Engine, container: Container) -> frozenset[str]:
     return frozenset(mount.target for mount in mounts) | {"/dev/console"}
 
 
+def file_mounts(engine: Engine, container: Container) -> tuple[Mount, ...]:
+    """What of its mounts has files also while it does not run: binds and images, without those of the engine's own."""
+    mounts = _mounts(engine, container, host_config_of(container), cgroup_layout().version == 2)
+    own = {f"/etc/{name}" for name in ("resolv.conf", "hostname", "hosts")}
+    return tuple(
+        mount
+        for mount in mounts
+        if mount.kind == "image"
+        or (
+            mount.kind == "bind"
+            and mount.target not in (INIT_TARGET, "/dev/shm", "/dev/mqueue")
+            and (mount.target not in own or os.path.exists(mount.source))
+        )
+    )
+
+
 _TMPFS_FLAGS = (
     "ro",
     "rw",

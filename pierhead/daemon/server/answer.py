@@ -40,6 +40,7 @@ class Stream:
 
     chunks: AsyncIterator[bytes]
     content_type: str = JSON
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 class Attached(Protocol):
@@ -115,13 +116,13 @@ def reply_bytes(reply: Reply, *, head_only: bool, minor: int, keep_alive: bool) 
     return head if head_only or not body else head + body
 
 
-def stream_head(content_type: str, *, minor: int, keep_alive: bool) -> bytes:
+def stream_head(stream: Stream, *, minor: int, keep_alive: bool) -> bytes:
     """The head of a streamed answer: chunked, or until the end of the connection for HTTP/1.0."""
+    headers = "".join(f"{name}: {value}\r\n" for name, value in stream.headers)
     framing = "Transfer-Encoding: chunked\r\n" if minor else ""
     connection = _connection(minor, keep_alive and minor == 1)
-    return (f"HTTP/1.1 200 OK\r\n{_COMMON}{_today()}Content-Type: {content_type}\r\n{framing}{connection}\r\n").encode(
-        "latin-1"
-    )
+    headers += f"Content-Type: {stream.content_type}\r\n"
+    return f"HTTP/1.1 200 OK\r\n{_COMMON}{_today()}{headers}{framing}{connection}\r\n".encode("latin-1")
 
 
 def hijack_head(content_type: str, upgrade: bool) -> bytes:

@@ -319,9 +319,7 @@ class Connection(asyncio.BufferedProtocol):
         keep = request.keep_alive and request.minor == 1 and not self._closing
         chunked = request.minor == 1
         try:
-            self._transport.write(
-                answer.stream_head(stream.content_type, minor=request.minor, keep_alive=request.keep_alive)
-            )
+            self._transport.write(answer.stream_head(stream, minor=request.minor, keep_alive=request.keep_alive))
             if request.method == "HEAD":
                 return keep
             async for chunk in chunks:

@@ -247,8 +247,13 @@ class Extractor:
         """A node that is not opened: *at calls, and for mode and xattrs the parent's descriptor in /proc."""
         os.chown(base, entry.uid, entry.gid, dir_fd=above, follow_symlinks=False)
         if entry.kind != SYMLINK:
-            # fchmodat(2) follows symlinks; this name was made here a moment ago and is none.
-            os.chmod(base, entry.mode, dir_fd=above)
+            # fchmodat(2) follows symlinks, and a running container may put one there at any time (CVE-2021-41089).
+            node = os.open(base, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
+            try:
+                if not stat.S_ISLNK(os.fstat(node).st_mode):
+                    os.chmod(b"/proc/self/fd/%d" % node, entry.mode)
+            finally:
+                os.close(node)
         for key, value in self._wanted(entry):
             self._xattr(b"/proc/self/fd/%d/%s" % (above, base), key, value)
         os.utime(base, ns=(entry.mtime, entry.mtime), dir_fd=above, follow_symlinks=False)

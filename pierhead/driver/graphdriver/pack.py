@@ -3,7 +3,7 @@
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from pierhead.driver.graphdriver.tar import (
     BLOCK,
@@ -165,8 +165,12 @@ def open_content(above: int, base: bytes) -> int:
 class Packer:
     """Puts nodes into an archive one by one and remembers hard links."""
 
-    def __init__(self, *, exact: bool = False) -> None:
+    def __init__(
+        self, *, exact: bool = False, owner: Callable[[os.stat_result], tuple[int, int]] | None = None
+    ) -> None:
+        """owner: who owns a node, other than what lstat says."""
         self._exact = exact
+        self._owner = owner
         self._links: dict[tuple[int, int], bytes] = {}
 
     def node(self, above: int, base: bytes, path: bytes, found: os.stat_result) -> Iterator[bytes]:
@@ -175,6 +179,8 @@ class Packer:
             entry = read_entry(above, base, path, found)
             if entry is None:
                 return
+            if self._owner is not None:
+                entry.uid, entry.gid = self._owner(found)
             if entry.kind != DIRECTORY and found.st_nlink > 1:
                 first = self._links.setdefault((found.st_dev, found.st_ino), path)
                 if first != path:

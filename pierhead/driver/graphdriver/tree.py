@@ -4,7 +4,7 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from pierhead.linux.idmap import IdMaps
 
@@ -17,10 +17,13 @@ def open_directory(above: int, base: bytes) -> int:
     return os.open(base, _DIRECTORY, dir_fd=above)
 
 
-def walk(fd: int, path: bytes = b"") -> Iterator[tuple[int, bytes, bytes, os.stat_result]]:
+def walk(
+    fd: int, path: bytes = b"", enter: Callable[[int], bool] | None = None
+) -> Iterator[tuple[int, bytes, bytes, os.stat_result]]:
     """Everything below a directory in path order: (parent's descriptor, name, path from the top, lstat).
 
-    The parent's descriptor is valid until the next item is asked for.
+    The parent's descriptor is valid until the next item is asked for.  enter: asked about each open directory whether
+    what is below it counts.
     """
     for name in sorted(map(os.fsencode, os.listdir(fd))):
         try:
@@ -39,7 +42,8 @@ def walk(fd: int, path: bytes = b"") -> Iterator[tuple[int, bytes, bytes, os.sta
                     raise
                 continue
             try:
-                yield from walk(directory, below)
+                if enter is None or enter(directory):
+                    yield from walk(directory, below, enter)
             finally:
                 os.close(directory)
 

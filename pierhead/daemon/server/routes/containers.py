@@ -1,11 +1,12 @@
 """Containers: from creation to removal, and their streams; and below /pierhead what is ours and not Docker's."""
 
+from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable
 
-from pierhead.daemon.jobs import bundles, commits, containers, lifecycle, streams
+from pierhead.daemon.jobs import archives, bundles, commits, containers, lifecycle, streams
 from pierhead.daemon.jobs.streams import AttachOptions, LogOptions
 from pierhead.daemon.server import answer, detach
-from pierhead.daemon.server.answer import MULTIPLEXED_STREAM, NO_CONTENT, RAW_STREAM, Answer, Hijack, Stream
+from pierhead.daemon.server.answer import MULTIPLEXED_STREAM, NO_CONTENT, RAW_STREAM, Answer, Hijack, Reply, Stream
 from pierhead.daemon.server.call import Call, has_keys_besides
 from pierhead.daemon.server.progress import after_first, lines
 from pierhead.daemon.server.router import Route
@@ -18,6 +19,7 @@ from pierhead.wire.containers import (
     ContainerUpdateRequest,
     ContainerWaitExitError,
     ContainerWaitResponse,
+    PathStat,
 )
 from pierhead.wire.time import parse_moment
 
@@ -119,6 +121,39 @@ async def changes(call: Call) -> Answer:
 async def export(call: Call) -> Answer:
     chunks = await call.engine.run(commits.export, call.path["name"])
     return Stream(await after_first(chunks), "application/octet-stream")
+
+
+def _path(call: Call) -> str:
+    path = call.text("path")
+    if not path:
+        raise InvalidParameter("bad parameter: pathcannot be empty")  # Docker's words, to the letter
+    return path
+
+
+def _stat_header(found: PathStat) -> tuple[tuple[str, str], ...]:
+    return (("X-Docker-Container-Path-Stat", b64encode(codec.encode(found)).decode()),)
+
+
+async def archive_stat(call: Call) -> Answer:
+    found = await call.engine.run(archives.stat, call.path["name"], _path(call))
+    return Reply(200, headers=_stat_header(found))
+
+
+async def archive(call: Call) -> Answer:
+    found, chunks = await call.engine.run(archives.read, call.path["name"], _path(call))
+    return Stream(chunks, "application/x-tar", _stat_header(found))
+
+
+async def extract(call: Call) -> Answer:
+    await call.engine.run(
+        archives.write,
+        call.path["name"],
+        _path(call),
+        call.body,
+        call.flag("noOverwriteDirNonDir"),
+        call.flag("copyUIDGID"),
+    )
+    return answer.OK
 
 
 async def commit(call: Call) -> Answer:
@@ -259,6 +294,9 @@ ROUTES = (
     Route("DELETE", "/containers/{name}/checkpoints/{checkpoint}", no_checkpoints),
     Route("DELETE", "/containers/{name*}", remove),
     Route("GET", "/containers/{name}/export", export, cancellable=True),
+    Route("HEAD", "/containers/{name}/archive", archive_stat),
+    Route("GET", "/containers/{name}/archive", archive, cancellable=True),
+    Route("PUT", "/containers/{name}/archive", extract, cancellable=True),
     Route("POST", "/commit", commit),
     Route("GET", "/pierhead/containers/{name}/bundle", bundle, cancellable=True),
 )
