@@ -9,7 +9,7 @@ import pytest
 
 from tests.harness.engines import Engine, Pierd
 from tests.harness.images import busybox_rootfs
-from tests.harness.registry import PASSWORD, USER, registry
+from tests.harness.registry import PASSWORD, USER, certificate, registry
 from tests.harness.tokens import IDENTITY, token_server
 
 LAYERS = (busybox_rootfs(),)
@@ -96,8 +96,15 @@ def test_tls_is_believed_by_the_hosts_own_authority_alone(pierd: Pierd, peers: P
         (certs / harbour.address / "odd.key").write_text("x")
         odd = pierd.docker("pull", name)
         assert odd.status == 1 and "missing client certificate odd.cert for key odd.key" in odd.stderr
-    with registry(pierd.host, tmp_path, ip=ip) as harbour:
         (certs / harbour.address / "odd.key").unlink()
+    certificate(tmp_path / "client", "192.0.2.10")
+    with registry(pierd.host, tmp_path, ip=ip, tls=True, clients=tmp_path / "client.crt") as harbour:
+        (certs / harbour.address / "ca.crt").write_bytes((tmp_path / "registry.crt").read_bytes())
+        assert pierd.docker("pull", name).status == 1
+        for suffix, ours in (("cert", "client.crt"), ("key", "client.key")):
+            (certs / harbour.address / f"me.{suffix}").write_bytes((tmp_path / ours).read_bytes())
+        pierd.docker("pull", name).check()
+    with registry(pierd.host, tmp_path, ip=ip) as harbour:
         plain = pierd.docker("pull", name)
         assert plain.status == 1 and "http: server gave HTTP response to HTTPS client" in plain.stderr
         pierd.stop()

@@ -61,6 +61,7 @@ def test_what_was_pulled_is_pushed_with_the_very_same_blobs(own_engine: Engine, 
     assert any(entry.startswith(f"{registry.address}/team/docker@sha256:") for entry in names)
 
 
+@pytest.mark.needs_docker28("a push of the API without X-Registry-Auth")
 def test_what_was_never_a_blob_is_compressed_and_comes_back_the_same(
     own_engine: Engine, registry: Registry, tmp_path: Path
 ) -> None:
@@ -119,6 +120,7 @@ def test_a_push_asks_the_token_server_for_what_it_does(own_engine: Engine, peers
         assert "Mounted from team/one" in second.stdout and "repository:team/one:pull" in tokens.scopes
 
 
+@pytest.mark.only_pierhead("Docker fetches a layer that it has no blob of")
 def test_what_was_here_before_the_pull_is_known_in_its_repository_and_nowhere_else(
     own_engine: Engine, registry: Registry
 ) -> None:

@@ -33,6 +33,8 @@ class Registry:
         self.trusted = trusted
         self.address = f"{ip}:{port}"
         self.authorization = ""
+        self.shown: tuple[str, str] | None = None
+        """Certificate and key that its clients need."""
 
     def request(self, method: str, path: str, body: bytes = b"", content_type: str = "application/octet-stream") -> str:
         """One request from the registry's machine; returns the Location."""
@@ -44,6 +46,8 @@ class Registry:
             connection.sock = self.host.connect(self.ip, self.port)
             if self.trusted is not None:
                 context = ssl.create_default_context(cafile=str(self.trusted))
+                if self.shown is not None:
+                    context.load_cert_chain(*self.shown)
                 connection.sock = context.wrap_socket(connection.sock, server_hostname=self.ip)
             connection.request(method, path, body, headers)
             answer = connection.getresponse()
@@ -91,16 +95,18 @@ def registry(
     users: bool = False,
     tls: bool = False,
     auth: dict[str, object] | None = None,
+    clients: Path | None = None,
 ) -> Iterator[Registry]:
     """A registry that answers, with its storage in the folder; ended at the end.
 
     users: USER with PASSWORD alone, by basic auth.  tls: with a certificate of its own, ``folder/registry.crt``.
-    auth: the registry's own setting of that name.
+    auth: the registry's own setting of that name.  clients: the authority of those who may come at all.
     """
     http: dict[str, object] = {"addr": f"{ip}:{port}"}
     if tls:
         certificate(folder / "registry", ip)
-        http["tls"] = {"certificate": str(folder / "registry.crt"), "key": str(folder / "registry.key")}
+        known = {"clientcas": [str(clients)]} if clients else {}
+        http["tls"] = {"certificate": str(folder / "registry.crt"), "key": str(folder / "registry.key"), **known}
     if users:
         (folder / "htpasswd").write_text(HTPASSWD)
         auth = {"htpasswd": {"realm": "the harbour", "path": str(folder / "htpasswd")}}
@@ -119,6 +125,8 @@ def registry(
         made = Registry(host, port, ip, folder / "registry.crt" if tls else None)
         if users:
             made.authorization = BASIC
+        if clients:
+            made.shown = (str(clients), str(clients.with_suffix(".key")))
 
         def answers() -> bool:
             assert daemon.running(), daemon.said()

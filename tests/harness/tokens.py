@@ -67,7 +67,7 @@ class TokenServer:
         given = {"errors": [{"code": "UNAUTHORIZED", "message": "incorrect username or password"}]}
         if known:
             scopes = [one for scope in asked.get("scope", ()) for one in scope.split(" ")]
-            given = {"token": self.token(scopes)}  # type: ignore[dict-item]
+            given = {"access_token" if form else "token": self.token(scopes)}  # type: ignore[dict-item]
             if asked.get("offline_token"):
                 given["refresh_token"] = IDENTITY  # type: ignore[assignment]
         body = json.dumps(given).encode()

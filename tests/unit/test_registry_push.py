@@ -12,7 +12,10 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from pierhead import manifest
+from pierhead.daemon.jobs.pushes import _manifest as laid_out
 from pierhead.errors import Forbidden, PierheadError
+from pierhead.graph.blobs import Blob
 from pierhead.reference import parse
 from pierhead.registry import upload
 from pierhead.registry.auth import Credentials
@@ -206,3 +209,19 @@ def test_where_an_upload_is_sent_elsewhere_no_credentials_arrive(harbour: Harbou
         assert other.seen and not any("Authorization" in headers for _, _, headers in other.seen)
     finally:
         other.close()
+
+
+def test_layers_of_zstd_are_pushed_as_what_they_are() -> None:
+    """Docker's schema 2 knows gzip alone."""
+    config = Blob(DIGEST, 3, manifest.DOCKER_CONFIG, "x")
+    gzip = Blob(DIGEST, 1, manifest.OCI_LAYER + "+gzip", "x")
+    zstd = Blob(DIGEST, 2, manifest.OCI_LAYER + "+zstd", "x")
+    document, kind = laid_out(config, [gzip])
+    found = manifest.parse(document, kind)
+    assert kind == manifest.DOCKER_MANIFEST and isinstance(found, manifest.Manifest)
+    assert [layer.media_type for layer in found.layers] == [manifest.DOCKER_LAYER_GZIP]
+    document, kind = laid_out(config, [gzip, zstd])
+    found = manifest.parse(document, kind)
+    assert kind == manifest.OCI_MANIFEST and isinstance(found, manifest.Manifest)
+    assert [layer.media_type for layer in found.layers] == [gzip.media_type, zstd.media_type]
+    assert found.config.media_type == manifest.OCI_CONFIG
