@@ -33,6 +33,7 @@ container attach|attach|streams_commands:attach|Attach local standard input, out
 container
 container bundle||bundle:bundle|Write a container as an OCI bundle: config.json and root file system
 container commit|commit|archives:commit|Create a new image from a container's changes
+container cp|cp|copying:cp|Copy files/folders between a container and the local filesystem
 container create|create|run:create|Create a new container
 container diff|diff|container_views:diff|Inspect changes to files or directories on a container's filesystem
 container exec|exec|exec:exec_|Execute a command in a running container

@@ -170,8 +170,13 @@ def test_with_copy_uid_gid_everything_is_the_container_s_user_s(api: Api) -> Non
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("state", ["running", "stopped", "created"])
-def test_docker_cp_works_both_ways_and_through_mounts(engine: Engine, api: Api, tmp_path: Path, state: str) -> None:
+@pytest.mark.parametrize(
+    ("client", "state"),
+    [("docker", "running"), ("docker", "stopped"), ("docker", "created"), pytest.param("pier", "running", marks=OURS)],
+)
+def test_cp_works_both_ways_and_through_mounts(
+    engine: Engine, api: Api, tmp_path: Path, client: str, state: str
+) -> None:
     """The image's /var/run is an absolute link, and something is mounted behind it (moby#52653)."""
     layers = [busybox_rootfs(), tar({"data/of-image": "i"}, ["run"], {"var/run": "/run"})]
     engine.docker("load", stdin=docker_archive(layers, ["linked:1"])).check()
@@ -198,8 +203,10 @@ def test_docker_cp_works_both_ways_and_through_mounts(engine: Engine, api: Api, 
     (mine / "sub/f").write_text("f")
     (mine / "link").symlink_to("sub/f")
 
+    by = engine.pier if client == "pier" else engine.docker
+
     def cp(*words: str, stdin: bytes = b"") -> str:
-        return engine.docker("cp", *words, stdin=stdin).check().stdout
+        return by("cp", *words, stdin=stdin).check().stdout
 
     cp(str(mine), "c1:/data")
     cp(str(mine / "sub/f"), "c1:/var/run/dir/renamed")
@@ -224,6 +231,48 @@ def test_docker_cp_works_both_ways_and_through_mounts(engine: Engine, api: Api, 
     if state == "running":
         assert engine.docker("exec", "c1", "cat", "/data/mine/link", "/data/from-stdin").check().stdout == "fs"
     engine.docker("rm", "-fv", "c1").check()
+
+
+@pytest.mark.only_pierhead("pier beside docker")
+@pytest.mark.needs_client28
+def test_pier_puts_copies_where_docker_puts_them(box: Api, shared_engine: Engine, tmp_path: Path) -> None:
+    """Every form of source and destination, both ways: the same tree, or the same words."""
+    trees = {}
+    for client in (shared_engine.docker, shared_engine.pier):
+        top = tmp_path / f"by-{client.__name__}"
+        (top / "src/in").mkdir(parents=True)
+        (top / "src/in/f").write_text("f")
+        (top / "src/to-in").symlink_to("in")
+        (top / "src/to-f").symlink_to("in/f")
+        (top / "out/dir").mkdir(parents=True)
+        (top / "out/file").write_text("old")
+        said = []
+        box.ok("PUT", "/containers/box/archive?path=/tmp", raw=archive(folder(top.name), folder(f"{top.name}/dir"),
+               file(f"{top.name}/file", "old"), symlink(f"{top.name}/link", "dir")), content_type=TAR)  # fmt: skip
+        there = f"box:/tmp/{top.name}"
+        lines = [
+            *((f"{there}/dir", f"{top}/out/{end}") for end in ("dir", "dir/", "new", "new2/", "file", "no/no")),
+            *((f"{there}/file", f"{top}/out/{end}") for end in ("dir", "dir/", "n1", "n2/", "file", "no/no", ".")),
+            *((f"{there}/link", f"{top}/out/{end}") for end in ("l1", "dir")),
+            *((f"{there}/{end}", f"{top}/out/c{number}") for number, end in enumerate(("dir/.", "link/", "link/."))),
+            *((f"{top}/src/in", f"{there}/{end}") for end in ("dir", "new", "new2/", "file", "no/no", "link")),
+            *((f"{top}/src/in/f", f"{there}/{end}") for end in ("dir", "n1", "n2/", "file", "link/n3", "dir/in")),
+            *((f"{top}/src/{end}", f"{there}/dir") for end in ("in/.", "to-in", "to-f", "to-in/", "missing")),
+            ("-L", f"{top}/src/to-in", f"{there}/L1"), ("-L", f"{top}/src/to-f", f"{there}/L2"),
+            ("-L", f"{top}/src/to-f", f"{there}/dir"), ("-L", f"{there}/link", f"{top}/out/L3"),
+            ("-L", f"{there}/link", f"{top}/out/dir"), ("box:/a", "box:/b"), ("a", "b"), ("", "box:/"), ("box:/", ""),
+            ("-", f"{there}/file"), (f"{there}/nope", "-"), ("nobody:/x", "."),
+        ]  # fmt: skip
+        for words in lines:
+            done = client("cp", *words)
+            told = "\n".join(line for line in done.stderr.splitlines() if not line.startswith("time="))
+            told = told.replace("Error response from daemon: ", "")
+            said.append([text.replace(top.name, "C") for text in (*words[-2:], str(done.status), told)])
+        listed = shared_engine.docker("exec", "box", "sh", "-c", f"cd /tmp/{top.name}; find . | sort; cat file")
+        local = sorted(f"{path.relative_to(top)} {path.is_symlink()}" for path in top.rglob("*"))
+        trees[client.__name__] = (said, listed.stdout.splitlines(), local)
+    for docker, pier in zip(trees["docker"], trees["pier"], strict=True):
+        assert [pair for pair in zip(docker, pier, strict=True) if pair[0] != pair[1]] == []
 
 
 # -- what nobody may reach --------------------------------------------------------------------------------------------

@@ -14,6 +14,12 @@ Create a new image from a container's changes
 -c, --change list  Apply Dockerfile instruction to the created image
 -m, --message string  Commit message
 -p, --pause  Pause container during commit (default true)""",
+    "cp": """[OPTIONS] CONTAINER:SRC_PATH|SRC_PATH|- CONTAINER:DEST_PATH|DEST_PATH|-
+Copy files/folders between a container and the local filesystem
+-a, --archive  Archive mode (copy all uid/gid information)
+-L, --follow-link  Always follow symbol link in SRC_PATH
+-q, --quiet  Suppress progress output during copy. \
+Progress output is automatically suppressed if no terminal is attached""",
     "diff": """CONTAINER
 Inspect changes to files or directories on a container's filesystem""",
     "exec": """[OPTIONS] CONTAINER COMMAND [ARG...]
