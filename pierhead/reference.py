@@ -99,6 +99,11 @@ def is_digest(text: str) -> bool:
     return _SHA256_RE.fullmatch(text) is not None
 
 
+def is_domain(text: str) -> bool:
+    """Whether it can be a registry's host, with or without a port."""
+    return _DOMAIN_RE.fullmatch(text) is not None
+
+
 def _split_domain(name: str) -> tuple[str, str]:
     """Cut a name into domain and path, with Docker's defaults put in."""
     first, slash, rest = name.partition("/")

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pierhead.errors import InvalidParameter
-from pierhead.reference import is_digest, join, parse
+from pierhead.reference import is_digest, is_domain, join, parse
 
 DIGEST = "sha256:" + "a" * 64
 
@@ -93,3 +93,13 @@ def test_any_text_is_either_a_reference_or_refused(text: str) -> None:
 @pytest.mark.parametrize("text", ["sha256:../../x", "SHA256:" + "a" * 64, "md5:" + "a" * 32, DIGEST + "\n", ""])
 def test_only_a_sha256_is_a_digest(text: str) -> None:
     assert not is_digest(text) and is_digest(DIGEST)
+
+
+@pytest.mark.parametrize("text", ["docker.io", "registry", "localhost:5000", "[::1]:5000", "192.0.2.1"])
+def test_a_registrys_host_is_one(text: str) -> None:
+    assert is_domain(text)
+
+
+@pytest.mark.parametrize("text", ["", "..", "me@host", "host/x", "host:port", "host?x", "a b", "host\n"])
+def test_what_is_no_host_is_no_folder_of_certificates_either(text: str) -> None:
+    assert not is_domain(text)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from pierhead.daemon.engine.engine import Engine, blocking
 from pierhead.errors import InvalidParameter
 from pierhead.graph.image import parse_config
-from pierhead.reference import parse
+from pierhead.reference import is_domain, parse
 from pierhead.registry.auth import Credentials
 from pierhead.registry.hosts import Hosts
 from pierhead.wire.images import AuthConfig, AuthResponse, DistributionInspect, OCIDescriptor, OCIPlatform
@@ -63,11 +63,14 @@ async def distribution(engine: Engine, name: str, auth: AuthConfig | None) -> Di
 
 
 async def login(engine: Engine, auth: AuthConfig) -> AuthResponse:
-    """``docker login``: the registry decides. Raises Unauthorized, RegistryError."""
+    """``docker login``: the registry decides. Raises InvalidParameter, Unauthorized, RegistryError."""
     from pierhead.registry.session import Session  # urllib3 with it: memory that most daemons save
 
     address = auth.serveraddress.removeprefix("https://").removeprefix("http://")
-    session = Session(address.partition("/")[0] or HUB, credentials(auth), hosts(engine))
+    domain = address.partition("/")[0] or HUB
+    if not is_domain(domain):
+        raise InvalidParameter(f"invalid registry address: {auth.serveraddress[:200]!r}")
+    session = Session(domain, credentials(auth), hosts(engine))
     try:
         token = await blocking(session.login)
     finally:
