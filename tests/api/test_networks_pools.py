@@ -103,7 +103,8 @@ def test_the_default_bridge_is_as_the_settings_want_it(started: Starter) -> None
     assert options["com.docker.network.bridge.enable_icc"] == "false"
     assert options["com.docker.network.bridge.host_binding_ipv4"] == "127.0.0.1"
     assert "inet 10.99.0.1/16" in machine.host.addresses()
-    id = api.run("sleep", "1000", HostConfig={"PortBindings": {"80/tcp": [{"HostPort": "8095"}]}})
+    published = {"PortBindings": {"80/tcp": [{"HostPort": "8095"}]}}
+    id = api.run("sleep", "1000", ExposedPorts={"80/tcp": {}}, HostConfig=published)
     seen = api.inspect(id)["NetworkSettings"]
     assert seen["IPAddress"].startswith("10.99.7.") and seen["Gateway"] == "10.99.0.254"
     assert seen["Ports"]["80/tcp"] == [{"HostIp": "127.0.0.1", "HostPort": "8095"}]
