@@ -61,6 +61,12 @@ def _truth(text: str) -> bool:
     raise ValueError(f'"{text}" is neither true nor false')
 
 
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 0 < int(text) <= 1000:
+        raise ValueError(f"invalid number: {text} (1 to 1000)")
+    return int(text)
+
+
 def _mtu(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not (text == "0" or 68 <= int(text) <= 65535):
         raise ValueError(f"invalid default MTU: {text} (68 to 65535, or 0: chosen)")
@@ -260,6 +266,24 @@ OPTIONS = (
     Option(("--insecure-registry",), "insecure-registries", str, "host[:port] without TLS", many=True),
     Option(("--registry-mirror",), "registry-mirrors", _mirror, "URL of a mirror of docker.io", many=True),
     Option(("--registry-certs",), "registry-certs", str, "folder with registries' certificates (/etc/docker/certs.d)"),
+    Option(
+        ("--max-concurrent-downloads",),
+        "max-concurrent-downloads",
+        _count,
+        "layers of a pull that are fetched at a time (default 3)",
+    ),
+    Option(
+        ("--max-concurrent-uploads",),
+        "max-concurrent-uploads",
+        _count,
+        "layers of a push that are sent at a time (default 5)",
+    ),
+    Option(
+        ("--max-download-attempts",),
+        "max-download-attempts",
+        _count,
+        "how often a layer's download is begun (default 5)",
+    ),
     Option(("--dns",), "dns", _address, "name server for containers", many=True),
     Option(("--dns-opt",), "dns-opts", str, "option for containers' resolv.conf", many=True),
     Option(("--dns-search",), "dns-search", str, "search domain for containers", many=True),
@@ -457,7 +481,7 @@ def _from_file(option: Option, value: Any) -> str | list[str]:
         wanted = (list,)
     elif option.read is _truth:
         wanted = (bool,)
-    elif option.read is _mtu:
+    elif option.read in (_mtu, _count):
         wanted = (int,)
     entries = value if option.many and isinstance(value, list) else [value]
     if not isinstance(value, wanted) or (wanted == (int,) and isinstance(value, bool)):

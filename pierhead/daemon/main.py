@@ -41,7 +41,8 @@ log = logging.getLogger("pierd")
 
 RELOADED = frozenset(
     "debug default_address_pools default_network_opts default_ulimits dns dns_opts dns_search host_gateway_ips "
-    "insecure_registries registry_mirrors registry_certs".split()
+    "insecure_registries registry_mirrors registry_certs "
+    "max_concurrent_downloads max_concurrent_uploads max_download_attempts".split()
 )
 """Settings that a running daemon takes up on SIGHUP."""
 

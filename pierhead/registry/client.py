@@ -22,8 +22,7 @@ from pierhead.registry.session import Session
 from pierhead.registry.transport import CANCELLED
 
 CHUNK = 1 << 20
-ATTEMPTS = 5
-BACKOFF = 0.25
+BACKOFF = 0.5
 """Seconds before a broken download goes on; twice as many each time."""
 MAX_DEPTH = 2
 _NO_HOSTS = Hosts()
@@ -55,9 +54,22 @@ class Blob(RawIOBase):
     ``check`` must be called when everything was read: until then none of it may be trusted.
     """
 
-    def __init__(self, places: Sequence[Repository], descriptor: Descriptor, tell: Callable[[int], None]) -> None:
-        """places: where to get it; a mirror that fails is not asked again."""
+    def __init__(
+        self,
+        places: Sequence[Repository],
+        descriptor: Descriptor,
+        tell: Callable[[int], None],
+        attempts: int,
+        retrying: Callable[[float], None] = lambda seconds: None,
+    ) -> None:
+        """places: where to get it; a mirror that fails is not asked again.
+
+        tell: called with the bytes that have come.  attempts: how often it is begun at most; retrying: called with the
+        seconds until the next one.
+        """
         super().__init__()
+        self._left = attempts - 1
+        self._retrying = retrying
         self._places = list(places)
         self._descriptor = descriptor
         self._tell = tell
@@ -66,7 +78,7 @@ class Blob(RawIOBase):
         self._digest = sha256()
         self._context: AbstractContextManager[BaseHTTPResponse] | None = None
         self._response: BaseHTTPResponse | None = None
-        self._attempts = 0
+        self._broke = 0
 
     def readable(self) -> bool:
         return True
@@ -110,13 +122,15 @@ class Blob(RawIOBase):
             del self._places[0]
             self._places[0].session.connect()
             return
-        self._attempts += 1
         if isinstance(error, PierheadError):
-            if not isinstance(error, RegistryError) or self._attempts >= ATTEMPTS:
+            if not isinstance(error, RegistryError) or self._broke >= self._left:
                 raise error
-        elif self._attempts >= ATTEMPTS:
+        elif self._broke >= self._left:
             raise RegistryError(f"blob {self._descriptor.digest}: unexpected EOF ({type(error).__name__})") from error
-        transport.pause(BACKOFF * 2 ** (self._attempts - 1))
+        seconds = BACKOFF * 2**self._broke
+        self._broke += 1
+        self._retrying(seconds)
+        transport.pause(seconds)
 
     def check(self) -> None:
         """Raises InvalidParameter if the bytes were not those of the digest."""
@@ -138,6 +152,7 @@ class Registry:
     """
 
     def __init__(self, reference: Reference, credentials: Credentials | None, hosts: Hosts = _NO_HOSTS) -> None:
+        self._attempts = hosts.attempts
         scopes = (f"repository:{reference.path}:pull",)
         mirrors = map(parse_mirror, hosts.mirrors) if reference.domain == DEFAULT_DOMAIN else ()
         sessions = [Session(mirror.domain, None, hosts, scopes, mirror) for mirror in mirrors]
@@ -189,15 +204,20 @@ class Registry:
 
     def resolve(self, reference: Reference, platform: Platform) -> Resolved:
         """The image that a reference into this repository means on a platform. Raises NotFound in Docker's words."""
-        return self._ask(lambda place: _resolve(place, reference, platform))
+        return self._ask(lambda place: _resolve(place, reference, platform, self._attempts))
 
     def describe(self, reference: Reference) -> Described:
         """What a reference means, without its layers. Raises NotFound in Docker's words."""
-        return self._ask(lambda place: _describe(place, reference))
+        return self._ask(lambda place: _describe(place, reference, self._attempts))
 
-    def blob(self, descriptor: Descriptor, tell: Callable[[int], None]) -> Blob:
-        """A layer's blob, to be read, checked and closed. tell: called with the bytes that have come."""
-        return Blob(self._places, descriptor, tell)
+    def blob(
+        self,
+        descriptor: Descriptor,
+        tell: Callable[[int], None],
+        retrying: Callable[[float], None] = lambda seconds: None,
+    ) -> Blob:
+        """A layer's blob, to be read, checked and closed. tell, retrying: see ``Blob``."""
+        return Blob(self._places, descriptor, tell, self._attempts, retrying)
 
 
 def _document(
@@ -217,7 +237,7 @@ def _document(
     return Descriptor(media_type, digest, len(answer.body)), document
 
 
-def _resolve(place: Repository, reference: Reference, platform: Platform) -> Resolved:
+def _resolve(place: Repository, reference: Reference, platform: Platform, attempts: int) -> Resolved:
     found, document = _document(place, reference.digest or reference.tag or "latest", None)
     for _ in range(MAX_DEPTH):
         if isinstance(document, Manifest):
@@ -228,21 +248,21 @@ def _resolve(place: Repository, reference: Reference, platform: Platform) -> Res
         _, document = _document(place, chosen.digest, chosen)
     if not isinstance(document, Manifest):
         raise InvalidParameter("invalid index: it nests too deeply")
-    return Resolved(found.digest, document, _config(place, document.config))
+    return Resolved(found.digest, document, _config(place, document.config, attempts))
 
 
-def _describe(place: Repository, reference: Reference) -> Described:
+def _describe(place: Repository, reference: Reference, attempts: int) -> Described:
     found, document = _document(place, reference.digest or reference.tag or "latest", None)
     if isinstance(document, manifest.Index):
         entries = (entry.platform for entry in document.manifests)
         return Described(found, tuple(platform for platform in entries if platform is not None), b"")
-    return Described(found, (), _config(place, document.config))
+    return Described(found, (), _config(place, document.config, attempts))
 
 
-def _config(place: Repository, descriptor: Descriptor) -> bytes:
+def _config(place: Repository, descriptor: Descriptor, attempts: int) -> bytes:
     if descriptor.size > manifest.LIMIT:
         raise InvalidParameter(f"image configuration of more than {manifest.LIMIT} bytes")
-    blob = Blob([place], descriptor, lambda count: None)
+    blob = Blob([place], descriptor, lambda count: None, attempts)
     try:
         data = b"".join(iter(blob.read, b""))
         blob.check()

@@ -9,7 +9,7 @@ import ipaddress
 import os
 import ssl
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from pierhead.errors import InvalidParameter, PierheadError
@@ -23,11 +23,15 @@ class RegistryError(PierheadError):
 
 @dataclass(frozen=True, slots=True)
 class Hosts:
-    """What the administrator says of registries. mirrors: URLs, of docker.io; certificates: a folder."""
+    """What the administrator says of registries.
+
+    mirrors: URLs, of docker.io.  certificates: a folder.  attempts: how often a blob's download is begun.
+    """
 
     insecure: tuple[str, ...] = ()
     mirrors: tuple[str, ...] = ()
-    certificates: str = field(default=CERTIFICATES)
+    certificates: str = CERTIFICATES
+    attempts: int = 5
 
     def is_insecure(self, domain: str) -> bool:
         """Whether a registry may be spoken to without TLS, or with a certificate that nobody signed."""

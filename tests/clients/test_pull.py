@@ -73,7 +73,8 @@ def test_a_mirror_is_asked_first_and_a_dead_one_costs_nothing_but_the_attempt(
     pierd: Pierd, peers: Path, tmp_path: Path
 ) -> None:
     pierd.stop()
-    pierd.start("--registry-mirror", "http://127.0.0.1:5999", "--registry-mirror", "http://127.0.0.1:5000")
+    mirrors = ("--registry-mirror", "http://127.0.0.1:5999", "--registry-mirror", "http://127.0.0.1:5000")
+    pierd.start(*mirrors, "--max-concurrent-downloads", "1")
     with started_registry(pierd.host, tmp_path) as registry:
         original = registry.push("library/cargo", "v1", LAYERS)
         said = pierd.docker("pull", "cargo:v1").check()

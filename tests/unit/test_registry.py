@@ -225,6 +225,17 @@ def test_a_broken_download_goes_on_where_it_broke(rogue: Rogue) -> None:
     assert rogue.seen[-1][1]["range"] == "bytes=9-"
 
 
+def test_a_download_is_begun_as_often_as_is_allowed_and_every_wait_is_told(rogue: Rogue) -> None:
+    rogue.put(f"/v2/x/blobs/{digest(LAYER)}", b"", 503)
+    waits: list[float] = []
+    with Registry(parse(f"{rogue.address}/x"), None, Hosts(attempts=3)) as registry:
+        blob = registry.blob(Descriptor("", digest(LAYER), len(LAYER)), lambda count: None, waits.append)
+        with pytest.raises(RegistryError, match="503"):
+            blob.read()
+        blob.close()
+    assert len(waits) == 2 and len([path for path, _ in rogue.seen if "/blobs/" in path]) == 3
+
+
 def test_a_mirror_gets_no_credentials_and_may_fail_at_any_moment(rogue: Rogue) -> None:
     mirror = Rogue()
     try:

@@ -10,6 +10,12 @@ def bar(current: int, total: int) -> str:
     return f"[{arrow}]  {size(current)}/{size(total)}"
 
 
+def retrying(seconds: float) -> str:
+    """What is said before another attempt, in whole seconds."""
+    whole = max(1, round(seconds))
+    return f"Retrying in {whole} second{'' if whole == 1 else 's'}"
+
+
 def size(count: float) -> str:
     """Four digits and a decimal unit, as go-units writes sizes."""
     for unit in ("B", "kB", "MB", "GB"):

@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, BinaryIO, cast
 from pierhead import manifest
 from pierhead.daemon.engine.engine import Engine
 from pierhead.daemon.jobs.pipes import Outflow, on_loop, stream
-from pierhead.daemon.jobs.progress import bar
+from pierhead.daemon.jobs.progress import bar, retrying
 from pierhead.daemon.jobs.registries import credentials, hosts
 from pierhead.errors import InvalidParameter, NotFound
 from pierhead.graph.blobs import Blob
@@ -27,7 +27,6 @@ from pierhead.wire.images import AuthConfig, JSONMessage, ProgressDetail
 if TYPE_CHECKING:
     from pierhead.registry.client import Registry, Resolved
 
-DOWNLOADS = 3
 STEP = 512 << 10
 PATIENCE = 0.5
 """Seconds after which a pull that waits for another one looks whether it is cancelled."""
@@ -48,12 +47,13 @@ async def pull(engine: Engine, reference: str, platform: str, auth: AuthConfig |
         engine.events.publish("image", "pull", name.familiar, {"name": name.familiar_name})
 
     tell = on_loop(told)
+    downloads = engine.config.max_concurrent_downloads
 
     def work(out: Outflow[JSONMessage]) -> None:
         with registry:
             tags = registry.tags() if wanted.is_name_only else []
             for one in [wanted.with_tag(tag) for tag in tags] or [wanted]:
-                _Pull(engine.graph, registry, one, out).run(target, exact=bool(platform))
+                _Pull(engine.graph, registry, one, out, downloads).run(target, exact=bool(platform))
                 tell(one)
 
     return stream(work, "image pull", registry.cancel)
@@ -71,7 +71,15 @@ class _Wanted:
 class _Pull:
     """One image."""
 
-    def __init__(self, graph: Graph, registry: "Registry", reference: Reference, out: Outflow[JSONMessage]) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        registry: "Registry",
+        reference: Reference,
+        out: Outflow[JSONMessage],
+        downloads: int,
+    ) -> None:
+        self._downloads = downloads
         self._graph = graph
         self._registry = registry
         self._reference = reference
@@ -134,13 +142,15 @@ class _Pull:
         ]
         for one in wanted:
             self._status(one.blob, "Pulling fs layer")
-        with ThreadPoolExecutor(DOWNLOADS - 1, "layer download") as pool:
+        # The layer that is next is unpacked while it comes; those after it wait in files.
+        ahead = wanted[1:] if self._downloads > 1 else []
+        with ThreadPoolExecutor(max(1, self._downloads - 1), "layer download") as pool:
             spools: list[Future[IO[bytes] | None]] = []
             try:
-                for one in wanted[1:]:
+                for one in ahead:
                     spools.append(pool.submit(self._spool, lease, one))
                 for index, one in enumerate(wanted):
-                    parent = self._unpack(lease, one, parent, spools[index - 1] if index else None)
+                    parent = self._unpack(lease, one, parent, spools[index - 1] if index and ahead else None)
             except BaseException:
                 self._registry.cancel()
                 raise
@@ -178,7 +188,7 @@ class _Pull:
                     lease.register(cast("BinaryIO", reading), parent, one.diff_id)
                     read = reading.count
         elif self._claim(lease, one):
-            source = self._registry.blob(blob, self._bar(blob, "Downloading"))
+            source = self._registry.blob(blob, self._bar(blob, "Downloading"), self._retrying(blob))
             try:
                 lease.register(cast("BinaryIO", source), parent, one.diff_id, source.check)
                 read = source.count
@@ -200,7 +210,7 @@ class _Pull:
         """A blob in a file without a name, verified."""
         file = tempfile.TemporaryFile(dir=self._graph.scratch)  # closed by who unpacks it
         try:
-            source = self._registry.blob(blob, self._bar(blob, "Downloading"))
+            source = self._registry.blob(blob, self._bar(blob, "Downloading"), self._retrying(blob))
             try:
                 while piece := source.read():
                     file.write(piece)
@@ -217,6 +227,9 @@ class _Pull:
 
     def _status(self, blob: Descriptor, status: str) -> None:
         self._put(JSONMessage(status=status, progress_detail=ProgressDetail(), id=blob.digest[7:19]))
+
+    def _retrying(self, blob: Descriptor) -> Callable[[float], None]:
+        return lambda seconds: self._status(blob, retrying(seconds))
 
     def _bar(self, blob: Descriptor, status: str) -> Callable[[int], None]:
         """Tell how far a layer is, now and then."""

@@ -18,7 +18,7 @@ from isal import isal_zlib
 from pierhead import manifest
 from pierhead.daemon.engine.engine import Engine
 from pierhead.daemon.jobs.pipes import Cancelled, Outflow, on_loop, stream
-from pierhead.daemon.jobs.progress import bar
+from pierhead.daemon.jobs.progress import bar, retrying
 from pierhead.daemon.jobs.registries import credentials, hosts
 from pierhead.errors import InvalidParameter, NotFound
 from pierhead.graph.blobs import Blob
@@ -31,7 +31,6 @@ from pierhead.wire.images import AuthConfig, JSONMessage, ProgressDetail
 if TYPE_CHECKING:
     from pierhead.registry.upload import Uploads
 
-UPLOADS = 3
 CHECKS = 3
 """How many blobs of other registries a layer is looked for as, before it is compressed."""
 SOURCES = 4
@@ -54,6 +53,7 @@ async def push(
     from pierhead.registry.upload import Uploads
 
     graph = engine.graph
+    parallel = engine.config.max_concurrent_uploads
     scopes = [f"repository:{reference.path}:pull,push"]
     scopes += [f"repository:{source}:pull" for source in _sources(graph, reference)]
     session = Session(reference.domain, credentials(auth), hosts(engine), tuple(scopes))
@@ -70,7 +70,7 @@ async def push(
         session.connect()
         try:
             for one, id in chosen:
-                _Push(graph, uploads, one, out, session.cancel).run(graph.image(id), platform)
+                _Push(graph, uploads, one, out, session.cancel, parallel).run(graph.image(id), platform)
                 tell(one)
         finally:
             session.close()
@@ -122,7 +122,9 @@ class _Push:
         reference: Reference,
         out: Outflow[JSONMessage],
         cancel: Callable[[], None],
+        parallel: int,
     ) -> None:
+        self._parallel = parallel
         self._graph = graph
         self._uploads = uploads
         self._reference = reference
@@ -158,7 +160,7 @@ class _Push:
         layers = {layer.diff_id: layer for layer in reversed(chain)}
         for diff_id in layers:
             self._status(diff_id, "Preparing")
-        with ThreadPoolExecutor(UPLOADS, "layer upload") as pool:
+        with ThreadPoolExecutor(self._parallel, "layer upload") as pool:
             pushed = {diff_id: pool.submit(self._layer, layer) for diff_id, layer in layers.items()}
             try:
                 return {diff_id: one.result() for diff_id, one in pushed.items()}
@@ -241,11 +243,10 @@ class _Push:
                 progress = bar(sent, blob.size)
                 self._put(JSONMessage(status="Pushing", progress_detail=detail, progress=progress, id=diff_id[7:19]))
 
-        def retrying(seconds: float) -> None:
-            plural = "" if seconds == 1 else "s"
-            self._status(diff_id, f"Retrying in {seconds:.0f} second{plural}")
+        def again(seconds: float) -> None:
+            self._status(diff_id, retrying(seconds))
 
-        self._uploads.put(cast("BinaryIO", file), blob.digest, blob.size, tell, retrying, location)
+        self._uploads.put(cast("BinaryIO", file), blob.digest, blob.size, tell, again, location)
 
     def _config(self, raw: bytes) -> Blob:
         blob = Blob(digest_of(raw), len(raw), manifest.DOCKER_CONFIG, self._reference.name)

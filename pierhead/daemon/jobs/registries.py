@@ -20,7 +20,9 @@ HUB = "docker.io"
 def hosts(engine: Engine) -> Hosts:
     """What the daemon's settings say of registries."""
     config = engine.config
-    return Hosts(config.insecure_registries, config.registry_mirrors, config.registry_certs)
+    return Hosts(
+        config.insecure_registries, config.registry_mirrors, config.registry_certs, config.max_download_attempts
+    )
 
 
 def credentials(auth: AuthConfig | None) -> Credentials | None:
