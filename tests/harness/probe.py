@@ -157,6 +157,8 @@ class Machine:
         files = found["files"]
         status = dict(re.findall(r"^(\w+):[\t ]*(.*?)[\t ]*$", files["/proc/self/status"], re.MULTILINE))
         lines |= {f"status {name}": " ".join(status[name].split()) for name in _STATUS}
+        # 32 and 33 are the C library's own: what starts the daemon may leave them ignored, and dockerd hands that on.
+        lines["status SigIgn"] = f"{int(status['SigIgn'], 16) & ~(3 << 31):016x}"
         every = re.findall(r"^CapPrm:\t(.*)$", Path(f"/proc/{self.engine.pid}/status").read_text(), re.MULTILINE)[0]
         lines |= {name: "all of the daemon's" for name, value in lines.items() if value == every}
         lines |= self._mounts(files["/proc/self/mountinfo"])
@@ -178,6 +180,8 @@ class Machine:
             lines |= {f"{kind} {name}": value for name, value in found[kind].items() if value != "absent"}
         lines |= {f"environment {name}": self._plain(value, id) for name, value in found["environment"].items()}
         lines |= {f"process {name}": str(value) for name, value in found["process"].items() if name != "pid"}
+        if lines["process priority"] == str(os.getpriority(os.PRIO_PROCESS, self.engine.pid)):
+            lines["process priority"] = "the daemon's"
         lines["keyring"] = re.sub(r"^keyring;\d+;\d+;", "keyring;", self._plain(found["keyring"], id))
         for sweep, table in _SWEEPS.items():
             lines |= _sweep(sweep, table, found[sweep], self.baseline[sweep])
