@@ -3,7 +3,7 @@
 Layers are uncompressed, byte for byte as they came, so that every digest and every image id is the same again.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
 import msgspec
@@ -49,7 +49,7 @@ def _layer_descriptor(layer: Layer) -> dict[str, object]:
     return {"mediaType": manifest.OCI_LAYER, "digest": layer.diff_id, "size": layer.archive}
 
 
-def save(graph: Graph, images: list[Chosen]) -> Iterator[bytes]:
+def save(graph: Graph, images: list[Chosen]) -> Generator[bytes, None, None]:
     """The archive, piece by piece; the layers stay for as long as it is read, even if the images are deleted."""
     with graph.lease() as lease:
         for chosen in images:

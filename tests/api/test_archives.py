@@ -7,13 +7,14 @@ import json
 import os
 import tarfile
 from collections.abc import Iterator
+from contextlib import suppress
 from http.client import IncompleteRead
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.harness.api import Answer, Api
+from tests.harness.api import Answer, Api, connect
 from tests.harness.archives import Item, archive, device, file, folder, hardlink, symlink
 from tests.harness.corpus import corpus
 from tests.harness.engines import Engine
@@ -50,10 +51,16 @@ def box(shared_engine: Engine) -> Iterator[Api]:
 
 def ask(api: Api, method: str, name: str, path: str, *items: Item, **query: Any) -> Answer:
     raw = archive(*items) if method == "PUT" else None
+    return answered(api, method, f"/containers/{name}/archive?path={path}", raw, **query)
+
+
+def answered(api: Api, method: str, path: str, raw: bytes | None, **query: Any) -> Answer:
     try:
-        return api.send(method, f"/containers/{name}/archive?path={path}", raw=raw, content_type=TAR, **query)
+        return api.send(method, path, raw=raw, content_type=TAR, **query)
     except IncompleteRead as broken:  # what is read has changed meanwhile
         return Answer(0, {}, broken.partial)
+    except (BrokenPipeError, ConnectionResetError):  # refused before all of it was sent
+        return Answer(400, {}, b"")
 
 
 def stat_of(answer: Answer) -> Any:
@@ -162,6 +169,48 @@ def test_files_take_their_places_with_owners_and_modes(box: Api) -> None:
     assert listing(box, "/d/e", "/d/f") == ["/d/e regular empty file 644 0:0", "/d/f directory 755 0:0"]
 
 
+@pytest.mark.only_pierhead("pier beside docker")
+@pytest.mark.needs_client28
+def test_pier_puts_copies_where_docker_puts_them(box: Api, shared_engine: Engine, tmp_path: Path) -> None:
+    """Every form of source and destination, both ways: the same tree, or the same words."""
+    trees = {}
+    for client in (shared_engine.docker, shared_engine.pier):
+        top = tmp_path / f"by-{client.__name__}"
+        (top / "src/in").mkdir(parents=True)
+        (top / "src/in/f").write_text("f")
+        (top / "src/to-in").symlink_to("in")
+        (top / "src/to-f").symlink_to("in/f")
+        (top / "out/dir").mkdir(parents=True)
+        (top / "out/file").write_text("old")
+        said = []
+        box.ok("PUT", "/containers/box/archive?path=/tmp", raw=archive(folder(top.name), folder(f"{top.name}/dir"),
+               file(f"{top.name}/file", "old"), symlink(f"{top.name}/link", "dir")), content_type=TAR)  # fmt: skip
+        there = f"box:/tmp/{top.name}"
+        lines = [
+            *((f"{there}/dir", f"{top}/out/{end}") for end in ("dir", "dir/", "new", "new2/", "file", "no/no")),
+            *((f"{there}/file", f"{top}/out/{end}") for end in ("dir", "dir/", "n1", "n2/", "file", "no/no", ".")),
+            *((f"{there}/link", f"{top}/out/{end}") for end in ("l1", "dir")),
+            *((f"{there}/{end}", f"{top}/out/c{number}") for number, end in enumerate(("dir/.", "link/", "link/."))),
+            *((f"{top}/src/in", f"{there}/{end}") for end in ("dir", "new", "new2/", "file", "no/no", "link")),
+            *((f"{top}/src/in/f", f"{there}/{end}") for end in ("dir", "n1", "n2/", "file", "link/n3", "dir/in")),
+            *((f"{top}/src/{end}", f"{there}/dir") for end in ("in/.", "to-in", "to-f", "to-in/", "missing")),
+            ("-L", f"{top}/src/to-in", f"{there}/L1"), ("-L", f"{top}/src/to-f", f"{there}/L2"),
+            ("-L", f"{top}/src/to-f", f"{there}/dir"), ("-L", f"{there}/link", f"{top}/out/L3"),
+            ("-L", f"{there}/link", f"{top}/out/dir"), ("box:/a", "box:/b"), ("a", "b"), ("", "box:/"), ("box:/", ""),
+            ("-", f"{there}/file"), (f"{there}/nope", "-"), ("nobody:/x", "."),
+        ]  # fmt: skip
+        for words in lines:
+            done = client("cp", *words)
+            told = "\n".join(line for line in done.stderr.splitlines() if not line.startswith("time="))
+            told = told.replace("Error response from daemon: ", "")
+            said.append([text.replace(top.name, "C") for text in (*words[-2:], str(done.status), told)])
+        listed = shared_engine.docker("exec", "box", "sh", "-c", f"cd /tmp/{top.name}; find . | sort; cat file")
+        local = sorted(f"{path.relative_to(top)} {path.is_symlink()}" for path in top.rglob("*"))
+        trees[client.__name__] = (said, listed.stdout.splitlines(), local)
+    for docker, pier in zip(trees["docker"], trees["pier"], strict=True):
+        assert [pair for pair in zip(docker, pier, strict=True) if pair[0] != pair[1]] == []
+
+
 def test_with_copy_uid_gid_everything_is_the_container_s_user_s(api: Api) -> None:
     api.run("sleep", "1000", name="www", User="www-data")
     assert ask(api, "PUT", "www", "/tmp", file("x", uid=5), folder("z/zz", uid=9), copyUIDGID=1).status == 200
@@ -233,46 +282,27 @@ def test_cp_works_both_ways_and_through_mounts(
     engine.docker("rm", "-fv", "c1").check()
 
 
-@pytest.mark.only_pierhead("pier beside docker")
-@pytest.mark.needs_client28
-def test_pier_puts_copies_where_docker_puts_them(box: Api, shared_engine: Engine, tmp_path: Path) -> None:
-    """Every form of source and destination, both ways: the same tree, or the same words."""
-    trees = {}
-    for client in (shared_engine.docker, shared_engine.pier):
-        top = tmp_path / f"by-{client.__name__}"
-        (top / "src/in").mkdir(parents=True)
-        (top / "src/in/f").write_text("f")
-        (top / "src/to-in").symlink_to("in")
-        (top / "src/to-f").symlink_to("in/f")
-        (top / "out/dir").mkdir(parents=True)
-        (top / "out/file").write_text("old")
-        said = []
-        box.ok("PUT", "/containers/box/archive?path=/tmp", raw=archive(folder(top.name), folder(f"{top.name}/dir"),
-               file(f"{top.name}/file", "old"), symlink(f"{top.name}/link", "dir")), content_type=TAR)  # fmt: skip
-        there = f"box:/tmp/{top.name}"
-        lines = [
-            *((f"{there}/dir", f"{top}/out/{end}") for end in ("dir", "dir/", "new", "new2/", "file", "no/no")),
-            *((f"{there}/file", f"{top}/out/{end}") for end in ("dir", "dir/", "n1", "n2/", "file", "no/no", ".")),
-            *((f"{there}/link", f"{top}/out/{end}") for end in ("l1", "dir")),
-            *((f"{there}/{end}", f"{top}/out/c{number}") for number, end in enumerate(("dir/.", "link/", "link/."))),
-            *((f"{top}/src/in", f"{there}/{end}") for end in ("dir", "new", "new2/", "file", "no/no", "link")),
-            *((f"{top}/src/in/f", f"{there}/{end}") for end in ("dir", "n1", "n2/", "file", "link/n3", "dir/in")),
-            *((f"{top}/src/{end}", f"{there}/dir") for end in ("in/.", "to-in", "to-f", "to-in/", "missing")),
-            ("-L", f"{top}/src/to-in", f"{there}/L1"), ("-L", f"{top}/src/to-f", f"{there}/L2"),
-            ("-L", f"{top}/src/to-f", f"{there}/dir"), ("-L", f"{there}/link", f"{top}/out/L3"),
-            ("-L", f"{there}/link", f"{top}/out/dir"), ("box:/a", "box:/b"), ("a", "b"), ("", "box:/"), ("box:/", ""),
-            ("-", f"{there}/file"), (f"{there}/nope", "-"), ("nobody:/x", "."),
-        ]  # fmt: skip
-        for words in lines:
-            done = client("cp", *words)
-            told = "\n".join(line for line in done.stderr.splitlines() if not line.startswith("time="))
-            told = told.replace("Error response from daemon: ", "")
-            said.append([text.replace(top.name, "C") for text in (*words[-2:], str(done.status), told)])
-        listed = shared_engine.docker("exec", "box", "sh", "-c", f"cd /tmp/{top.name}; find . | sort; cat file")
-        local = sorted(f"{path.relative_to(top)} {path.is_symlink()}" for path in top.rglob("*"))
-        trees[client.__name__] = (said, listed.stdout.splitlines(), local)
-    for docker, pier in zip(trees["docker"], trees["pier"], strict=True):
-        assert [pair for pair in zip(docker, pier, strict=True) if pair[0] != pair[1]] == []
+@OURS
+@pytest.mark.parametrize("state", ["running", "created"])
+def test_a_reader_that_goes_away_holds_nothing(engine: Engine, api: Api, state: str) -> None:
+    (api.run if state == "running" else api.create)("sleep", "1000", name="c1")
+
+    def open_files() -> list[str]:
+        found = []
+        for entry in Path(f"/proc/{engine.pid}/fd").iterdir():
+            with suppress(OSError):  # closed a moment ago
+                found.append(os.readlink(entry))
+        return [where for where in found if where.startswith("/") and "graph.db" not in where]
+
+    ask(api, "HEAD", "c1", "/")
+    before = sorted(open_files())
+    for path in ("/", "/bin"):
+        with connect(engine.socket) as connection:
+            connection.sendall(f"GET /v1.41/containers/c1/archive?path={path} HTTP/1.1\r\nHost: d\r\n\r\n".encode())
+            assert connection.recv(12) == b"HTTP/1.1 200"
+    wait_until(lambda: sorted(open_files()) == before, f"what was open for the readers to be closed: {before}")
+    assert api.send("POST", "/containers/c1/start").status == (304 if state == "running" else 204)
+    assert names(ask(api, "GET", "c1", "/etc/passwd")) == ["passwd"]
 
 
 # -- what nobody may reach --------------------------------------------------------------------------------------------
@@ -315,7 +345,7 @@ def test_no_archive_writes_outside_of_the_container(api: Api, sentinel: Path, st
     for body in bodies:
         for where in ("/", "/tmp"):
             query = {"noOverwriteDirNonDir": int(where == "/")}
-            answer = api.send("PUT", f"/containers/c1/archive?path={where}", raw=body, content_type=TAR, **query)
+            answer = answered(api, "PUT", f"/containers/c1/archive?path={where}", body, **query)
             assert answer.status in (200, 400, 404, 500)
     for path in (f"/a{out}/f", f"{up}/f", "/a/f", "/tmp/a/f", "/p/new", f"/p{out}/f", "/proc/1/root" + out):
         for method in ("HEAD", "GET"):

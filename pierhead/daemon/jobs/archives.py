@@ -9,7 +9,7 @@ import asyncio
 import os
 import stat as modes
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from typing import BinaryIO, TypeVar, cast
 
@@ -115,8 +115,10 @@ async def _with_files(
         if assembly is None:
             stack.callback(os.close, root)
         try:
-            async for item in stream(run_it, "container files", on_cancel):
-                yield item
+            # Closed before what it works on: a reader that goes away leaves us in the middle, the thread still at it.
+            async with aclosing(stream(run_it, "container files", on_cancel)) as items:
+                async for item in items:
+                    yield item
         except FileNotFoundError:
             raise NotFound(f"Could not find the file {path} in container {name}") from None
         except OSError as error:

@@ -2,9 +2,10 @@
 
 import asyncio
 import concurrent.futures
+import contextlib
 import io
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -110,21 +111,22 @@ def on_loop(function: Callable[[A], Coroutine[object, object, None]]) -> Callabl
     return lambda argument: asyncio.run_coroutine_threadsafe(function(argument), loop).result()
 
 
-def pour(pieces: Iterable[bytes], out: Outflow[bytes]) -> None:
-    """Put many small pieces as fewer large ones."""
+def pour(pieces: Generator[bytes, None, None], out: Outflow[bytes]) -> None:
+    """Put many small pieces as fewer large ones. Ends the generator: what it has open is closed, also for Cancelled."""
     gathered = bytearray()
-    for piece in pieces:
-        gathered += piece
-        if len(gathered) >= PORTION:
+    with contextlib.closing(pieces):
+        for piece in pieces:
+            gathered += piece
+            if len(gathered) >= PORTION:
+                out.put(bytes(gathered))
+                gathered.clear()
+        if gathered:
             out.put(bytes(gathered))
-            gathered.clear()
-    if gathered:
-        out.put(bytes(gathered))
 
 
 async def stream(
     work: Callable[[Outflow[T]], None], name: str, on_cancel: Callable[[], None] | None = None
-) -> AsyncIterator[T]:
+) -> AsyncGenerator[T, None]:
     """Run ``work`` in a thread of its own and give what it puts; raise what it raises.
 
     When the consumer stops early, the thread is told so (``on_cancel`` too) and waited for: nothing of it is left.

@@ -9,7 +9,7 @@ import errno
 import os
 import posixpath
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -122,7 +122,9 @@ def check_readable(node: Node) -> None:
         raise InvalidParameter(f"{os.fsdecode(node.base)} is in a file system of the kernel's: nothing to be copied")
 
 
-def pack(node: Node, name: str, owner: Callable[[os.stat_result], tuple[int, int]] | None) -> Iterator[bytes]:
+def pack(
+    node: Node, name: str, owner: Callable[[os.stat_result], tuple[int, int]] | None
+) -> Generator[bytes, None, None]:
     """An archive of what was found, called ``name`` in it ("/": the root). Closes ``node.above``."""
     try:
         packer = Packer(owner=owner)

@@ -3,7 +3,7 @@
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 from pierhead.driver.graphdriver.tar import (
     BLOCK,
@@ -201,7 +201,7 @@ class Packer:
         return header(Entry(path, REGULAR, 0, 0, 0, 0, 0, b"", 0))
 
 
-def pack_tree(fd: int, *, exact: bool = False) -> Iterator[bytes]:
+def pack_tree(fd: int, *, exact: bool = False) -> Generator[bytes, None, None]:
     """Everything below a directory as an archive; the directory itself is not an entry."""
     packer = Packer(exact=exact)
     for above, base, path, found in walk(fd):
