@@ -54,13 +54,15 @@ async def of_request(engine: Engine, config: ContainerConfig, host: HostConfig, 
     if kind not in ("default", "user") or not found:
         return []
     said = [text] if (text := _beyond(found, engine.config.publish_policy)) else []
+    if engine.host_firewall.quiet(*INCOMING):
+        return said
     dynamic = ports.dynamic_range()[0]
     bindings = ports.coalesce(
         PortBinding(one.proto, one.port, one.port, one.ip, low, low) for one in found if (low := one.low or dynamic)
     )
     rows = engine.db.all("SELECT name, ipv6 FROM network")
     versions = {4} | {6 for row in rows if row["ipv6"] and row["name"] in set(networks)}
-    passing = [] if engine.host_firewall.quiet(*INCOMING) else await blocking(past_firewall, engine, bindings, versions)
+    passing = await blocking(past_firewall, engine, bindings, versions)
     if passing:
         named = ", ".join(one.ports if one.binding.host_low != dynamic else "a port" for one in passing)
         said.append(

@@ -23,7 +23,7 @@ from pierhead.driver.execdriver.job import Job, close_all, failure, pipes
 from pierhead.driver.execdriver.jsonlog import JSONLog
 from pierhead.driver.execdriver.protocol import RUNTIME
 from pierhead.driver.execdriver.runtime import VERSION, Runtime
-from pierhead.driver.execdriver.shim import Shim
+from pierhead.driver.execdriver.shim import Shim, ended_children
 from pierhead.driver.execdriver.starter import bind
 from pierhead.libcontainer import container
 from pierhead.libcontainer.init import SetupError
@@ -246,15 +246,7 @@ class OciShim(Shim):
 
     def reap(self) -> None:
         """As in Shim; what is not known yet may be an exec of which the runtime has not told."""
-        ended = []
-        try:
-            while True:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-                if not pid:
-                    break
-                ended.append((pid, status))
-        except ChildProcessError:
-            pass
+        ended = ended_children()
         if self.launches:
             self.unclaimed.update((pid, status) for pid, status in ended if pid not in self.jobs)
         for pid, status in ended:

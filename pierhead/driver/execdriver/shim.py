@@ -337,16 +337,7 @@ class Shim:
 
     def reap(self) -> None:
         """Collect every child that has ended: ours, and those that were left to us."""
-        ended = []
-        try:
-            while True:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-                if not pid:
-                    break
-                ended.append((pid, status))
-        except ChildProcessError:
-            pass
-        for pid, status in ended:
+        for pid, status in ended_children():
             job = self.jobs.pop(pid, None)
             if job is not None:
                 job.ended(status)
@@ -447,6 +438,20 @@ def _content(descriptor: int) -> bytes:
         return os.pread(descriptor, os.fstat(descriptor).st_size, 0)
     finally:
         os.close(descriptor)
+
+
+def ended_children() -> list[tuple[int, int]]:
+    """Every child that has ended, with its wait status; asked for once each."""
+    ended = []
+    try:
+        while True:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if not pid:
+                break
+            ended.append((pid, status))
+    except ChildProcessError:
+        pass
+    return ended
 
 
 def prepare(kind: type[Shim] = Shim) -> Shim:
