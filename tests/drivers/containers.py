@@ -1,11 +1,13 @@
 """Containers for the exec driver's tests: a root file system of busybox, requests, and what came of them."""
 
+import os
 import select
 import shutil
 import socket
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -217,3 +219,19 @@ class Box:
         for id in self.driver.existing():
             self.driver.delete(id)
         assert self.driver.existing() == ()
+
+
+@contextmanager
+def boxed(make: Callable[[str, str], ExecDriver], root: Path, folder: Path) -> Iterator[Box]:
+    """A Box of an open driver, which ``make`` makes of an instance's name and a run-time folder; clean at the end."""
+    instance = f"t{os.getpid()}x{time.monotonic_ns() % 1_000_000_000}"
+    driver = make(instance, str(folder / "exec"))
+    driver.open()
+    found = Box(driver, instance, root, folder)
+    try:
+        yield found
+    finally:
+        try:
+            found.clean()
+        finally:
+            driver.close()

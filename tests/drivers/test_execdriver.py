@@ -30,7 +30,7 @@ from pierhead.driver.execdriver.native import NativeDriver
 from pierhead.driver.execdriver.oci import OciDriver
 from pierhead.libcontainer.spec import NamespaceKind, NetworkSetup, Resources
 from pierhead.linux.netlink import Netlink
-from tests.drivers.containers import PATIENCE, Box, Running, busybox_root, process
+from tests.drivers.containers import PATIENCE, Box, Running, boxed, busybox_root, process
 from tests.harness.ociruntimes import oci_runtime
 
 
@@ -49,19 +49,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(params=sorted(DRIVERS))
 def box(request: pytest.FixtureRequest, root: Path, tmp_path: Path) -> Iterator[Box]:
-    instance = f"t{os.getpid()}x{time.monotonic_ns() % 1_000_000_000}"
-    driver = DRIVERS[request.param](instance, str(tmp_path / "exec"))
-    driver.open()
-    found = Box(driver, instance, root, tmp_path)
-    try:
+    with boxed(DRIVERS[request.param], root, tmp_path) as found:
         yield found
-    finally:
-        try:
-            found.clean()
-        finally:
-            driver.close()
     assert not [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(tmp_path) in line]
-    assert not [path for path in Path("/sys/fs/cgroup").glob(f"*/pierhead/{instance}*") if path.exists()]
+    assert not [path for path in Path("/sys/fs/cgroup").glob(f"*/pierhead/{found.instance}*") if path.exists()]
 
 
 SIOCGSKNS = 0x894C

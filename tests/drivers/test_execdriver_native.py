@@ -13,7 +13,7 @@ import pytest
 from pierhead.driver.execdriver import protocol
 from pierhead.driver.execdriver.api import ExecStarted, Exited, Lost, NotBegun, Started, StartError
 from pierhead.driver.execdriver.native import NativeDriver
-from tests.drivers.containers import PATIENCE, Box, Running, busybox_root, process
+from tests.drivers.containers import PATIENCE, Box, Running, boxed, busybox_root, process
 from tests.harness.processes import end, wait_until
 
 
@@ -24,15 +24,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def box(root: Path, tmp_path: Path) -> Iterator[Box]:
-    instance = f"n{os.getpid()}x{time.monotonic_ns() % 1_000_000_000}"
-    driver = NativeDriver(instance, str(tmp_path / "exec"))
-    driver.open()
-    found = Box(driver, instance, root, tmp_path)
-    try:
+    with boxed(NativeDriver, root, tmp_path) as found:
         yield found
-        found.clean()
-    finally:
-        driver.close()
 
 
 def shim_of(running: Running, box: Box) -> int:

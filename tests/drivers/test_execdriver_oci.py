@@ -2,7 +2,6 @@
 
 import os
 import signal
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from pierhead.driver.execdriver.native import NativeDriver
 from pierhead.errors import InvalidParameter
 from pierhead.libcontainer import capabilities, oci, seccomp
 from pierhead.libcontainer.spec import Device, DeviceRule, NetworkSetup, Resources, Rlimit
-from tests.drivers.containers import Box, busybox_root, process
+from tests.drivers.containers import Box, boxed, busybox_root, process
 from tests.drivers.test_execdriver import oci_driver
 from tests.harness.processes import wait_until
 
@@ -29,16 +28,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def box(root: Path, tmp_path: Path) -> Iterator[Box]:
-    instance = f"o{os.getpid()}x{time.monotonic_ns() % 1_000_000_000}"
-    driver = oci_driver(instance, str(tmp_path / "exec"))
-    driver.open()
-    found = Box(driver, instance, root, tmp_path)
-    try:
+    with boxed(oci_driver, root, tmp_path) as found:
         yield found
-        found.clean()
-    finally:
-        driver.close()
-    assert not groups(instance)
+    assert not groups(found.instance)
 
 
 def groups(name: str) -> list[Path]:
