@@ -4,8 +4,8 @@ Pure, as ``plan`` is for our own init; both say the same of a container, each in
 things are left to whoever hands the configuration over, for they are known only where the container is made: the user's
 numbers (a name is looked up in its root), the root's path, and the paths of namespaces that are joined.
 
-What an OCI runtime cannot be told is in docs/execdrivers.md.  No hooks, and no annotations: an image's are not ours to
-pass on.
+What an OCI runtime cannot be told is in docs/execdrivers.md.  No hooks, and of annotations those alone that the
+container was asked to have: an image's are not ours to pass on.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ ROOT = "rootfs"
 _SAID: Mapping[type, frozenset[str]] = {
     Spec: frozenset(
         "id root process hostname domainname root_readonly mounts devices masked_paths readonly_paths sysctls cgroup "
-        "resources namespaces network rootfs_propagation join_users init privileged".split()
+        "resources namespaces network rootfs_propagation join_users init privileged annotations".split()
     ),
     Process: frozenset(
         "args env cwd user groups capabilities seccomp seccomp_profile no_new_privileges rlimits oom_score_adj "
@@ -114,6 +114,8 @@ def config(
     }
     if spec.hostname:
         made["hostname"] = spec.hostname
+    if spec.annotations:
+        made["annotations"] = dict(spec.annotations)
     return made
 
 

@@ -200,6 +200,7 @@ class Spec:
     rootfs_propagation: "rprivate" unless a bind asked for slave or shared.
     join_users: the user namespace of ``process.user_maps`` is another container's, handed over as "ns:user".
     init: run /sbin/docker-init's part (reap, forward signals) as PID 1 and the process as its child.
+    annotations: (key, value) for an OCI runtime that makes the container; they mean nothing to our own init.
     """
 
     id: str
@@ -221,6 +222,7 @@ class Spec:
     join_users: bool = False
     init: bool = False
     privileged: bool = False
+    annotations: tuple[tuple[str, str], ...] = ()
 
 
 class SetupFailed(OSError):

@@ -33,7 +33,20 @@ def test_runc_runs_what_a_container_was_with_what_it_had_changed(engine: Engine,
     )
     engine.docker("run", "--rm", "-v", "kept:/data", "busybox", "sh", "-c", "echo kept >/data/kept").check()
     options = "--name box -u www-data -w /var/www -e A=b --hostname h --cap-drop ALL --cap-add chown --tmpfs /scratch"
-    words = [*options.split(), "--pids-limit", "44", "--network", "none", "-v", "kept:/data", "busybox", "sh", "-c"]
+    words = [
+        *options.split(),
+        "--annotation",
+        "a.b=c",
+        "--pids-limit",
+        "44",
+        "--network",
+        "none",
+        "-v",
+        "kept:/data",
+        "busybox",
+        "sh",
+        "-c",
+    ]
     prepare = "cp /bin/busybox /home/su && chmod 4755 /home/su"
     engine.docker("run", "--name", "prepared", "busybox", "sh", "-c", prepare).check()
     engine.docker("create", *words, script).check()
@@ -43,7 +56,7 @@ def test_runc_runs_what_a_container_was_with_what_it_had_changed(engine: Engine,
 
     config = json.loads((folder / "config.json").read_text())
     assert config["process"]["args"][0] == "sh" and "cgroupsPath" not in config["linux"]
-    assert "hooks" not in config and "annotations" not in config
+    assert "hooks" not in config and config["annotations"] == {"a.b": "c"}, "what it was asked to have, no more"
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     again = run_bundle(runtime, folder)
     assert (first.status, again.status) == (5, 5), again.stderr

@@ -1,6 +1,7 @@
 """What a create or update request may not say, refused in Docker's words before anything is made."""
 
 import os
+from collections.abc import Iterable
 
 from pierhead.daemon.config import Config
 from pierhead.daemon.jobs import confinement, limits, specs
@@ -49,11 +50,7 @@ def check_config(config: ContainerConfig) -> None:
         )
     if config.working_dir:
         config.working_dir = os.path.normpath(config.working_dir)
-    for entry in config.env or []:
-        if not entry or entry.startswith("="):
-            raise InvalidParameter(f"invalid environment variable: {entry}")
-        if "\0" in entry:
-            raise InvalidParameter("invalid environment variable: it holds a NUL byte")
+    check_environment(config.env or [])
     if config.stop_signal:
         signal_number(config.stop_signal)
     if len(config.hostname) > 63:
@@ -68,6 +65,15 @@ def check_config(config: ContainerConfig) -> None:
             raise InvalidParameter(f"invalid port specification: {port!r}".replace("'", '"'))
 
     _check_health(config.healthcheck or HealthConfig())
+
+
+def check_environment(entries: Iterable[str]) -> None:
+    """Refuse an entry that has no name, or no end. Raises InvalidParameter."""
+    for entry in entries:
+        if not entry or entry.startswith("="):
+            raise InvalidParameter(f"invalid environment variable: {entry}")
+        if "\0" in entry:
+            raise InvalidParameter("invalid environment variable: it holds a NUL byte")
 
 
 def _check_health(health: HealthConfig) -> None:
@@ -156,6 +162,8 @@ def check_host(host: HostConfig, settings: Config, warnings: list[str]) -> None:
         raise InvalidParameter(f"invalid user namespace mode: {host.userns_mode}")
     if host.cgroupns_mode not in ("", "host", "private"):
         raise InvalidParameter(f"invalid cgroup namespace mode: {host.cgroupns_mode}")
+    if host.cgroup:
+        raise InvalidParameter(f"invalid cgroup: {host.cgroup}: a container has its own, below CgroupParent")
     if host.isolation.lower() not in ("", "default"):
         raise InvalidParameter(f"Invalid isolation: \"{host.isolation}\" - linux only supports 'default'")
     storage_limit(host)

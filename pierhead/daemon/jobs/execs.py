@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from pierhead.daemon.engine.engine import Engine
 from pierhead.daemon.engine.running import ExecInstance, Running
-from pierhead.daemon.jobs import confinement, specs
+from pierhead.daemon.jobs import checks, confinement, specs
 from pierhead.daemon.jobs.describe import attributes, config_of, host_config_of
 from pierhead.daemon.jobs.failures import explain_exec
 from pierhead.daemon.jobs.streams import Attached, pair
@@ -45,6 +45,9 @@ async def create(engine: Engine, name: str, request: ExecConfig) -> ExecCreateRe
     container = engine.containers.find(name)
     if not request.cmd:
         raise InvalidParameter("No exec command specified")
+    if request.working_dir and not request.working_dir.startswith("/"):
+        raise InvalidParameter("Cwd must be an absolute path")
+    checks.check_environment(filter(None, request.env or []))  # an empty entry is none, as in Docker
     _live(engine, container)
     config, host = config_of(container), host_config_of(container)
     hostname = specs.hostname_of(engine, container, config, host)
@@ -127,8 +130,9 @@ async def start(engine: Engine, id: str, request: ExecStartConfig) -> Attached |
         stream = Stream(
             connection=theirs,
             stdin=instance.open_stdin,
-            stdout=instance.open_stdout or not (instance.open_stderr or instance.open_stdin),
-            stderr=instance.open_stderr and not instance.process.terminal,
+            stdout=instance.open_stdout,
+            stderr=instance.open_stderr and not request.tty,
+            reframed=request.tty != instance.process.terminal,
         )
     if request.console_size and len(request.console_size) == 2 and all(request.console_size):
         instance.process = replace(instance.process, console_size=(request.console_size[0], request.console_size[1]))

@@ -85,6 +85,12 @@ def _check_memory(host: Resources, warnings: list[str], update: bool) -> None:
     if host.memory == 0 and host.memory_swap > 0 and not update:
         raise InvalidParameter("You should always set the Memory limit when using Memoryswap limit, see usage")
     unified = specs.cgroup_layout().version == 2
+    if host.memory > 0 and host.memory_swap != -1 and _lacks("memory", "memory.memsw.limit_in_bytes"):
+        host.memory_swap = -1
+        warnings.append(
+            "Your kernel does not support swap limit capabilities or the cgroup is not mounted. "
+            "Memory limited without swap."
+        )
     if unified and host.memory_swappiness is not None:
         host.memory_swappiness = None
         warnings.append(
@@ -107,8 +113,17 @@ def _check_memory(host: Resources, warnings: list[str], update: bool) -> None:
             host.kernel_memory = 0
         elif host.kernel_memory < LEAST_MEMORY:
             raise InvalidParameter("Minimum kernel memory limit allowed is 6MB")
+        else:
+            warnings.append(
+                "Specifying a kernel memory limit is deprecated and will be removed in a future release. "
+                "It has no effect since Linux 5.16."
+            )
     if host.kernel_memory_tcp > 0 and (unified or _lacks("memory", "memory.kmem.tcp.limit_in_bytes")):
         host.kernel_memory_tcp = 0
+        warnings.append(
+            "Your kernel does not support kernel memory TCP limit capabilities or the cgroup is not mounted. "
+            "Limitation discarded."
+        )
     if unified and host.oom_kill_disable is not None:
         if host.oom_kill_disable:
             warnings.append("Your kernel does not support OomKillDisable. OomKillDisable discarded.")
@@ -137,6 +152,9 @@ def _check_cpu(host: Resources, warnings: list[str]) -> None:
         raise InvalidParameter("the minimum allowed cpu-shares is 2")
     if specs.cgroup_layout().version == 1 and host.cpu_shares > MOST_SHARES:
         raise InvalidParameter(f"the maximum allowed cpu-shares is {MOST_SHARES}")
+    if host.cpu_count > 0:
+        warnings.append("linux does not support CPU count. Count discarded.")
+        host.cpu_count = 0
     if host.cpu_percent > 0:
         warnings.append("linux does not support CPU percent. Percent discarded.")
         host.cpu_percent = 0
@@ -166,12 +184,31 @@ def _check_io(host: Resources, warnings: list[str]) -> None:
     for weighed in host.blkio_weight_device or []:
         if not 10 <= weighed.weight <= 1000:
             raise InvalidParameter("Range of blkio weight is from 10 to 1000")
-    specs.device_limits(host.blkio_weight_device)
+    for limit in specs.device_limits(host.blkio_weight_device):
+        if not _weighed(limit.major, limit.minor):
+            warnings.append(
+                f"Block I/O weight of device {limit.major}:{limit.minor} has no effect: its scheduler is not bfq."
+            )
     for field, (file, what, discarded) in THROTTLES.items():
         if getattr(host, field) and _lacks("blkio", f"blkio.{file}"):
             warnings.append(f"Your kernel does not support {what} or the cgroup is not mounted. {discarded} discarded.")
             setattr(host, field, [])
         specs.device_limits(getattr(host, field))
+
+
+def _weighed(major: int, minor: int) -> bool:
+    """Whether weights mean anything to a block device: its scheduler is bfq, or the hierarchy is v2, which has another
+    way for the others (io.cost)."""
+    if specs.cgroup_layout().version == 2:
+        return True
+    folder = f"/sys/dev/block/{major}:{minor}"
+    for queue in (f"{folder}/queue", f"{folder}/../queue"):  # a partition has its disk's
+        try:
+            with open(f"{queue}/scheduler", encoding="ascii") as file:
+                return "[bfq]" in file.read()
+        except OSError:
+            continue
+    return False
 
 
 def _check_cpuset(text: str, what: str, cpus: int) -> None:

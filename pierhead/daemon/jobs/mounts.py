@@ -81,6 +81,10 @@ def parse_bind(text: str) -> Wanted:
     )
 
 
+_OPTIONS = {kind: f"{kind}_options" for kind in ("bind", "volume", "image", "tmpfs")} | {"cluster": "cluster_options"}
+"""Of each type of mount, what it alone may have."""
+
+
 def _invalid(mount: Mount, why: str) -> InvalidParameter:
     return InvalidParameter(f'invalid mount config for type "{mount.type}": {why}')
 
@@ -94,8 +98,9 @@ def parse_mount(mount: Mount) -> Wanted:
     if not mount.target.startswith("/"):
         raise _invalid(mount, f"invalid mount path: '{mount.target}' mount path must be absolute")
     target = posixpath.normpath("/" + mount.target.lstrip("/"))
-    if mount.type != "bind" and mount.type in ("volume", "tmpfs", "image") and mount.bind_options is not None:
-        raise _invalid(mount, "field BindOptions must not be specified")
+    for kind, field in _OPTIONS.items():
+        if mount.type != kind and mount.type in _OPTIONS and getattr(mount, field) is not None:
+            raise _invalid(mount, f"field {kind.capitalize()}Options must not be specified")
     match mount.type:
         case "bind":
             return _bind(mount, target)
@@ -123,8 +128,6 @@ def _bind(mount: Mount, target: str) -> Wanted:
     propagation = options.propagation or "rprivate"
     if propagation not in PROPAGATIONS:
         raise _invalid(mount, f"invalid propagation mode: {propagation}")
-    if mount.volume_options is not None:
-        raise _invalid(mount, "field VolumeOptions must not be specified")
     if not mount.source.startswith("/"):
         raise _invalid(mount, f"invalid mount path: '{mount.source}' mount path must be absolute")
     if options.read_only_force_recursive:

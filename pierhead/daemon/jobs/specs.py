@@ -463,6 +463,7 @@ def build(
         join_users=maps is not None and joins(host),
         init=bool(host.init),
         privileged=host.privileged,
+        annotations=tuple((host.annotations or {}).items()),
     )
 
 

@@ -39,7 +39,7 @@ class Stream:
     The driver writes output to it: with a terminal the raw bytes, else stdcopy frames (1 byte stream: 1 stdout,
     2 stderr; 3 zero bytes; 4 bytes big-endian length; payload), and shuts it down when the process has ended and
     all its output is out.  What the daemon writes to it is the process's stdin; its SHUT_WR ends stdin if
-    ``close_stdin``.
+    ``close_stdin``.  reframed: frames with a terminal, and raw bytes without.
     A Stream that is closed by the daemon is dropped; the process goes on.
     """
 
@@ -48,6 +48,7 @@ class Stream:
     stdout: bool = True
     stderr: bool = True
     close_stdin: bool = True
+    reframed: bool = False
 
 
 Target = tuple[str, str, int]

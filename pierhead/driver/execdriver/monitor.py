@@ -200,6 +200,7 @@ def flags(stream: Stream) -> int:
         | protocol.STDOUT * stream.stdout
         | protocol.STDERR * stream.stderr
         | protocol.CLOSE_STDIN * stream.close_stdin
+        | protocol.REFRAMED * stream.reframed
     )
 
 

@@ -66,6 +66,7 @@ STDIN = 1
 STDOUT = 2
 STDERR = 4
 CLOSE_STDIN = 8
+REFRAMED = 16  # a terminal's output in frames, what is no terminal's without
 
 # A container's run-time folder, see ``shim``.
 SOCKET = "s"

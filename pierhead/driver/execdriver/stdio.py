@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from pierhead.driver.execdriver.jsonlog import JSONLog
 from pierhead.driver.execdriver.loop import ERR, HUP, IN, OUT, Loop
-from pierhead.driver.execdriver.protocol import CLOSE_STDIN, STDERR, STDIN, STDOUT
+from pierhead.driver.execdriver.protocol import CLOSE_STDIN, REFRAMED, STDERR, STDIN, STDOUT
 
 MOST_PENDING = 1 << 20
 """Bytes kept for one slow client before the process's output is not read any more."""
@@ -266,11 +266,13 @@ class Stdio:
 
     def _fan_out(self, stream: int, data: memoryview) -> None:
         wanted = STDOUT if stream == 1 else STDERR
-        parts: list[bytes | memoryview] = [data] if self.terminal else [_FRAME.pack(stream, len(data)), data]
-        length = sum(map(len, parts))
+        raw: list[bytes | memoryview] = [data]
+        framed: list[bytes | memoryview] = [_FRAME.pack(stream, len(data)), data]
         for client in list(self.clients):
             if not client.flags & wanted:
                 continue
+            parts = raw if self.terminal != bool(client.flags & REFRAMED) else framed
+            length = sum(map(len, parts))
             sent = 0
             if not client.pending:
                 try:

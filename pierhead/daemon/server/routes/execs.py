@@ -20,7 +20,10 @@ async def create(call: Call) -> Answer:
 
 
 async def start(call: Call) -> Answer:
-    """Join the client to the command's stdio; a command that cannot be run is said there, as Docker does."""
+    """Join the client to the command's stdio; a command that cannot be run is said there, as Docker does.
+
+    Whether its output comes in frames is said here, whatever the command has for a terminal.
+    """
     id = call.path["id"]
     request = await call.json(ExecStartConfig)
     if call.version < versions.CONSOLE_SIZE_AT_CREATE or not request.tty:
@@ -32,21 +35,20 @@ async def start(call: Call) -> Answer:
         if request.detach:
             raise
         text = f"{error}\r\n".encode()
-        terminal = instance.process_config.tty
-        output = text if terminal else stdcopy.frame(stdcopy.STDOUT, text)
-        return Hijack(None, _content_type(call, terminal), output=output)
+        output = text if request.tty else stdcopy.frame(stdcopy.STDOUT, text)
+        return Hijack(None, _content_type(call, request.tty), output=output)
     if attached is None:
         return answer.OK
     return Hijack(
         attached,
-        _content_type(call, attached.terminal),
+        _content_type(call, request.tty),
         stdin=instance.open_stdin,
         detach_keys=detach.parse(instance.detach_keys) if attached.terminal else b"",
     )
 
 
-def _content_type(call: Call, terminal: bool) -> str:
-    return RAW_STREAM if terminal or call.version < versions.MULTIPLEXED_STREAM_TYPE else MULTIPLEXED_STREAM
+def _content_type(call: Call, raw: bool) -> str:
+    return RAW_STREAM if raw or call.version < versions.MULTIPLEXED_STREAM_TYPE else MULTIPLEXED_STREAM
 
 
 async def inspect(call: Call) -> Answer:
