@@ -81,6 +81,7 @@ network reload||networks:reload|Apply all networks and firewall rules again
 network rm|network remove|networks:rm|Remove one or more networks
 system df||df:df|Show docker disk usage
 system events|events|events:events|Get real time events from the server
+system fsck||fsck:fsck|Compare the database with what is on the disk, and mend the differences
 system info|info|info:info|Display system-wide information
 system prune||prune:system|Remove unused data
 system stop||embedded:stop|Stop the daemon that pier started

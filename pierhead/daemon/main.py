@@ -16,7 +16,7 @@ from pierhead.daemon import subids
 from pierhead.daemon.config import Config
 from pierhead.daemon.engine.engine import Engine
 from pierhead.daemon.flags import configure
-from pierhead.daemon.jobs import confinement, doctor, networks, supervise, volumes
+from pierhead.daemon.jobs import confinement, doctor, fsck, networks, supervise, volumes
 from pierhead.daemon.server.app import serve
 from pierhead.daemon.server.serving import Server
 from pierhead.driver.execdriver.native import NativeDriver
@@ -186,9 +186,10 @@ async def _run(config: Config, read: Callable[[], Config], descriptors: int) -> 
     try:
         await asyncio.to_thread(engine.exec.open)
         await asyncio.to_thread(confinement.enforced)
-        await asyncio.to_thread(engine.graph.reconcile)
-        await asyncio.to_thread(volumes.reconcile, engine)
+        volumes.meet(engine, [container for container in engine.containers.all() if container.live])
+        await fsck.reconcile_stored(engine)
         await networks.reconcile(engine)
+        await fsck.reconcile_running(engine)
         await supervise.resume(engine)
         server = await serve(engine, config.hosts)
         await supervise.restart_policies(engine)

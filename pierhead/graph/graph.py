@@ -3,11 +3,10 @@
 An image's id is the digest of its configuration file, a layer's the chain id of it and all below.  A layer exists for
 as long as an image, a layer above it, a container's writable layer or a ``Lease`` needs it; then its bytes are given
 back.  Intent before effect: a layer's row says "making" before its directory is made and "removing" before it is
-deleted; what a crash leaves behind is found by that and by listing what is on disk (``reconcile``).
+deleted; what a crash leaves behind is found by that and by listing what is on disk (``graph.comparison``).
 """
 
 import contextlib
-import logging
 import os
 import secrets
 import threading
@@ -19,17 +18,14 @@ from hashlib import sha256
 from typing import BinaryIO, cast
 
 from pierhead.driver.graphdriver.api import Applied, GraphDriver
-from pierhead.driver.graphdriver.remove import remove_tree
 from pierhead.errors import Conflict, InvalidParameter, NoSuchImage
 from pierhead.graph.blobs import Blobs
-from pierhead.graph.claims import Claims
+from pierhead.graph.claims import Claims, Releases
 from pierhead.graph.graphdb import GraphDB, Row
 from pierhead.graph.image import ConfigFile, chain_id, chain_ids, digest_of, parse_config
 from pierhead.graph.split import SplitWriter, replay
 from pierhead.graph.stream import LayerStream
 from pierhead.graph.tagstore import TagStore
-
-log = logging.getLogger("pierd")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +95,15 @@ class Graph:
         self.blobs = Blobs(db)
         self.claims = Claims()
         self.scratch = os.path.join(data_root, "tmp")
-        self._splits = os.path.join(data_root, "split")
+        self.splits = os.path.join(data_root, "split")
+        self.working: set[str] = set()
+        """Cache ids of the layers that are being made or removed at this moment."""
+        self.releases = Releases()
         self._lock = threading.Lock()
         self._leased: Counter[str] = Counter()
         self._busy: dict[str, tuple[threading.Lock, int]] = {}
         os.makedirs(self.scratch, mode=0o700, exist_ok=True)
-        os.makedirs(self._splits, mode=0o710, exist_ok=True)
+        os.makedirs(self.splits, mode=0o710, exist_ok=True)
 
     # -- layers -----------------------------------------------------------------------------------------------------
 
@@ -115,11 +114,12 @@ class Graph:
         try:
             yield lease
         finally:
-            with self._lock:
-                self._leased.subtract(lease.held)
-                self._leased += Counter()
-            for chain in reversed(lease.held):
-                self._collect(chain)
+            with self.releases.one():
+                with self._lock:
+                    self._leased.subtract(lease.held)
+                    self._leased += Counter()
+                for chain in reversed(lease.held):
+                    self.collect(chain)
 
     def _hold(self, lease: Lease, chain: str) -> None:
         self._leased[chain] += 1
@@ -164,14 +164,15 @@ class Graph:
                 return layer
             cache_id = secrets.token_hex(32)
             above = None if parent is None else self.layer(parent).cache_id
-            with self.db.transaction():
-                # A name of its own until the content's is known.
-                self.db.execute(
-                    "INSERT INTO layer (chain_id, diff_id, parent, cache_id, driver, state) "
-                    "VALUES (?, '', ?, ?, ?, 'making')",
-                    (f"sha256:making-{cache_id}", parent, cache_id, self.driver.name),
-                )
+            self.working.add(cache_id)
             try:
+                with self.db.transaction():
+                    # A name of its own until the content's is known.
+                    self.db.execute(
+                        "INSERT INTO layer (chain_id, diff_id, parent, cache_id, driver, state) "
+                        "VALUES (?, '', ?, ?, ?, 'making')",
+                        (f"sha256:making-{cache_id}", parent, cache_id, self.driver.name),
+                    )
                 self.driver.create(cache_id, above)
                 made, archive, applied = self._unpack(cache_id, source)
                 if check is not None:
@@ -181,12 +182,14 @@ class Graph:
                 layer = Layer(chain_id(parent, made), made, parent, cache_id, applied.size, applied.disk, archive)
                 return self._ready(lease, layer)
             except BaseException:
-                self._remove(cache_id)
+                self.discard(cache_id)
                 raise
+            finally:
+                self.working.discard(cache_id)
 
     def _unpack(self, cache_id: str, source: BinaryIO) -> tuple[str, int, Applied]:
         """DiffID, bytes of the plain archive, what the driver says."""
-        split = SplitWriter(self._split(cache_id))
+        split = SplitWriter(self.split(cache_id))
         try:
             with LayerStream(source) as stream:
                 applied = self.driver.apply(cache_id, cast("BinaryIO", stream), split)
@@ -209,42 +212,48 @@ class Graph:
             self._hold(lease, layer.chain_id)
         if row is None:
             return layer
-        self._remove(layer.cache_id)
+        self.discard(layer.cache_id)
         return _layer(row)
 
-    def _split(self, cache_id: str) -> str:
-        return os.path.join(self._splits, cache_id)
+    def split(self, cache_id: str) -> str:
+        """Where it says what a layer's archive was."""
+        return os.path.join(self.splits, cache_id)
 
-    def _remove(self, cache_id: str) -> int:
+    def discard(self, cache_id: str) -> int:
         """Delete a layer that nothing refers to, its row last."""
         freed = self.driver.remove(cache_id)
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._split(cache_id))
+            os.unlink(self.split(cache_id))
         with self.db.transaction():
             self.db.execute("DELETE FROM layer WHERE cache_id = ?", (cache_id,))
             self.blobs.tidy()
         return freed
 
-    def _collect(self, chain: str | None) -> tuple[list[str], int]:
+    def collect(self, chain: str | None) -> tuple[list[str], int]:
         """Delete a layer and those below it as far as nothing needs them: (chain ids, topmost first; bytes)."""
         removed: list[str] = []
         freed = 0
         while chain is not None:
             with self._lock, self.db.transaction():
                 row = self.db.first("SELECT * FROM layer WHERE chain_id = ? AND state = 'ready'", (chain,))
-                if row is None or self._needed(row):
+                if row is None or self.needed(row):
                     break
+                self.working.add(row["cache_id"])
                 # Under another name, so that the same layer can be made again at once.
                 self.db.execute(
                     "UPDATE layer SET chain_id = ?, state = 'removing' WHERE chain_id = ?",
                     (f"sha256:removing-{row['cache_id']}", chain),
                 )
-            freed += self._remove(row["cache_id"])
+            try:
+                freed += self.discard(row["cache_id"])
+            finally:
+                self.working.discard(row["cache_id"])
             removed.append(chain)
             chain = row["parent"]
         return removed, freed
 
-    def _needed(self, row: Row) -> bool:
+    def needed(self, row: Row) -> bool:
+        """Whether an image, a layer above it, a container or a lease has a layer."""
         chain = row["chain_id"]
         if self._leased[chain] or self.db.first(
             "SELECT 1 FROM image WHERE top = :chain UNION ALL SELECT 1 FROM layer WHERE parent = :chain LIMIT 1",
@@ -267,7 +276,7 @@ class Graph:
         digest = sha256()
         fd = self.driver.open_layer(layer.cache_id)
         try:
-            for piece in replay(self._split(layer.cache_id), fd):
+            for piece in replay(self.split(layer.cache_id), fd):
                 digest.update(piece)
                 yield piece
         finally:
@@ -330,23 +339,25 @@ class Graph:
 
         Raises Conflict while a container of it is being made.
         """
-        with self.db.transaction(durable=True):
-            for row in self.db.all("SELECT id, layer_id FROM container WHERE image_id = ?", (id,)):
-                if not self.driver.exists(row["layer_id"]):
-                    raise Conflict(f"container {row['id'][:12]} is just being made of this image")
-            image = self.db.first("SELECT top FROM image WHERE id = ?", (id,))
-            if image is None:
-                return [], 0
-            self.db.execute("DELETE FROM tag WHERE image_id = ?", (id,))
-            self.db.execute("DELETE FROM image WHERE id = ?", (id,))
-        return self._collect(image["top"])
+        with self.releases.one():
+            with self.db.transaction(durable=True):
+                for row in self.db.all("SELECT id, layer_id FROM container WHERE image_id = ?", (id,)):
+                    if not self.driver.exists(row["layer_id"]):
+                        raise Conflict(f"container {row['id'][:12]} is just being made of this image")
+                image = self.db.first("SELECT top FROM image WHERE id = ?", (id,))
+                if image is None:
+                    return [], 0
+                self.db.execute("DELETE FROM tag WHERE image_id = ?", (id,))
+                self.db.execute("DELETE FROM image WHERE id = ?", (id,))
+            return self.collect(image["top"])
 
     def remove_writable(self, cache_id: str) -> int:
         """Delete a container's own layer, and of the image's layers those that were kept for it alone; the bytes."""
-        parent = self.driver.parent(cache_id)
-        freed = self.driver.remove(cache_id)
-        row = self.db.first("SELECT chain_id FROM layer WHERE cache_id = ? AND state = 'ready'", (parent,))
-        return freed if row is None else freed + self._collect(row["chain_id"])[1]
+        with self.releases.one():
+            parent = self.driver.parent(cache_id)
+            freed = self.driver.remove(cache_id)
+            row = self.db.first("SELECT chain_id FROM layer WHERE cache_id = ? AND state = 'ready'", (parent,))
+            return freed if row is None else freed + self.collect(row["chain_id"])[1]
 
     def shared_sizes(self) -> dict[str, int]:
         """For each image, the bytes of its layers that other images have too."""
@@ -358,28 +369,13 @@ class Graph:
         """Bytes of content of all layers."""
         return int(self.db.one("SELECT coalesce(sum(size), 0) AS total FROM layer WHERE state = 'ready'")["total"])
 
-    # -- after a crash ----------------------------------------------------------------------------------------------
-
-    def reconcile(self) -> None:
-        """At the daemon's start: finish removals, undo what was half made, delete what GraphDB does not know."""
-        for name in os.listdir(self.scratch):
-            remove_tree(os.path.join(self.scratch, name))
-        for row in self.db.all("SELECT cache_id, driver FROM layer WHERE state <> 'ready'"):
-            if row["driver"] == self.driver.name:
-                self._remove(row["cache_id"])
-        known = {row["cache_id"] for row in self.db.all("SELECT cache_id FROM layer")}
-        for cache_id in os.listdir(self._splits):
-            if cache_id not in known:
-                os.unlink(self._split(cache_id))
-        known |= {row["layer_id"] for row in self.db.all("SELECT layer_id FROM container")}
-        for cache_id in list(self.driver.list()):
-            if cache_id not in known:
-                log.info("graph: removing layer %s, which nothing refers to", cache_id)
-                self.driver.remove(cache_id)
-        for row in self.db.all("SELECT chain_id, cache_id, driver FROM layer"):
-            if row["driver"] == self.driver.name and not self.driver.exists(row["cache_id"]):
-                log.error("graph: layer %s (%s) is missing on disk", row["chain_id"], row["cache_id"])
-        for row in self.db.all(
-            "SELECT chain_id FROM layer WHERE chain_id NOT IN (SELECT parent FROM layer WHERE parent IS NOT NULL)"
-        ):
-            self._collect(row["chain_id"])
+    def unneeded(self) -> list[str]:
+        """Chain ids of layers that nothing needs; none while some are just being let go of."""
+        before = self.releases.state
+        with self._lock:
+            leaves = self.db.all(
+                "SELECT * FROM layer WHERE state = 'ready' "
+                "AND chain_id NOT IN (SELECT parent FROM layer WHERE parent IS NOT NULL)"
+            )
+            found = [row["chain_id"] for row in leaves if not self.needed(row)]
+        return found if before == self.releases.state and not self.releases.state[0] else []

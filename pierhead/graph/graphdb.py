@@ -404,6 +404,21 @@ class GraphDB:
                 if durable:
                     self._connection.execute("PRAGMA synchronous=NORMAL")
 
+    def faults(self, *, deep: bool = False) -> list[str]:
+        """What is wrong with the file itself, and rows that refer to others that are not there; in SQLite's words.
+
+        deep: indexes are compared with their tables, too.
+        """
+        with self._lock:
+            pragma = "integrity_check" if deep else "quick_check"
+            try:
+                said = [str(row[0]) for row in self._connection.execute(f"PRAGMA {pragma}")]
+                orphans = self._connection.execute("PRAGMA foreign_key_check").fetchall()
+            except sqlite3.DatabaseError as error:
+                return [str(error)]
+        lost = [f"a row of table {row[0]} refers to one of table {row[2]} that does not exist" for row in orphans]
+        return [text for text in said if text != "ok"] + lost
+
     def close(self) -> None:
         """Close the file; the WAL is folded into it."""
         with self._lock:

@@ -1,5 +1,7 @@
 """Mounts as values. The system calls are in ``mountapi``, which the zygote can hold without importing this."""
 
+import os
+import re
 from dataclasses import dataclass
 
 
@@ -23,3 +25,13 @@ class DirectoryRoot:
 
 
 Root = OverlayRoot | DirectoryRoot
+
+
+_OCTAL = re.compile(rb"\\([0-7]{3})")
+
+
+def mount_points() -> tuple[str, ...]:
+    """Where something is mounted in this mount namespace, in the order it was (proc_pid_mountinfo(5))."""
+    with open("/proc/self/mountinfo", "rb") as file:
+        fields = [line.split(b" ", 5)[4] for line in file]
+    return tuple(os.fsdecode(_OCTAL.sub(lambda code: bytes([int(code[1], 8)]), field)) for field in fields)

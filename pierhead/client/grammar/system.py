@@ -11,6 +11,11 @@ Get real time events from the server
 --format string  @plain
 --since string  Show all events created since timestamp
 --until string  Stream events until this timestamp""",
+    "fsck": """[OPTIONS]
+Compare the database with directories, mounts and processes, and say every difference; the status is 1 where one is left
+--deep  Read every layer and compare its digest, too
+--format string  "json": one JSON text a line
+--repair  Mend what can be mended""",
     "info": """[OPTIONS]
 Display system-wide information
 -f, --format string  @plain""",

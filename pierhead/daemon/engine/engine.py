@@ -81,6 +81,10 @@ class Locks:
     def __init__(self) -> None:
         self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
 
+    def held(self, id: str) -> bool:
+        """Whether somebody holds or awaits it: something is being done with that object."""
+        return id in self._locks
+
     @asynccontextmanager
     async def hold(self, id: str) -> AsyncIterator[None]:
         """Exclude every other job that holds the same id. Not re-entrant."""
@@ -135,6 +139,8 @@ class Engine:
     backoff: dict[str, Backoff] = field(default_factory=dict)
     mounted_volumes: dict[str, set[str]] = field(default_factory=dict)
     """Who needs the mounts of which volumes (see ``jobs.volume_mounts``)."""
+    condemned_volumes: set[str] = field(default_factory=set)
+    """Names of those that are going to be removed at once: their containers are gone already."""
     health_checks: "dict[str, asyncio.Task[None]]" = field(default_factory=dict)
     """By the ids of the containers that are checked (see ``jobs.health``)."""
     jobs: dict[int, Span] = field(default_factory=dict)

@@ -145,28 +145,10 @@ async def _restart_later(engine: Engine, id: str, delay: float) -> None:
 
 
 async def resume(engine: Engine) -> None:
-    """The daemon's start: meet the containers that ran on, record those that ended meanwhile, restart what must run.
-
-    What the exec driver has under its mark and GraphDB does not know as running is ended and removed.
-    """
-    known = {container.id: container for container in engine.containers.all()}
-    for id in engine.exec.existing():
-        if id not in known or not known[id].live:
-            log.warning("execdriver: %s is not known to run, removing it", id[:12])
-            await blocking(engine.exec.delete, id)
-    await volumes.remount(engine, [container for container in known.values() if container.live])
-    for container in known.values():
+    """The daemon's start: meet the containers that ran on, and record those that ended meanwhile."""
+    for container in engine.containers.all():
         if container.live:
             await _meet(engine, container)
-        elif container.state is State.REMOVING or container.intent == "create":
-            with_volumes = container.intent in ("create", removal.WITH_VOLUMES)
-            await removal.discard(engine, container.id, with_volumes=with_volumes)
-        elif host_config_of(container).auto_remove and (container.state is State.EXITED or container.error):
-            # Its run has ended (or its start failed), and the daemon was killed before it could remove it.
-            await removal.discard(engine, container.id, with_volumes=True)
-        elif container.intent:
-            await networks.release(engine, container.id)
-            engine.containers.update(container.id, intent="")
 
 
 async def _meet(engine: Engine, container: Container) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pierhead.daemon.engine.engine import Engine, blocking, log
 from pierhead.errors import InvalidParameter, PierheadError
 from pierhead.linux import const
+from pierhead.linux.mount import mount_points
 from pierhead.linux.mountapi import mount, umount
 
 _OPTIONS = ("type", "o", "device", "size")
@@ -73,9 +74,7 @@ async def release(engine: Engine, name: str, path: str, user: str) -> None:
 
 def is_mounted(path: str) -> bool:
     """Whether something is mounted right there."""
-    path = os.path.realpath(path)
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-        return any(line.split()[4].encode("latin-1", "replace").decode("unicode_escape") == path for line in file)
+    return os.path.realpath(path) in mount_points()
 
 
 def _mount(path: str, options: Mapping[str, str]) -> None:

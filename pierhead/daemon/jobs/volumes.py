@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from pierhead.daemon.engine.engine import Engine, blocking, log
+from pierhead.daemon.engine.engine import Engine, blocking
 from pierhead.daemon.jobs import volume_mounts
 from pierhead.daemon.jobs.describe import mounts_of
 from pierhead.daemon.jobs.mounts import check_driver
@@ -46,12 +46,19 @@ class _Found:
     options: dict[str, str]
 
 
-def _folder(engine: Engine, name: str) -> str:
+def folder(engine: Engine, name: str) -> str:
+    """What is deleted with a volume."""
     return os.path.join(engine.config.data_root, "volumes", name)
 
 
-def _mountpoint(engine: Engine, name: str) -> str:
-    return os.path.join(_folder(engine, name), "_data")
+def mountpoint(engine: Engine, name: str) -> str:
+    """Where a volume's files are."""
+    return os.path.join(folder(engine, name), "_data")
+
+
+def is_name(name: str) -> bool:
+    """Whether a volume may be called so."""
+    return _NAME.fullmatch(name) is not None and len(name) <= 255
 
 
 def _found(row: Row) -> _Found:
@@ -87,7 +94,7 @@ def _volume(engine: Engine, found: _Found) -> Volume:
         created_at=rfc3339(found.created - found.created % 10**9),
         labels=found.labels or None,
         options=found.options or None,
-        mountpoint=_mountpoint(engine, found.name),
+        mountpoint=mountpoint(engine, found.name),
         scope="local",
     )
 
@@ -132,7 +139,7 @@ async def _ensure(
     """Its name. use: the container and target that have a new one from its first moment on (see ``attach``)."""
     anonymous = name is None
     name = name or secrets.token_hex(32)
-    if not _NAME.fullmatch(name) or len(name) > 255:
+    if not is_name(name):
         raise InvalidParameter(
             f'create {name}: "{name}" includes invalid characters for a local volume name, only '
             '"[a-zA-Z0-9][a-zA-Z0-9_.-]" are allowed. If you intended to pass a host directory, use absolute path'
@@ -154,7 +161,7 @@ async def _ensure(
                 (name, time.time_ns(), anonymous, codec.encode(labels), codec.encode(options)),
             )
         try:
-            await blocking(_make, engine, name)
+            await blocking(make, engine, name)
         except OSError:
             with engine.db.transaction():
                 engine.db.execute("DELETE FROM volume WHERE name = ?", (name,))
@@ -168,12 +175,13 @@ async def _ensure(
     return name
 
 
-def _make(engine: Engine, name: str) -> None:
+def make(engine: Engine, name: str) -> None:
+    """Make a volume's folders, as far as they are missing."""
     os.makedirs(os.path.join(engine.config.data_root, "volumes"), mode=0o701, exist_ok=True)
-    os.makedirs(_folder(engine, name), mode=0o701, exist_ok=True)
-    os.makedirs(_mountpoint(engine, name), mode=0o755, exist_ok=True)
+    os.makedirs(folder(engine, name), mode=0o701, exist_ok=True)
+    os.makedirs(mountpoint(engine, name), mode=0o755, exist_ok=True)
     if engine.config.id_maps is not None:
-        os.chown(_mountpoint(engine, name), *engine.config.id_maps.root)
+        os.chown(mountpoint(engine, name), *engine.config.id_maps.root)
 
 
 async def remove(engine: Engine, name: str, force: bool = False) -> None:
@@ -198,7 +206,7 @@ async def _remove(engine: Engine, name: str, states: tuple[str, str] = ("ready",
                 "UPDATE volume SET state = 'removing' WHERE name = ? AND state IN (?, ?)", (name, *states)
             ):
                 return 0
-        freed = await blocking(remove_tree, _folder(engine, name))
+        freed = await blocking(remove_tree, folder(engine, name))
         with engine.db.transaction(durable=True):
             engine.db.execute("DELETE FROM volume WHERE name = ?", (name,))
     engine.events.publish("volume", "destroy", name, {"driver": "local"})
@@ -267,7 +275,7 @@ async def attach(
                 if engine.db.first("SELECT 1 FROM volume WHERE name = ? AND state = 'ready'", (name,)) is None:
                     continue  # removed in between
                 engine.db.execute("INSERT OR IGNORE INTO volume_use VALUES (?, ?, ?)", (name, container_id, target))
-            return name, _mountpoint(engine, name)
+            return name, mountpoint(engine, name)
         except IntegrityError:
             if engine.db.first("SELECT 1 FROM container WHERE id = ?", (container_id,)) is None:
                 raise NotFound(f"No such container: {container_id}") from None
@@ -304,14 +312,37 @@ def condemn(engine: Engine, names: Iterable[str]) -> builtins.list[str]:
     ]
 
 
+async def finish_removal(engine: Engine, name: str) -> None:
+    """Remove a volume that was half made or half removed when somebody was interrupted. One made anew stays."""
+    await engine.finish(_remove(engine, name, ("making", "removing")))
+
+
+async def adopt(engine: Engine, name: str) -> None:
+    """Take a folder that is there for a volume, unless there is one of the name by now."""
+    async with engine.locks.hold(f"volume {name}"):
+        made = os.stat(mountpoint(engine, name)).st_mtime_ns
+        with engine.db.transaction(durable=True):
+            engine.db.execute(
+                "INSERT OR IGNORE INTO volume (name, created, anonymous, labels, options, state) "
+                "VALUES (?, ?, 0, ?, ?, 'ready')",
+                (name, made, codec.encode({}), codec.encode({})),
+            )
+    engine.events.publish("volume", "create", name, {"driver": "local"})
+
+
 async def remove_condemned(engine: Engine, names: Iterable[str]) -> int:
     """Delete volumes marked by ``condemn``; the bytes given back. One made anew under its name meanwhile stays."""
     freed = 0
-    for name in names:
-        try:
-            freed += await engine.finish(_remove(engine, name, ("removing", "removing")))
-        except Conflict:
-            continue
+    names = [*names]
+    engine.condemned_volumes.update(names)
+    try:
+        for name in names:
+            try:
+                freed += await engine.finish(_remove(engine, name, ("removing", "removing")))
+            except Conflict:
+                continue
+    finally:
+        engine.condemned_volumes.difference_update(names)
     return freed
 
 
@@ -321,7 +352,7 @@ async def fill(engine: Engine, container_id: str, layer_id: str, name: str, targ
     if not volume_mounts.needed(found.options):
         await blocking(_copy_up, engine, layer_id, name, target)
         return
-    path = _mountpoint(engine, name)
+    path = mountpoint(engine, name)
     await volume_mounts.hold(engine, name, path, found.options, container_id)
     try:
         await blocking(_copy_up, engine, layer_id, name, target)
@@ -344,7 +375,7 @@ async def mount(engine: Engine, container: Container) -> None:
     """Before a container's start: mount those of its volumes that are mounts. Raises PierheadError; then none is."""
     try:
         for found in _mounted_ones(engine, container):
-            await volume_mounts.hold(engine, found.name, _mountpoint(engine, found.name), found.options, container.id)
+            await volume_mounts.hold(engine, found.name, mountpoint(engine, found.name), found.options, container.id)
     except BaseException:
         await unmount(engine, container)
         raise
@@ -353,25 +384,19 @@ async def mount(engine: Engine, container: Container) -> None:
 async def unmount(engine: Engine, container: Container) -> None:
     """After its end. Idempotent."""
     for found in _mounted_ones(engine, container):
-        await volume_mounts.release(engine, found.name, _mountpoint(engine, found.name), container.id)
+        await volume_mounts.release(engine, found.name, mountpoint(engine, found.name), container.id)
 
 
-async def remount(engine: Engine, live: Iterable[Container]) -> None:
-    """At the daemon's start: know who uses which mount, and let go of those that nobody does."""
+def meet(engine: Engine, live: Iterable[Container]) -> None:
+    """At the daemon's start: know who uses which mount."""
     for container in live:
         for found in _mounted_ones(engine, container):
             engine.mounted_volumes.setdefault(found.name, set()).add(container.id)
-    for found in _all(engine):
-        if volume_mounts.needed(found.options) and found.name not in engine.mounted_volumes:
-            try:
-                await volume_mounts.release(engine, found.name, _mountpoint(engine, found.name), "")
-            except OSError as error:
-                log.warning("volume %s: %s", found.name, error)
 
 
 def _copy_up(engine: Engine, layer_id: str, name: str, target: str) -> None:
     """Confined: the target is looked up inside the root, nothing is followed out of it."""
-    fd = os.open(_mountpoint(engine, name), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fd = os.open(mountpoint(engine, name), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         if os.listdir(fd):
             return
@@ -398,11 +423,3 @@ def _directory_in(root: int, path: str) -> int | None:
             return None
         raise
     return fd if stat.S_ISDIR(os.fstat(fd).st_mode) else None
-
-
-def reconcile(engine: Engine) -> None:
-    """At the daemon's start: finish removals, undo what was half made."""
-    for row in engine.db.all("SELECT name FROM volume WHERE state <> 'ready'"):
-        remove_tree(_folder(engine, row["name"]))
-        with engine.db.transaction():
-            engine.db.execute("DELETE FROM volume WHERE name = ?", (row["name"],))

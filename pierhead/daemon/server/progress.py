@@ -20,7 +20,7 @@ async def lines(values: AsyncIterator[object]) -> AsyncIterator[bytes]:
         await close(values)
 
 
-async def progress(messages: AsyncIterator[JSONMessage]) -> Stream:
+async def progress(messages: AsyncIterator[object]) -> Stream:
     """The progress of a pull, load or import.
 
     An error before the first message is raised (it becomes a proper error reply); a later one is the last message.
@@ -28,7 +28,7 @@ async def progress(messages: AsyncIterator[JSONMessage]) -> Stream:
     return Stream(_with_error(await after_first(messages)))
 
 
-async def _with_error(messages: AsyncIterator[JSONMessage]) -> AsyncIterator[bytes]:
+async def _with_error(messages: AsyncIterator[object]) -> AsyncIterator[bytes]:
     text = lines(messages)
     try:
         async for line in text:

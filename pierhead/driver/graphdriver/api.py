@@ -1,9 +1,10 @@
 """The graph driver's Protocol: where layers live and how a root file system is put together from them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol
 
+from pierhead.difference import Difference
 from pierhead.linux.mount import Root
 
 
@@ -22,6 +23,15 @@ class Applied:
     size: int
     disk: int
     entries: int
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A layer that is known to the caller, with what ``create`` was told of it."""
+
+    id: str
+    parent: str | None
+    writable: bool = False
 
 
 class Record(Protocol):
@@ -67,6 +77,10 @@ class GraphDriver(Protocol):
 
     def list(self) -> Iterator[str]:
         """All ids on disk, for reconciliation."""
+
+    def check(self, layers: Sequence[Kept]) -> Iterator[Difference]:
+        """What is not as ``create`` has left it of layers that exist (each after its parent), and of what the driver
+        keeps beside them. Nothing is changed unless a difference is mended; layers may come and go meanwhile."""
 
     def root(self, id: str) -> Root:
         """Describe the root file system of a layer and its parents; mounts nothing."""

@@ -16,12 +16,15 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import BinaryIO
 
-from pierhead.driver.graphdriver.api import Applied, Change, Record
+from pierhead.difference import Difference, Kind
+from pierhead.driver.graphdriver.api import Applied, Change, Kept, Record
 from pierhead.driver.graphdriver.compare import compare
 from pierhead.driver.graphdriver.detached import open_overlay
+from pierhead.driver.graphdriver.notes import check_note, check_parent, lost, read_note, write_note
 from pierhead.driver.graphdriver.pack import END, Packer
 from pierhead.driver.graphdriver.projects import confine
 from pierhead.driver.graphdriver.remove import remove_tree
@@ -120,15 +123,18 @@ class OverlayDriver:
                 confine((self._dir(id, "diff"), self._dir(id, "work")), limit)
             return
         self._write(id, "lower", lower)
+        self._write(id, "link", self._shorten(id))
+
+    def _shorten(self, id: str) -> str:
+        """A short name for a layer."""
         while True:
             # 40 bits: long enough to be unique (and tried again if not), short enough for hundreds in a page.
             short = base64.b32encode(secrets.token_bytes(5)).decode()
             try:
                 os.symlink(f"../{id}/diff", os.path.join(self._home, "l", short))
-                break
+                return short
             except FileExistsError:
                 continue
-        self._write(id, "link", short)
 
     @staticmethod
     def _like(source: str, target: str) -> None:
@@ -190,16 +196,81 @@ class OverlayDriver:
         return os.path.isdir(self._dir(id))
 
     def list(self) -> Iterator[str]:
-        """Every id; short names that lead nowhere any more are cleaned away meanwhile."""
+        """Every id."""
         try:
             names = sorted(os.listdir(self._home))
         except FileNotFoundError:
             return
-        links = os.path.join(self._home, "l")
-        for short in os.listdir(links):
-            if not os.path.exists(os.path.join(links, short)):
-                os.unlink(os.path.join(links, short))
         yield from (name for name in names if name not in _RESERVED)
+
+    def check(self, layers: Sequence[Kept]) -> Iterator[Difference]:
+        """Folders, notes, and the short names, which lead where they must."""
+        for layer in layers:
+            diff = self._dir(layer.id, "diff")
+            if not os.path.isdir(diff):
+                yield lost(layer, diff)
+                continue
+            yield from check_parent(layer, self._dir(layer.id, "parent"))
+            if not layer.writable:
+                yield from self._check_names(layer)
+            elif not os.path.isdir(work := self._dir(layer.id, "work")):
+                yield Difference(
+                    Kind.MISSING,
+                    "layer",
+                    layer.id,
+                    f"{work} is missing, without which layer {layer.id[:12]} cannot be mounted: its container cannot "
+                    "start",
+                    "it is made again",
+                    partial(os.mkdir, work, 0o700),
+                )
+        yield from self._check_strays()
+
+    def _check_names(self, layer: Kept) -> Iterator[Difference]:
+        links = os.path.join(self._home, "l")
+        short = read_note(self._dir(layer.id, "link"))
+        if not short or "/" in short or _target(os.path.join(links, short)) != f"../{layer.id}/diff":
+            yield Difference(
+                Kind.MISSING,
+                "layer",
+                layer.id,
+                f"layer {layer.id[:12]} has no short name in {links} that leads to it: no container of it can start",
+                "it is given one",
+                partial(self._rename, layer.id),
+            )
+        with _opened(self._dir(layer.id, "diff")) as fd:
+            cut = is_opaque(fd)
+        try:
+            lower = "" if layer.parent is None or cut else self._chain_through(layer.parent)
+        except OSError:
+            return  # said of the parent
+        yield from check_note(
+            layer, self._dir(layer.id, "lower"), lower, f"the layers below {layer.id[:12]} are not found by it"
+        )
+
+    def _rename(self, id: str) -> None:
+        """A new short name, where the old one leads nowhere; what is above it is told by ``check`` afterwards."""
+        links = os.path.join(self._home, "l")
+        old = read_note(self._dir(id, "link"))
+        if old and "/" not in old and _target(os.path.join(links, old)) is None:
+            os.symlink(f"../{id}/diff", os.path.join(links, old))
+        else:
+            write_note(self._dir(id, "link"), self._shorten(id))
+
+    def _check_strays(self) -> Iterator[Difference]:
+        links = os.path.join(self._home, "l")
+        with contextlib.suppress(FileNotFoundError):
+            # A short name is made after what it names and removed before it.
+            for short in sorted(os.listdir(links)):
+                path = os.path.join(links, short)
+                if not os.path.exists(path) and os.path.lexists(path):
+                    yield Difference(
+                        Kind.LEFTOVER,
+                        "short name",
+                        path,
+                        f"{path} is the short name of a layer that is not there",
+                        "it is deleted",
+                        partial(os.unlink, path),
+                    )
 
     def root(self, id: str) -> OverlayRoot:
         """A writable layer is the upper directory; any other is the topmost of a read-only view."""
@@ -287,6 +358,23 @@ class OverlayDriver:
             ("Native Overlay Diff", "true"),
             ("userxattr", "false"),
         )
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[int]:
+    """A directory's descriptor, for a while."""
+    fd = os.open(path, _DIRECTORY)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _target(path: str) -> str | None:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return None
 
 
 def _backing(path: str) -> str:

@@ -6,12 +6,14 @@
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
-from pierhead.driver.graphdriver.api import Applied, Change, Record
+from pierhead.difference import Difference
+from pierhead.driver.graphdriver.api import Applied, Change, Kept, Record
 from pierhead.driver.graphdriver.compare import DELETED, compare
 from pierhead.driver.graphdriver.detached import open_directory_mount
+from pierhead.driver.graphdriver.notes import check_parent, lost
 from pierhead.driver.graphdriver.pack import END, Packer
 from pierhead.driver.graphdriver.projects import confine
 from pierhead.driver.graphdriver.remove import remove_tree
@@ -89,6 +91,13 @@ class VfsDriver:
             yield from sorted(os.listdir(self._home))
         except FileNotFoundError:
             return
+
+    def check(self, layers: Sequence[Kept]) -> Iterator[Difference]:
+        """The copies are there, and say what they are copies of."""
+        for layer in layers:
+            if not os.path.isdir(self._dir(layer.id, "root")):
+                yield lost(layer, self._dir(layer.id, "root"))
+            yield from check_parent(layer, self._dir(layer.id, "parent"))
 
     def root(self, id: str) -> DirectoryRoot:
         """The copy itself."""

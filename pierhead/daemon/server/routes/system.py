@@ -1,10 +1,10 @@
 """The daemon itself: ping, version, info, events, disk usage, credentials."""
 
-from pierhead.daemon.jobs import registries, system
+from pierhead.daemon.jobs import fsck, registries, system
 from pierhead.daemon.server import answer
 from pierhead.daemon.server.answer import Answer, Reply, Stream
 from pierhead.daemon.server.call import Call
-from pierhead.daemon.server.progress import lines
+from pierhead.daemon.server.progress import lines, progress
 from pierhead.daemon.server.router import Route
 from pierhead.errors import InvalidParameter
 from pierhead.wire.images import AuthConfig
@@ -55,6 +55,11 @@ async def data_usage(call: Call) -> Answer:
     return answer.json(found)
 
 
+async def check(call: Call) -> Answer:
+    """Our own."""
+    return await progress(await call.engine.run(fsck.fsck, call.flag("repair"), call.flag("deep")))
+
+
 async def auth(call: Call) -> Answer:
     return answer.json(await call.engine.run(registries.login, await call.json(AuthConfig)))
 
@@ -67,4 +72,5 @@ ROUTES = (
     Route("GET", "/info", info),
     Route("GET", "/events", events, cancellable=True),
     Route("GET", "/system/df", data_usage),
+    Route("POST", "/system/fsck", check, cancellable=True),
 )

@@ -1,0 +1,83 @@
+"""``pier system fsck``."""
+
+import json
+import sys
+from typing import Any
+
+from pierhead.client.errors import ClientError, DaemonError
+from pierhead.client.flags import Options
+from pierhead.client.session import Session
+from pierhead.client.units import human_size
+
+
+def fsck(session: Session, options: Options) -> int:
+    """Show every difference as it is found; 1 where one is left."""
+    if options.text("format") not in ("", "json"):
+        raise ClientError('the only format is "json"')
+    query = {name: "1" for name in ("deep", "repair") if options.on(name)}
+    try:
+        answer = session.api.call("POST", "/system/fsck", query, b"", own=True)
+    except DaemonError as error:
+        if error.code == 404:
+            raise ClientError("This daemon has no fsck: it is not Pierhead's.") from None
+        raise
+    plain = options.text("format") == "json"
+    shown = _Shown(sys.stdout.isatty() and not plain)
+    for line in answer.lines():
+        message = json.loads(line)
+        if message.get("error"):
+            shown.clear()
+            raise ClientError(str(message["error"]))
+        if "Progress" in message:
+            shown.progress(message["Progress"])
+            continue
+        shown.clear()
+        if plain:
+            sys.stdout.write(f"{json.dumps(next(iter(message.values())), ensure_ascii=False)}\n")
+        elif "Difference" in message:
+            sys.stdout.write(_difference(message["Difference"], options.on("repair")))
+        sys.stdout.flush()
+        if "Result" in message:
+            result = message["Result"]
+            if not plain:
+                print(_summary(result["Found"], result["Left"]))
+            return 1 if result["Left"] else 0
+    raise ClientError("the daemon ended before the comparison did")
+
+
+class _Shown:
+    """One line of progress on a terminal, which goes when something is written."""
+
+    def __init__(self, terminal: bool) -> None:
+        self._terminal = terminal
+        self._there = False
+
+    def progress(self, message: Any) -> None:
+        if self._terminal:
+            count = f"  {human_size(message['Current'])} of {human_size(message['Total'])}" if message["Total"] else ""
+            sys.stdout.write(f"\r\x1b[2KComparing {message['Comparing']}{count}")
+            sys.stdout.flush()
+            self._there = True
+
+    def clear(self) -> None:
+        if self._there:
+            sys.stdout.write("\r\x1b[2K")
+            self._there = False
+
+
+def _difference(found: Any, repair: bool) -> str:
+    text = f"{found['Kind']} {found['Area']}: {found['Found']}\n"
+    if found["Mended"]:
+        return text + f"  mended: {found['Repair']}\n"
+    if found.get("Error"):
+        return text + f"  could not be mended: {found['Error']}\n"
+    if found["Mendable"] and not repair:
+        return text + f"  with --repair {found['Repair']}\n"
+    return text + f"  {found['Repair']}\n"
+
+
+def _summary(found: int, left: int) -> str:
+    if not found:
+        return "No differences."
+    count = f"{found} difference{'s' if found > 1 else ''}"
+    return f"{count}, {found - left} mended, {left} left."

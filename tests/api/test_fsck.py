@@ -1,0 +1,343 @@
+"""`pier system fsck`: what the database and the disk do not agree about is said, and mended where it can be."""
+
+import json
+import os
+import shutil
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from tests.harness.api import Api, UnixConnection
+from tests.harness.engines import Pierd, mounts_below
+from tests.harness.engines import engine as started_engine
+from tests.harness.images import tar
+from tests.harness.processes import run, wait_until
+
+pytestmark = pytest.mark.only_pierhead("fsck is ours")
+
+ID = "ab" * 32
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Pierd]:
+    with started_engine("pierd") as made:
+        assert isinstance(made, Pierd)
+        yield made
+
+
+@pytest.fixture
+def pierd(shared: Pierd) -> Iterator[Pierd]:
+    yield shared
+    shared.forget()
+    assert fsck(shared) == [], "every test leaves the disk as the database says"
+
+
+def fsck(pierd: Pierd, **query: int) -> list[dict[str, Any]]:
+    """The differences; what the result says of them is checked on the way."""
+    records = pierd.api.ok("POST", "/system/fsck", **query).records
+    found = [record["Difference"] for record in records if "Difference" in record]
+    left = sum(not difference["Mended"] for difference in found)
+    assert records[-1] == {"Result": {"Found": len(found), "Left": left}}
+    return found
+
+
+def said(found: list[dict[str, Any]]) -> set[tuple[str, str]]:
+    return {(difference["Kind"], difference["Area"]) for difference in found}
+
+
+def mended(pierd: Pierd, *expected: tuple[str, str]) -> None:
+    """Exactly these are said, twice the same (looking changes nothing); then all are mended."""
+    first = fsck(pierd)
+    assert said(first) == set(expected), first
+    assert fsck(pierd) == first
+    repaired = fsck(pierd, repair=1)
+    assert all(difference["Mended"] for difference in repaired), repaired
+    assert fsck(pierd) == []
+
+
+def sql(pierd: Pierd, statement: str, *values: object) -> list[tuple[Any, ...]]:
+    with closing(sqlite3.connect(pierd.data_root / "graph.db", timeout=20, isolation_level=None)) as db:
+        return db.execute(statement, values).fetchall()
+
+
+def create(pierd: Pierd, name: str, **config: object) -> str:
+    """A container that is not started."""
+    return pierd.api.create(name=name, **{"Cmd": ["sleep", "1000"], **config})
+
+
+def layer_of(pierd: Pierd, container: str) -> Path:
+    (cache_id,) = sql(pierd, "SELECT layer_id FROM container WHERE id = ?", container)[0]
+    return pierd.data_root / "overlay2" / cache_id
+
+
+def import_image(pierd: Pierd, name: str, files: dict[str, bytes | str]) -> str:
+    """Its layer's cache id."""
+    path = f"/images/create?fromSrc=-&repo={quote(name)}&tag=1"
+    id = pierd.api.ok("POST", path, raw=tar(files), content_type="application/x-tar").records[-1]["status"]
+    return str(sql(pierd, "SELECT cache_id FROM layer JOIN image ON top = chain_id WHERE id = ?", id)[0][0])
+
+
+# -- what nothing needs -----------------------------------------------------------------------------------------------
+
+
+def test_what_nothing_needs_is_said_and_deleted(pierd: Pierd) -> None:
+    data = pierd.data_root
+    (data / "overlay2" / ID / "diff").mkdir(parents=True)
+    (data / "overlay2" / ID / "diff" / "file").write_bytes(bytes(10_000))
+    mended(pierd, ("leftover", "layer"))
+    os.symlink(f"../{ID}/diff", data / "overlay2/l/AAAAAAAA")
+    mended(pierd, ("leftover", "short name"))
+    (data / "split" / ID).write_text("x")
+    (data / "tmp" / "spool").mkdir()
+    (data / "tmp" / "spool" / "file").write_text("x")
+    mended(pierd, ("leftover", "layer"), ("leftover", "scratch"))
+    (data / "containers" / ID).mkdir()
+    (data / "containers" / ID / f"{ID}-json.log").write_text("x")
+    mended(pierd, ("leftover", "container"))
+    (pierd.exec_root / "containers" / ID).mkdir()
+    mended(pierd, ("leftover", "run"))
+    for left in ("overlay2", "split", "tmp", "containers"):
+        assert ID not in os.listdir(data / left)
+
+
+def test_mounts_that_nobody_needs_are_unmounted_and_nothing_in_them_is_touched(pierd: Pierd, tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("x")
+    place = pierd.data_root / "overlay2" / ID / "diff"
+    place.mkdir(parents=True)
+    run(["mount", "--bind", str(tmp_path), str(place)]).check()
+    mended(pierd, ("leftover", "mount"), ("leftover", "layer"))
+    options = {"type": "none", "o": "bind", "device": str(tmp_path)}
+    pierd.api.ok("POST", "/volumes/create", {"Name": "bound", "DriverOpts": options})
+    run(["mount", "--bind", str(tmp_path), str(pierd.data_root / "volumes/bound/_data")]).check()
+    mended(pierd, ("leftover", "mount"))
+    assert (tmp_path / "precious").read_text() == "x"
+
+
+def test_a_volume_that_was_unmounted_under_its_container_is_mounted_again(pierd: Pierd, tmp_path: Path) -> None:
+    options = {"type": "none", "o": "bind", "device": str(tmp_path)}
+    pierd.api.ok("POST", "/volumes/create", {"Name": "bound", "DriverOpts": options})
+    id = create(pierd, "user", HostConfig={"Binds": ["bound:/v"]})
+    pierd.api.ok("POST", f"/containers/{id}/start")
+    run(["umount", str(pierd.data_root / "volumes/bound/_data")]).check()
+    mended(pierd, ("missing", "mount"))
+    assert mounts_below(pierd.root) == [str(pierd.data_root / "volumes/bound/_data")]
+
+
+# -- volumes ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_volume_that_the_database_has_lost_comes_back_with_its_files(pierd: Pierd) -> None:
+    home = pierd.data_root / "volumes"
+    (home / "lost" / "_data").mkdir(parents=True)
+    (home / "lost" / "_data" / "file").write_text("precious")
+    (home / "empty" / "_data").mkdir(parents=True)
+    mended(pierd, ("leftover", "volume"))
+    assert [volume["Name"] for volume in pierd.api.get("/volumes")["Volumes"]] == ["lost"]
+    assert (home / "lost" / "_data" / "file").read_text() == "precious" and not (home / "empty").exists()
+    (home / "stranger").write_text("not ours")
+    found = fsck(pierd, repair=1)
+    assert said(found) == {("leftover", "volume")} and not found[0]["Mended"] and "not touched" in found[0]["Repair"]
+    assert (home / "stranger").read_text() == "not ours"
+    (home / "stranger").unlink()
+
+
+def test_a_volume_whose_folder_is_gone_is_said_to_be_and_can_be_used_again(pierd: Pierd) -> None:
+    pierd.api.ok("POST", "/volumes/create", {"Name": "gone"})
+    shutil.rmtree(pierd.data_root / "volumes/gone")
+    mended(pierd, ("missing", "volume"))
+    id = create(pierd, "user", HostConfig={"Binds": ["gone:/v"]}, Cmd=["touch", "/v/file"])
+    pierd.api.ok("POST", f"/containers/{id}/start")
+    pierd.api.ok("POST", f"/containers/{id}/wait")
+    assert (pierd.data_root / "volumes/gone/_data/file").exists()
+
+
+# -- what nobody is at any more ---------------------------------------------------------------------------------------
+
+
+def test_what_was_half_made_or_half_removed_is_finished(pierd: Pierd) -> None:
+    sql(
+        pierd,
+        "INSERT INTO layer (chain_id, diff_id, cache_id, driver, state) VALUES (?, '', ?, 'overlay2', 'making')",
+        f"sha256:making-{ID}",
+        ID,
+    )
+    (pierd.data_root / "overlay2" / ID / "diff").mkdir(parents=True)
+    pierd.api.ok("POST", "/volumes/create", {"Name": "half"})
+    sql(pierd, "UPDATE volume SET state = 'removing' WHERE name = 'half'")
+    making, removing = create(pierd, "making"), create(pierd, "removing")
+    sql(pierd, "UPDATE container SET intent = 'create' WHERE id = ?", making)
+    sql(pierd, "UPDATE container SET state = 'removing' WHERE id = ?", removing)
+    folders = [layer_of(pierd, making), layer_of(pierd, removing), pierd.data_root / "volumes/half"]
+    mended(pierd, ("unfinished", "layer"), ("unfinished", "volume"), ("unfinished", "container"))
+    assert not any(folder.exists() for folder in folders) and pierd.api.get("/containers/json", all=1) == []
+
+
+# -- containers and layers --------------------------------------------------------------------------------------------
+
+
+def test_a_container_starts_again_after_its_folder_or_its_notes_were_lost(pierd: Pierd) -> None:
+    id = create(pierd, "web")
+    layer = layer_of(pierd, id)
+    shutil.rmtree(pierd.data_root / "containers" / id)
+    mended(pierd, ("missing", "container"))
+    (layer / "parent").write_text("nonsense")
+    mended(pierd, ("damaged", "layer"))
+    (layer / "work").rmdir()
+    mended(pierd, ("missing", "layer"))
+    below = layer.parent / (layer / "parent").read_text()
+    (layer.parent / "l" / (below / "link").read_text()).unlink()
+    mended(pierd, ("missing", "layer"))
+    (below / "link").unlink()
+    first = fsck(pierd)
+    assert said(first) == {("missing", "layer"), ("leftover", "short name")} or said(first) == {("missing", "layer")}
+    fsck(pierd, repair=1)
+    assert fsck(pierd) == []
+    pierd.api.ok("POST", f"/containers/{id}/start")
+
+
+def test_layers_find_each_other_again_after_their_chain_was_damaged(pierd: Pierd) -> None:
+    import_image(pierd, "base", {"base": "x"})
+    id = create(pierd, "below", image="base:1", Cmd=["/none"])
+    pierd.api.ok("PUT", f"/containers/{id}/archive?path=/", raw=tar({"above": "y"}), content_type="application/x-tar")
+    pierd.api.ok("POST", "/commit", {}, container=id, repo="above", tag="1")
+    pierd.api.ok("DELETE", f"/containers/{id}")
+    layer = layer_of(pierd, create(pierd, "over", image="above:1", Cmd=["/none"]))
+    above = layer.parent / (layer / "parent").read_text()
+    (above / "lower").write_text("NONSENSE")
+    (above / "parent").unlink()
+    mended(pierd, ("damaged", "layer"), ("missing", "layer"))
+    archive = pierd.api.ok("GET", "/containers/over/export").body
+    assert b"above" in archive and b"base" in archive
+    pierd.api.ok("DELETE", "/containers/over")
+    pierd.api.ok("DELETE", "/images/above:1")
+    pierd.api.ok("DELETE", "/images/base:1")
+
+
+def test_the_loss_of_a_layer_names_who_has_it_and_what_helps(pierd: Pierd) -> None:
+    cache_id = import_image(pierd, "lossy", {"file": "x"})
+    create(pierd, "victim", image="lossy:1", Cmd=["/none"])
+    shutil.rmtree(pierd.data_root / "overlay2" / cache_id)
+    found = [difference for difference in fsck(pierd, repair=1) if not difference["Mended"]]
+    assert said(found) == {("missing", "layer")}, found
+    assert "image lossy:1 and container victim" in found[0]["Found"]
+    assert "pier rm victim; pier rmi lossy:1; pier pull lossy:1" in found[0]["Repair"]
+    pierd.api.ok("DELETE", "/containers/victim")
+    pierd.api.ok("DELETE", "/images/lossy:1")
+
+
+def test_a_container_without_its_files_is_said_to_be_lost(pierd: Pierd) -> None:
+    id = create(pierd, "victim")
+    shutil.rmtree(layer_of(pierd, id))
+    found = fsck(pierd, repair=1)
+    assert (
+        said(found) == {("missing", "container")} and not found[0]["Mended"] and "pier rm victim" in found[0]["Repair"]
+    )
+
+
+# -- digests ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_changed_byte_in_a_layer_is_found_by_its_digest(pierd: Pierd) -> None:
+    assert fsck(pierd, deep=1) == []
+    cache_id = import_image(pierd, "rotten", {"file": "what it was"})
+    path = pierd.data_root / "overlay2" / cache_id / "diff/file"
+    path.write_text("what it is!")
+    assert fsck(pierd) == []
+    found = fsck(pierd, deep=1, repair=1)
+    assert said(found) == {("damaged", "layer")} and "image rotten:1" in found[0]["Found"]
+    path.unlink()
+    found = fsck(pierd, deep=1)
+    assert said(found) == {("damaged", "layer")} and "no such file" in found[0]["Found"]
+    pierd.api.ok("DELETE", "/images/rotten:1")
+
+
+# -- beside everything else -------------------------------------------------------------------------------------------
+
+
+def test_what_is_being_done_at_the_moment_is_no_difference(pierd: Pierd) -> None:
+    done = threading.Event()
+    failures: list[str] = []
+    rounds = [0, 0, 0]
+
+    def busy(number: int, work: Callable[[Api, str], None]) -> None:
+        api = Api(pierd.socket)
+        try:
+            while not done.is_set():
+                work(api, f"b{number}")
+                rounds[number] += 1
+        except Exception as error:
+            failures.append(repr(error))
+
+    def containers(api: Api, name: str) -> None:
+        body = {"Image": "busybox", "Cmd": ["true"], "HostConfig": {"NetworkMode": "none"}, "Volumes": {"/v": {}}}
+        api.ok("POST", "/containers/create", body, name=name)
+        api.ok("POST", f"/containers/{name}/start")
+        api.ok("DELETE", f"/containers/{name}", force=1, v=1)
+
+    def images(api: Api, name: str) -> None:
+        path = f"/images/create?fromSrc=-&repo={name}&tag=1"
+        api.ok("POST", path, raw=tar({"file": os.urandom(100_000)}), content_type="application/x-tar")
+        api.ok("DELETE", f"/images/{name}:1")
+
+    def volumes(api: Api, name: str) -> None:
+        api.ok("POST", "/volumes/create", {"Name": name})
+        api.ok("DELETE", f"/volumes/{name}")
+
+    threads = [threading.Thread(target=busy, args=(n, w)) for n, w in enumerate((containers, images, volumes))]
+    for thread in threads:
+        thread.start()
+    try:
+        compared = 0
+        while compared < 30 or min(rounds) < 8:
+            assert fsck(pierd, repair=compared % 2) == [] and not failures
+            compared += 1
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+    assert not failures
+
+
+def test_a_client_that_goes_away_ends_the_comparison(pierd: Pierd) -> None:
+    import_image(pierd, "large", {f"file{n}": os.urandom(4_000_000) for n in range(12)})
+    with closing(UnixConnection(pierd.socket)) as connection:
+        connection.request("POST", "/system/fsck?deep=1")
+        assert b"Progress" in connection.getresponse().readline()
+    wait_until(
+        lambda: not any("fsck" in job["name"] and job["duration"] is None for job in pierd.api.get("/pierhead/jobs")),
+        "the end of the comparison",
+    )
+    pierd.api.ok("DELETE", "/images/large:1")
+
+
+def test_pier_says_differences_in_sentences_and_has_a_status(pierd: Pierd) -> None:
+    clean = pierd.pier("system", "fsck")
+    assert (clean.status, clean.stdout) == (0, "No differences.\n"), clean
+    (pierd.data_root / "split" / ID).write_text("x")
+    found = pierd.pier("system", "fsck")
+    assert found.status == 1 and "with --repair it is deleted" in found.stdout and "1 left" in found.stdout, found
+    as_json = [json.loads(line) for line in pierd.pier("system", "fsck", "--format", "json").stdout.splitlines()]
+    assert as_json[0]["Kind"] == "leftover" and as_json[-1] == {"Found": 1, "Left": 1}
+    repaired = pierd.pier("system", "fsck", "--repair", "--deep")
+    assert repaired.status == 0 and "1 difference, 1 mended, 0 left." in repaired.stdout, repaired
+
+
+def test_the_daemons_start_mends_the_same(pierd: Pierd) -> None:
+    pierd.api.ok("POST", "/volumes/create", {"Name": "half"})
+    gone = create(pierd, "gone")
+    pierd.stop()
+    sql(pierd, "UPDATE volume SET state = 'removing' WHERE name = 'half'")
+    shutil.rmtree(pierd.data_root / "containers" / gone)
+    for place in ("overlay2", "split", "tmp", "containers", "volumes"):
+        (pierd.data_root / place / ID).mkdir()
+    (pierd.data_root / "volumes" / ID / "_data").mkdir()
+    pierd.start()
+    assert fsck(pierd) == []
+    with suppress(FileNotFoundError):
+        assert pierd.api.get("/containers/gone/json")["State"]["Status"] == "created"
