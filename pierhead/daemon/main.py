@@ -22,7 +22,9 @@ from pierhead.daemon.server.serving import Server
 from pierhead.driver.execdriver.native import NativeDriver
 from pierhead.driver.execdriver.oci import OciDriver
 from pierhead.driver.execdriver.runtimes import Runtimes
+from pierhead.driver.graphdriver import selection
 from pierhead.driver.graphdriver.api import GraphDriver
+from pierhead.driver.graphdriver.btrfs import BtrfsDriver
 from pierhead.driver.graphdriver.overlay import OverlayDriver
 from pierhead.driver.graphdriver.vfs import VfsDriver
 from pierhead.driver.networkdriver.api import NetworkDriver
@@ -91,23 +93,16 @@ def _lock(descriptor: int, what: str) -> None:
         raise OSError(f"{what} is in use by another pierd: stop that, or give this one its own") from None
 
 
-def _graph_driver(config: Config) -> GraphDriver:
-    drivers: dict[str, GraphDriver] = {
-        "overlay2": OverlayDriver(config.data_root),
-        "vfs": VfsDriver(config.data_root),
-    }
-    if config.storage_driver:
-        if config.storage_driver not in drivers:
-            raise OSError(f"unknown storage driver {config.storage_driver}: use one of {', '.join(drivers)}")
-        driver = drivers[config.storage_driver]
-        driver.probe()
-        return driver
-    try:
-        drivers["overlay2"].probe()
-        return drivers["overlay2"]
-    except OSError as error:
-        log.warning("overlay2 cannot be used (%s), taking vfs: every container copies its image", error)
-        return drivers["vfs"]
+def _graph_driver(config: Config, db: GraphDB) -> GraphDriver:
+    """In Docker's order of preference."""
+    made: list[GraphDriver] = [
+        OverlayDriver(config.data_root),
+        BtrfsDriver(config.data_root),
+        VfsDriver(config.data_root),
+    ]
+    used = db.all("SELECT driver FROM layer UNION SELECT driver FROM container")
+    drivers = {driver.name: driver for driver in made}
+    return selection.choose(drivers, config.storage_driver, [row["driver"] for row in used], config.data_root)
 
 
 def _exec_driver(config: Config, instance: str, descriptors: int) -> Runtimes:
@@ -137,7 +132,7 @@ def assemble(config: Config, descriptors: int) -> Engine:
     Raises OSError that says what is missing.
     """
     db = GraphDB(os.path.join(config.data_root, "graph.db"))
-    layers = _graph_driver(config)
+    layers = _graph_driver(config, db)
     network_drivers: list[NetworkDriver] = [
         BridgeDriver(db.instance, db, config.publish_policy),
         HostDriver(),

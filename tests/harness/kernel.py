@@ -4,7 +4,9 @@ A test that needs some of it says so (``need("sctp")``): where it is missing the
 it.  The test machine (`make test-vm`, PIERHEAD_VM=1) has Debian's kernel, which has all of it: there it is a failure.
 """
 
+import shutil
 import socket
+import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -12,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness.echo import SCTP
+from tests.harness.filesystems import file_system
 from tests.harness.processes import IN_TEST_MACHINE, Output, run
 
 
@@ -82,8 +85,21 @@ def _project_quotas() -> str:
     return "" if len(said) > 1 and {"prjquota", "pquota"} & set(said[1].split(",")) else " ".join(said)
 
 
+def _btrfs() -> str:
+    """Whether it can be mounted: a module may be loaded for that."""
+    if not shutil.which("mkfs.btrfs"):
+        return "there is no mkfs.btrfs: apt-get install btrfs-progs"
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            with file_system("btrfs", Path(folder), 128):
+                return ""
+        except AssertionError as error:
+            return str(error)
+
+
 FEATURES: dict[str, Callable[[], str]] = {
     "apparmor": _apparmor,
+    "btrfs": _btrfs,
     "vlan": _link("base.5", "link", "base", "type", "vlan", "id", "5"),
     "br_netfilter": _br_netfilter,
     "cgroup v2 alone": _unified,

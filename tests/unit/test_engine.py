@@ -58,21 +58,23 @@ def test_a_closing_daemon_takes_no_new_request_and_finishes_what_is_under_way() 
 
 
 def test_what_must_be_finished_is_finished_when_the_asker_goes_away() -> None:
-    done = []
-
-    async def work() -> None:
-        await asyncio.sleep(0.01)
-        done.append(True)
-
     async def main() -> None:
+        begun, goes_on, done = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+        async def work() -> None:
+            begun.set()
+            await goes_on.wait()
+            done.set()
+
         ours = engine()
         asker = asyncio.create_task(ours.finish(work()))
-        await asyncio.sleep(0)
+        await begun.wait()
         asker.cancel()
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0)
+        goes_on.set()
+        await asyncio.wait_for(done.wait(), 60)
 
     asyncio.run(main())
-    assert done == [True]
 
 
 def test_a_lock_excludes_the_same_object_only_and_is_forgotten() -> None:

@@ -31,7 +31,7 @@ class VfsDriver:
     name = "vfs"
 
     def __init__(self, data_root: str) -> None:
-        self._home = os.path.join(data_root, "vfs")
+        self._home = os.path.join(data_root, self.name)
 
     def _dir(self, id: str, *parts: str) -> str:
         return os.path.join(self._home, id, *parts)

@@ -1,0 +1,65 @@
+"""A whole daemon on each graph driver that is not the usual one: what its containers write, and that it comes back."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.harness.engines import Pierd
+from tests.harness.engines import engine as started_engine
+from tests.harness.filesystems import file_system
+from tests.harness.kernel import need
+
+pytestmark = pytest.mark.only_pierhead("Debian's dockerd is not built for all of them")
+
+
+@pytest.fixture(scope="module", params=["btrfs", "vfs"])
+def driver(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def other(driver: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pierd]:
+    """A daemon that uses it."""
+    if driver != "btrfs":
+        with started_engine("pierd", ["--storage-driver", driver]) as made:
+            assert isinstance(made, Pierd)
+            yield made
+        return
+    need("btrfs")
+    folder = tmp_path_factory.mktemp("disk")
+    with started_engine("pierd", images=False) as made:
+        assert isinstance(made, Pierd) and made.stop() == 0
+        with file_system(driver, folder, 256, at=made.data_root):
+            made.start("--storage-driver", driver)
+            made.provide_images()
+            yield made
+            made.forget()
+            assert made.stop() == 0
+
+
+def test_a_container_writes_into_its_own_layer_and_is_found_again(other: Pierd, driver: str) -> None:
+    info = other.api.get("/info")
+    assert info["Driver"] == driver and info["DriverStatus"] == {"btrfs": [["Btrfs", ""]]}.get(driver, [])
+    id = other.api.run("sh", "-c", "echo mine >/etc/mine; rm /bin/vi; exec sleep 1000", name="one")
+    other.docker("exec", "one", "test", "-e", "/etc/mine").check()
+    other.kill()
+    other.start()
+    assert other.api.inspect(id)["State"]["Running"]
+    assert other.docker("exec", "one", "cat", "/etc/mine").check().stdout == "mine\n"
+    changes = {change["Path"]: change["Kind"] for change in other.api.get(f"/containers/{id}/changes")}
+    assert changes["/etc/mine"] == 1 and changes["/bin/vi"] == 2 and "/bin/sh" not in changes
+    assert other.api.get("/containers/json", size=1)[0]["SizeRw"] == 5
+    other.docker("commit", "one", "mine:1").check()
+    assert other.docker("run", "--rm", "mine:1", "sh", "-c", "cat /etc/mine; ls /bin/vi").stdout == "mine\n"
+    other.docker("rm", "-f", "one").check()
+    other.docker("rmi", "mine:1").check()
+    assert other.docker("run", "--rm", "busybox", "ls", "/bin/vi", "/bin/sh").check().stdout
+
+
+def test_another_driver_than_the_layers_is_refused_at_the_start(other: Pierd, driver: str) -> None:
+    assert other.stop() == 0
+    try:
+        with pytest.raises(AssertionError, match=f"images or containers of the storage driver {driver}"):
+            other.start("--storage-driver", "overlay2")
+    finally:
+        other.start("--storage-driver", driver)
