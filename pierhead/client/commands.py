@@ -84,6 +84,7 @@ system events|events|events:events|Get real time events from the server
 system fsck||fsck:fsck|Compare the database with what is on the disk, and mend the differences
 system info|info|info:info|Display system-wide information
 system prune||prune:system|Remove unused data
+system trim||trim:trim|Tell the disk which of its blocks are free: a VM's host gets them back
 system stop||embedded:stop|Stop the daemon that pier started
 volume create||volumes:create|Create a volume
 volume inspect||inspect:volume|Display detailed information on one or more volumes

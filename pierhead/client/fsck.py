@@ -6,8 +6,8 @@ from typing import Any
 
 from pierhead.client.errors import ClientError, DaemonError
 from pierhead.client.flags import Options
+from pierhead.client.progress import Line
 from pierhead.client.session import Session
-from pierhead.client.units import human_size
 
 
 def fsck(session: Session, options: Options) -> int:
@@ -22,14 +22,14 @@ def fsck(session: Session, options: Options) -> int:
             raise ClientError("This daemon has no fsck: it is not Pierhead's.") from None
         raise
     plain = options.text("format") == "json"
-    shown = _Shown(sys.stdout.isatty() and not plain)
+    shown = Line(sys.stdout)
     for line in answer.lines():
         message = json.loads(line)
         if message.get("error"):
             shown.clear()
             raise ClientError(str(message["error"]))
         if "Progress" in message:
-            shown.progress(message["Progress"])
+            shown.show("Comparing", message["Progress"])
             continue
         shown.clear()
         if plain:
@@ -43,26 +43,6 @@ def fsck(session: Session, options: Options) -> int:
                 print(_summary(result["Found"], result["Left"]))
             return 1 if result["Left"] else 0
     raise ClientError("the daemon ended before the comparison did")
-
-
-class _Shown:
-    """One line of progress on a terminal, which goes when something is written."""
-
-    def __init__(self, terminal: bool) -> None:
-        self._terminal = terminal
-        self._there = False
-
-    def progress(self, message: Any) -> None:
-        if self._terminal:
-            count = f"  {human_size(message['Current'])} of {human_size(message['Total'])}" if message["Total"] else ""
-            sys.stdout.write(f"\r\x1b[2KComparing {message['Comparing']}{count}")
-            sys.stdout.flush()
-            self._there = True
-
-    def clear(self) -> None:
-        if self._there:
-            sys.stdout.write("\r\x1b[2K")
-            self._there = False
 
 
 def _difference(found: Any, repair: bool) -> str:

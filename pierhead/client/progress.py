@@ -106,6 +106,30 @@ class Display:
         return bar + numbers + (left if self.columns > 50 else "")
 
 
+class Line:
+    """One line of progress on a terminal, which goes when something is written; nothing elsewhere."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._terminal = out.isatty()
+        self._there = False
+
+    def show(self, doing: str, progress: Any) -> None:
+        """``progress``: What, Current and Total, in bytes."""
+        if self._terminal:
+            current, total = human_size(progress["Current"]), human_size(progress["Total"])
+            count = f"  {current} of {total}" if progress["Total"] else ""
+            self._out.write(f"\r\x1b[2K{doing} {progress['What']}{count}")
+            self._out.flush()
+            self._there = True
+
+    def clear(self) -> None:
+        """Before something else is written."""
+        if self._there:
+            self._out.write("\r\x1b[2K")
+            self._there = False
+
+
 def _values(line: bytes) -> list[Any]:
     """One JSON value a line is usual; several on one line are allowed."""
     decoder = json.JSONDecoder()

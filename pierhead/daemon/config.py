@@ -27,6 +27,7 @@ class Config:
     userns_remap: whose subordinate ids containers get, as given; id_maps: what came of it (``subids``).
     exec_driver: "native" or "oci": who makes the containers that name no runtime, where there is no default_runtime.
     runtimes: OCI runtimes beside the installed ones, by name: program and options.
+    trim: the disk is told which of its blocks are free after something was removed.
     mend_networks: what others change in the engine's networks is put right at once.
     """
 
@@ -62,6 +63,7 @@ class Config:
     dns_search: tuple[str, ...] = ()
     default_bridge_names: bool = False
     mend_networks: bool = True
+    trim: bool = True
     embedded: bool = False
     default_ulimits: tuple[str, ...] = ()
     exec_opts: tuple[str, ...] = ()

@@ -16,7 +16,7 @@ from pierhead.daemon import subids
 from pierhead.daemon.config import Config
 from pierhead.daemon.engine.engine import Engine
 from pierhead.daemon.flags import configure
-from pierhead.daemon.jobs import confinement, doctor, fsck, networks, supervise, volumes
+from pierhead.daemon.jobs import confinement, doctor, fsck, networks, supervise, trim, volumes
 from pierhead.daemon.server.app import serve
 from pierhead.daemon.server.serving import Server
 from pierhead.driver.execdriver.native import NativeDriver
@@ -178,6 +178,7 @@ async def _run(config: Config, read: Callable[[], Config], descriptors: int) -> 
     engine.on_ended = lambda running, exit: supervise.ended(engine, running, exit)
     loop.add_signal_handler(signal.SIGHUP, reload, engine, read)
     server: Server | None = None
+    upkeep: list[asyncio.Task[None]] = []
     try:
         await asyncio.to_thread(engine.exec.open)
         await asyncio.to_thread(confinement.enforced)
@@ -191,6 +192,8 @@ async def _run(config: Config, read: Callable[[], Config], descriptors: int) -> 
         gc.collect()
         gc.freeze()
         log.info("API listen on %s", ", ".join(config.hosts))
+        if config.trim:
+            upkeep.append(asyncio.create_task(trim.after_removals(engine), name="trim"))
         if config.embedded:
             engine.background(_leave_when_idle(engine, stop), "embedded")
         await stop.wait()
@@ -198,6 +201,9 @@ async def _run(config: Config, read: Callable[[], Config], descriptors: int) -> 
     finally:
         # The same after a start that failed half way (a socket in use): it leaves nothing behind either.
         engine.closing = True
+        for task in upkeep:
+            task.cancel()
+        await asyncio.gather(*upkeep, return_exceptions=True)
         try:
             if server is not None:
                 await server.close()

@@ -30,6 +30,18 @@ Root = OverlayRoot | DirectoryRoot
 _OCTAL = re.compile(rb"\\([0-7]{3})")
 
 
+def source_of(device: int) -> tuple[str, str]:
+    """The type and the source of a mounted file system by its device's number (st_dev); "" for what is not found."""
+    wanted = f"{os.major(device)}:{os.minor(device)}".encode()
+    with open("/proc/self/mountinfo", "rb") as file:
+        for line in file:
+            fields = line.split()
+            if fields[2] == wanted:
+                kind, source = fields[fields.index(b"-") + 1 :][:2]
+                return os.fsdecode(kind), os.fsdecode(source)
+    return "", ""
+
+
 def mount_points() -> tuple[str, ...]:
     """Where something is mounted in this mount namespace, in the order it was (proc_pid_mountinfo(5))."""
     with open("/proc/self/mountinfo", "rb") as file:

@@ -325,39 +325,3 @@ class JobReport(msgspec.Struct, kw_only=True, omit_defaults=True):
     duration: int | None = always(None)
     outcome: str = always("")
     children: list["JobReport"] = always_list()
-
-
-class FsckProgress(Message):
-    """What is being compared: how many bytes (or things) of how many; 0 of 0 where it is not counted."""
-
-    comparing: str = always("")
-    current: int = always(0)
-    total: int = always(0)
-
-
-class FsckDifference(Message):
-    """One difference (see ``pierhead.difference``). error: why it could not be mended."""
-
-    kind: str = always("")
-    area: str = always("")
-    subject: str = always("")
-    found: str = always("")
-    repair: str = always("")
-    mendable: bool = always(False)
-    mended: bool = always(False)
-    error: str = ""
-
-
-class FsckResult(Message):
-    """At the end: how many differences there were, how many of them are left."""
-
-    found: int = always(0)
-    left: int = always(0)
-
-
-class FsckMessage(Message):
-    """One line of the answer to POST /system/fsck (not part of Docker's API): one of these."""
-
-    progress: FsckProgress | None = None
-    difference: FsckDifference | None = None
-    result: FsckResult | None = None

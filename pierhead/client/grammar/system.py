@@ -25,6 +25,8 @@ Remove unused data
 --filter filter  Provide filter values (e.g. "label=<key>=<value>")
 -f, --force  Do not prompt for confirmation
 --volumes  Prune anonymous volumes""",
+    "trim": """
+Tell the disk which blocks of the daemon's file systems are free, so that a virtual machine's host gets them back""",
     "version": """[OPTIONS]
 Show the Docker version information
 -f, --format string  @plain""",

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -30,11 +30,15 @@ class Events:
     def __init__(self) -> None:
         self._past: deque[Event] = deque(maxlen=HISTORY)
         self._listeners: set[asyncio.Queue[Event]] = set()
+        self.observers: list[Callable[[Event], None]] = []
+        """Parts of the daemon that act on what happens; called at once, they must not wait nor raise."""
 
     def publish(self, kind: str, action: str, actor: str, attributes: Mapping[str, str] | None = None) -> None:
         """Tell everyone. Called on the loop's thread."""
         event = Event(kind, action, actor, dict(attributes or {}), time.time_ns())
         self._past.append(event)
+        for observer in self.observers:
+            observer(event)
         for queue in self._listeners:
             if queue.full():
                 queue.get_nowait()

@@ -14,7 +14,7 @@ from pierhead.daemon.jobs.pipes import Cancelled, Outflow, stream
 from pierhead.difference import Difference, Kind, Tell
 from pierhead.errors import PierheadError, plain
 from pierhead.graph.comparison import compare as compare_graph
-from pierhead.wire.system import FsckDifference, FsckMessage, FsckProgress, FsckResult
+from pierhead.wire.upkeep import FsckDifference, FsckMessage, FsckResult, Progress
 
 STEP = 0.1
 """Seconds between two words about progress."""
@@ -86,7 +86,7 @@ def _telling(out: Outflow[FsckMessage]) -> Tell:
         now = time.monotonic()
         if what != last or now - at >= STEP:
             last, at = what, now
-            out.put(FsckMessage(progress=FsckProgress(comparing=what, current=done, total=total)))
+            out.put(FsckMessage(progress=Progress(what=what, current=done, total=total)))
 
     return tell
 

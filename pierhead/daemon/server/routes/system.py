@@ -1,6 +1,6 @@
 """The daemon itself: ping, version, info, events, disk usage, credentials."""
 
-from pierhead.daemon.jobs import fsck, registries, system
+from pierhead.daemon.jobs import fsck, registries, system, trim
 from pierhead.daemon.server import answer
 from pierhead.daemon.server.answer import Answer, Reply, Stream
 from pierhead.daemon.server.call import Call
@@ -60,6 +60,11 @@ async def check(call: Call) -> Answer:
     return await progress(await call.engine.run(fsck.fsck, call.flag("repair"), call.flag("deep")))
 
 
+async def give_back(call: Call) -> Answer:
+    """Our own."""
+    return await progress(await call.engine.run(trim.run))
+
+
 async def auth(call: Call) -> Answer:
     return answer.json(await call.engine.run(registries.login, await call.json(AuthConfig)))
 
@@ -73,4 +78,5 @@ ROUTES = (
     Route("GET", "/events", events, cancellable=True),
     Route("GET", "/system/df", data_usage),
     Route("POST", "/system/fsck", check, cancellable=True),
+    Route("POST", "/system/trim", give_back, cancellable=True),
 )

@@ -1,0 +1,59 @@
+"""What the daemon does for its disk, told line by line: fsck, trim (none of it is part of Docker's API)."""
+
+from pierhead.wire.codec import Message, always
+
+
+class Progress(Message):
+    """What is being looked at, and how much of it (bytes) of how much; 0 of 0 where it is not counted."""
+
+    what: str = always("")
+    current: int = always(0)
+    total: int = always(0)
+
+
+class FsckDifference(Message):
+    """One difference (see ``pierhead.difference``). error: why it could not be mended."""
+
+    kind: str = always("")
+    area: str = always("")
+    subject: str = always("")
+    found: str = always("")
+    repair: str = always("")
+    mendable: bool = always(False)
+    mended: bool = always(False)
+    error: str = ""
+
+
+class FsckResult(Message):
+    """At the end: how many differences there were, how many of them are left."""
+
+    found: int = always(0)
+    left: int = always(0)
+
+
+class FsckMessage(Message):
+    """One line of the answer to POST /system/fsck: one of these."""
+
+    progress: Progress | None = None
+    difference: FsckDifference | None = None
+    result: FsckResult | None = None
+
+
+class TrimResult(Message):
+    """Of one file system: a folder on it, its type and device, and how many bytes its device was told to be free.
+
+    error: why it could not be told (all).
+    """
+
+    path: str = always("")
+    kind: str = always("")
+    device: str = always("")
+    trimmed: int = always(0)
+    error: str = ""
+
+
+class TrimMessage(Message):
+    """One line of the answer to POST /system/trim: one of these."""
+
+    progress: Progress | None = None
+    result: TrimResult | None = None
