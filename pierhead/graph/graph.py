@@ -59,12 +59,23 @@ def _layer(row: Row) -> Layer:
     return Layer(*(row[key] for key in keys))
 
 
+@dataclass(frozen=True, slots=True)
+class Unpacked:
+    """The files of a layer that is none yet, for its place in a chain is still to be taken (``Lease.stack``)."""
+
+    cache_id: str
+    diff_id: str
+    archive: int
+    applied: Applied
+
+
 class Lease:
-    """Keeps layers that no image needs yet, while one is being put together."""
+    """Keeps layers that no image needs yet, while one is being put together. Several threads may use it."""
 
     def __init__(self, graph: "Graph") -> None:
         self._graph = graph
         self.held: list[str] = []
+        self.unpacked: set[str] = set()
 
     def find(self, diff_id: str, parent: str | None) -> Layer | None:
         """A layer that is here already; it stays for as long as the lease."""
@@ -83,6 +94,14 @@ class Lease:
         is wrong.  Raises InvalidParameter where the bytes are not what was said; nothing of the layer is left then.
         """
         return self._graph._register(self, source, parent, diff_id, check)
+
+    def unpack(self, source: BinaryIO, diff_id: str | None = None, check: Callable[[], None] | None = None) -> Unpacked:
+        """Unpack a blob whose parent may not be there yet; only where the driver ``stacks``. Raises as ``register``."""
+        return self._graph._unpack(self, source, None, diff_id, check)
+
+    def stack(self, unpacked: Unpacked, parent: str | None) -> Layer:
+        """Make it a layer on top of one that the lease holds. What never becomes one goes at the end of the lease."""
+        return self._graph._stack(self, unpacked, parent)
 
 
 class Graph:
@@ -118,6 +137,9 @@ class Graph:
                 with self._lock:
                     self._leased.subtract(lease.held)
                     self._leased += Counter()
+                for cache_id in lease.unpacked:
+                    self.discard(cache_id)
+                    self.working.discard(cache_id)
                 for chain in reversed(lease.held):
                     self.collect(chain)
 
@@ -162,32 +184,44 @@ class Graph:
         with self._alone(expected) if expected else contextlib.nullcontext():
             if expected and (layer := self._find(lease, expected)) is not None:
                 return layer
-            cache_id = secrets.token_hex(32)
-            above = None if parent is None else self.layer(parent).cache_id
-            self.working.add(cache_id)
-            try:
-                with self.db.transaction():
-                    # A name of its own until the content's is known.
-                    self.db.execute(
-                        "INSERT INTO layer (chain_id, diff_id, parent, cache_id, driver, state) "
-                        "VALUES (?, '', ?, ?, ?, 'making')",
-                        (f"sha256:making-{cache_id}", parent, cache_id, self.driver.name),
-                    )
-                self.driver.create(cache_id, above)
-                made, archive, applied = self._unpack(cache_id, source)
-                if check is not None:
-                    check()
-                if diff_id is not None and made != diff_id:
-                    raise InvalidParameter(f"invalid diffID for layer: expected {diff_id!r}, got {made!r}")
-                layer = Layer(chain_id(parent, made), made, parent, cache_id, applied.size, applied.disk, archive)
-                return self._ready(lease, layer)
-            except BaseException:
-                self.discard(cache_id)
-                raise
-            finally:
-                self.working.discard(cache_id)
+            return self._stack(lease, self._unpack(lease, source, parent, diff_id, check), parent)
 
-    def _unpack(self, cache_id: str, source: BinaryIO) -> tuple[str, int, Applied]:
+    def _unpack(
+        self,
+        lease: Lease,
+        source: BinaryIO,
+        parent: str | None,
+        diff_id: str | None,
+        check: Callable[[], None] | None,
+    ) -> Unpacked:
+        """The parent counts only where the driver does not stack."""
+        cache_id = secrets.token_hex(32)
+        above = None if parent is None or self.driver.stacks else self.layer(parent).cache_id
+        self.working.add(cache_id)
+        lease.unpacked.add(cache_id)
+        with self.db.transaction():
+            # A name of its own until the content's is known.
+            self.db.execute(
+                "INSERT INTO layer (chain_id, diff_id, cache_id, driver, state) VALUES (?, '', ?, ?, 'making')",
+                (f"sha256:making-{cache_id}", cache_id, self.driver.name),
+            )
+        self.driver.create(cache_id, above)
+        made, archive, applied = self._apply(cache_id, source)
+        if check is not None:
+            check()
+        if diff_id is not None and made != diff_id:
+            raise InvalidParameter(f"invalid diffID for layer: expected {diff_id!r}, got {made!r}")
+        return Unpacked(cache_id, made, archive, applied)
+
+    def _stack(self, lease: Lease, unpacked: Unpacked, parent: str | None) -> Layer:
+        applied = unpacked.applied
+        if parent is not None and self.driver.stacks:
+            self.driver.stack(unpacked.cache_id, self.layer(parent).cache_id, applied)
+        chain = chain_id(parent, unpacked.diff_id)
+        layer = Layer(chain, unpacked.diff_id, parent, unpacked.cache_id, applied.size, applied.disk, unpacked.archive)
+        return self._ready(lease, layer)
+
+    def _apply(self, cache_id: str, source: BinaryIO) -> tuple[str, int, Applied]:
         """DiffID, bytes of the plain archive, what the driver says."""
         split = SplitWriter(self.split(cache_id))
         try:
@@ -205,15 +239,19 @@ class Graph:
             row = self.db.first("SELECT * FROM layer WHERE chain_id = ?", (layer.chain_id,))
             if row is None:
                 self.db.execute(
-                    "UPDATE layer SET chain_id = ?, diff_id = ?, size = ?, disk = ?, archive = ?, state = 'ready' "
-                    "WHERE cache_id = ?",
-                    (layer.chain_id, layer.diff_id, layer.size, layer.disk, layer.archive, layer.cache_id),
+                    "UPDATE layer SET chain_id = ?, diff_id = ?, parent = ?, size = ?, disk = ?, archive = ?, "
+                    "state = 'ready' WHERE cache_id = ?",
+                    (
+                        *(layer.chain_id, layer.diff_id, layer.parent),
+                        *(layer.size, layer.disk, layer.archive, layer.cache_id),
+                    ),
                 )
             self._hold(lease, layer.chain_id)
-        if row is None:
-            return layer
-        self.discard(layer.cache_id)
-        return _layer(row)
+        if row is not None:
+            return _layer(row)
+        lease.unpacked.discard(layer.cache_id)
+        self.working.discard(layer.cache_id)
+        return layer
 
     def split(self, cache_id: str) -> str:
         """Where it says what a layer's archive was."""

@@ -9,8 +9,9 @@ import pytest
 
 from tests.harness.api import UnixConnection
 from tests.harness.engines import Engine, Pierd
-from tests.harness.images import DOCKER_MANIFEST, busybox_rootfs, tar
-from tests.harness.registry import Registry, stalling_registry
+from tests.harness.images import DOCKER_MANIFEST, busybox_rootfs, digest, tar
+from tests.harness.processes import wait_until
+from tests.harness.registry import Answers, Registry, serving_registry, stalling_registry
 from tests.harness.registry import registry as started_registry
 
 LAYERS = (busybox_rootfs(), tar({"etc/pulled": "over the wire\n"}))
@@ -66,7 +67,41 @@ def test_two_pulls_of_one_layer_fetch_it_once(pierd: Pierd) -> None:
         f"Status: Downloaded newer image for {registry.image}",
         f"Status: Image is up to date for {registry.image}",
     ]
-    assert len([path for path in registry.asked if path.endswith(registry.last)]) == 1
+    assert sorted(
+        path.rpartition("/")[2] for path in registry.asked if path.endswith(tuple(registry.layers))
+    ) == sorted(registry.layers)
+
+
+def layers_on_disk(pierd: Pierd) -> set[str]:
+    """Every file of every layer, and every other trace of one."""
+    folders = ("overlay2", "split", "tmp")
+    return {str(path.relative_to(pierd.data_root)) for name in folders for path in (pierd.data_root / name).rglob("*")}
+
+
+def test_a_layer_is_unpacked_while_the_one_below_it_still_comes(pierd: Pierd) -> None:
+    images = [tar({"below/a": "1"}), tar({"below/b": "2"}), tar({"below/c": "3"})]
+    with stalling_registry(pierd.host, images, stalls=0) as registry, ThreadPoolExecutor() as pool:
+        name, tag = registry.image.rsplit(":", 1)
+        pulling = pool.submit(pierd.api.ok, "POST", "/images/create", fromImage=name, tag=tag)
+        wait_until(
+            lambda: {"b", "c"} <= {path.rpartition("/")[2] for path in layers_on_disk(pierd)}, "the layers above"
+        )
+        assert not pulling.done() and pierd.api.send("GET", f"/images/{registry.image}/json").status == 404
+        registry.go.set()
+        pulling.result()
+    assert pierd.api.get(f"/images/{registry.image}/json")["RootFS"]["Layers"] == [digest(one) for one in images]
+
+
+@pytest.mark.parametrize("wrong", [0, 1, 2])
+def test_a_pull_that_fails_in_one_layer_leaves_nothing_of_the_others(pierd: Pierd, wrong: int) -> None:
+    answers = Answers()
+    blobs = answers.image("app", [tar({name: name * 3_000_000}) for name in "abc"])
+    answers.bodies[f"/v2/app/blobs/{digest(blobs[1 + wrong])}"] = blobs[1 + wrong][:-1] + b"x"
+    before = layers_on_disk(pierd)
+    with serving_registry(pierd.host, answers) as address:
+        answer = pierd.api.send("POST", "/images/create", fromImage=f"{address}/app", tag="1")
+        assert "error" in answer.records[-1]
+    assert layers_on_disk(pierd) == before
 
 
 def test_a_mirror_is_asked_first_and_a_dead_one_costs_nothing_but_the_attempt(

@@ -8,10 +8,11 @@ import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
-from pierhead.driver.graphdriver.api import Change, GraphDriver
+from pierhead.driver.graphdriver.api import Applied, Change, GraphDriver, Record
 from pierhead.driver.graphdriver.btrfs import BtrfsDriver
 from pierhead.driver.graphdriver.overlay import OverlayDriver
 from pierhead.driver.graphdriver.tar import BadArchive
@@ -37,7 +38,26 @@ from tests.harness.processes import run
 MODIFIED, ADDED, DELETED = 0, 1, 2
 
 
-DRIVERS = {"overlay2": OverlayDriver, "vfs": VfsDriver, "btrfs": BtrfsDriver}
+class Stacked(OverlayDriver):
+    """Layers get their parents when they have been unpacked, as those of an image do that come at the same time."""
+
+    def __init__(self, data_root: str) -> None:
+        super().__init__(data_root)
+        self._later: dict[str, str] = {}
+
+    def create(self, id: str, parent: str | None, *, writable: bool = False, limit: int = 0) -> None:
+        super().create(id, parent if writable else None, writable=writable, limit=limit)
+        if parent is not None and not writable:
+            self._later[id] = parent
+
+    def apply(self, id: str, tar: BinaryIO, record: Record | None = None) -> Applied:
+        applied = super().apply(id, tar, record)
+        if (parent := self._later.pop(id, None)) is not None:
+            self.stack(id, parent, applied)
+        return applied
+
+
+DRIVERS = {"overlay2": OverlayDriver, "stacked": Stacked, "vfs": VfsDriver, "btrfs": BtrfsDriver}
 
 
 @pytest.fixture(scope="module")

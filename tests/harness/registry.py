@@ -143,16 +143,17 @@ def registry(
 
 
 class StallingRegistry:
-    """A registry of one image, ``image``, that stops in the middle of its last layer until it is told to ``go``."""
+    """A registry of one image, ``image``, that stops in the middle of one of its layers until it is told to ``go``."""
 
-    def __init__(self, server: ThreadingHTTPServer, layers: Sequence[bytes]) -> None:
+    def __init__(self, server: ThreadingHTTPServer, layers: Sequence[bytes], stalls: int) -> None:
         self.image = f"127.0.0.1:{server.server_port}/stalls:here"
         self.asked: list[str] = []
         self.stalled = threading.Event()
         self.go = threading.Event()
         config = config_of(layers)
         blobs = [compressed(layer) for layer in layers]
-        self.last = digest(blobs[-1])
+        self.layers = [digest(blob) for blob in blobs]
+        self.slow = self.layers[stalls]
         manifest = oci_manifest(config, blobs, docker=True)
         self.answers = {f"/v2/stalls/blobs/{digest(blob)}": blob for blob in (config, *blobs)}
         self.answers |= {f"/v2/stalls/manifests/{name}": manifest for name in ("here", digest(manifest))}
@@ -173,7 +174,7 @@ class StallingRegistry:
             return
         self.asked.append(request.path)
         with suppress(ConnectionError):  # given up
-            if request.path.endswith(self.last):
+            if request.path.endswith(self.slow):
                 request.wfile.write(body[: len(body) // 2])
                 self.stalled.set()
                 self.go.wait(60)
@@ -182,8 +183,10 @@ class StallingRegistry:
 
 
 @contextmanager
-def stalling_registry(host: Namespace, layers: Sequence[bytes], port: int = PORT) -> Iterator[StallingRegistry]:
-    """One at 127.0.0.1:5000 of a machine."""
+def stalling_registry(
+    host: Namespace, layers: Sequence[bytes], port: int = PORT, stalls: int = -1
+) -> Iterator[StallingRegistry]:
+    """One at 127.0.0.1:5000 of a machine. stalls: the layer that it stops in."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -196,7 +199,7 @@ def stalling_registry(host: Namespace, layers: Sequence[bytes], port: int = PORT
 
     server = host.call(lambda: ThreadingHTTPServer(("127.0.0.1", port), Handler))
     server.daemon_threads = True
-    made = StallingRegistry(server, layers)
+    made = StallingRegistry(server, layers, stalls)
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
     try:

@@ -1,12 +1,13 @@
 """The pull job: registry → graph, with the messages that Docker's clients show.
 
-Layers are unpacked in order. The first is unpacked while it is downloaded; those after it are downloaded at the same
-time, into files without a name.
+Several layers come at a time, each unpacked and digested while it is downloaded, and take their places in the chain one
+after the other.  Where the graph driver needs a layer's parent first (vfs) they wait in files without a name.
 """
 
 import tempfile
+import threading
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import IO, TYPE_CHECKING, BinaryIO, cast
 
@@ -17,7 +18,7 @@ from pierhead.daemon.jobs.progress import bar, retrying
 from pierhead.daemon.jobs.registries import credentials, hosts
 from pierhead.errors import InvalidParameter, NotFound
 from pierhead.graph.blobs import Blob
-from pierhead.graph.graph import Graph, Lease
+from pierhead.graph.graph import Graph, Lease, Unpacked
 from pierhead.graph.image import ConfigFile, chain_ids, parse_config
 from pierhead.graph.importing import host_architecture
 from pierhead.manifest import Descriptor, Platform
@@ -86,8 +87,11 @@ class _Pull:
         self._put = out.put
         self._verified: set[str] = set()
         """Blobs whose bytes had their digest and unpacked to their DiffID."""
-        self._claimed: list[str] = []
+        self._claimed: set[str] = set()
         """Layers that others wait for."""
+        self._failing = threading.Lock()
+        self._failed: BaseException | None = None
+        """What went wrong first: the rest is only its consequence."""
 
     def run(self, platform: Platform, *, exact: bool) -> None:
         """Everything, to the last message. Raises NotFound, InvalidParameter, RegistryError, OSError."""
@@ -142,26 +146,37 @@ class _Pull:
         ]
         for one in wanted:
             self._status(one.blob, "Pulling fs layer")
-        # The layer that is next is unpacked while it comes; those after it wait in files.
-        ahead = wanted[1:] if self._downloads > 1 else []
-        with ThreadPoolExecutor(max(1, self._downloads - 1), "layer download") as pool:
-            spools: list[Future[IO[bytes] | None]] = []
+        with ThreadPoolExecutor(self._downloads, "layer download") as pool:
+            coming = [pool.submit(self._fetch, lease, one) for one in wanted]
             try:
-                for one in ahead:
-                    spools.append(pool.submit(self._spool, lease, one))
-                for index, one in enumerate(wanted):
-                    parent = self._unpack(lease, one, parent, spools[index - 1] if index and ahead else None)
+                for one, arrived in zip(wanted, coming, strict=True):
+                    self._settle(lease, one, parent, arrived.result())
+                    parent = one.chain
             except BaseException:
                 self._registry.cancel()
+                if self._failed is not None:
+                    raise self._failed from None
                 raise
             finally:
-                for left in spools:
-                    left.cancel()
-                    if not left.cancelled() and left.exception() is None and (file := left.result()) is not None:
-                        file.close()
-                for chain in self._claimed:
-                    self._graph.claims.release(chain)
-                self._claimed.clear()
+                for left in coming:
+                    if not left.cancel() and left.exception() is None:
+                        file = left.result()
+                        if file is not None and not isinstance(file, Unpacked):
+                            file.close()
+                for chain in tuple(self._claimed):
+                    self._release(chain)
+
+    def _fetch(self, lease: Lease, one: "_Wanted") -> "Unpacked | IO[bytes] | None":
+        """In a thread of its own: the layer's files, or its blob in a file; None where another pull has got it."""
+        try:
+            if not self._claim(lease, one):
+                return None
+            return self._come(lease, one) if self._graph.driver.stacks else self._download(one.blob)
+        except BaseException as error:
+            with self._failing:
+                self._failed = self._failed or error
+            self._registry.cancel()
+            raise
 
     def _claim(self, lease: Lease, one: "_Wanted") -> bool:
         """Whether this pull is to fetch a layer; else another one has done so. Raises RegistryError when cancelled."""
@@ -169,42 +184,41 @@ class _Pull:
             self._status(one.blob, "Waiting")
             while not other.wait(PATIENCE):
                 self._registry.check_cancelled()
-            if lease.find_chain(one.chain) is not None:
-                return False
-        self._claimed.append(one.chain)
-        return True
+        self._claimed.add(one.chain)
+        if lease.find_chain(one.chain) is None:
+            return True
+        self._release(one.chain)
+        return False
 
-    def _unpack(
-        self, lease: Lease, one: "_Wanted", parent: str | None, spool: "Future[IO[bytes] | None] | None"
-    ) -> str:
-        blob = one.blob
-        read = 0
-        if spool is not None:
-            file = spool.result()
-            if file is not None:
-                with file:
-                    file.seek(0)
-                    reading = _Counting(file, self._bar(blob, "Extracting"))
-                    lease.register(cast("BinaryIO", reading), parent, one.diff_id)
-                    read = reading.count
-        elif self._claim(lease, one):
-            source = self._registry.blob(blob, self._bar(blob, "Downloading"), self._retrying(blob))
-            try:
-                lease.register(cast("BinaryIO", source), parent, one.diff_id, source.check)
-                read = source.count
-            finally:
-                source.close()
-            self._status(blob, "Download complete")
-        if read:  # else another pull was quicker
-            self._verified.add(blob.digest)
+    def _release(self, chain: str) -> None:
+        self._claimed.discard(chain)
+        self._graph.claims.release(chain)
+
+    def _come(self, lease: Lease, one: "_Wanted") -> Unpacked:
+        """One pass: downloaded, digested, decompressed, unpacked."""
+        source = self._registry.blob(one.blob, self._bar(one.blob, "Downloading"), self._retrying(one.blob))
+        try:
+            unpacked = lease.unpack(cast("BinaryIO", source), one.diff_id, source.check)
+        finally:
+            source.close()
+        self._status(one.blob, "Download complete")
+        return unpacked
+
+    def _settle(self, lease: Lease, one: "_Wanted", parent: str | None, arrived: "Unpacked | IO[bytes] | None") -> None:
+        """The layer is one from here on; its parent is."""
+        if isinstance(arrived, Unpacked):
+            lease.stack(arrived, parent)
+            self._verified.add(one.blob.digest)
+        elif arrived is not None:
+            with arrived:
+                arrived.seek(0)
+                reading = _Counting(arrived, self._bar(one.blob, "Extracting"))
+                lease.register(cast("BinaryIO", reading), parent, one.diff_id)
+            if reading.count:  # else it has come from elsewhere meanwhile
+                self._verified.add(one.blob.digest)
         if one.chain in self._claimed:
-            self._claimed.remove(one.chain)
-            self._graph.claims.release(one.chain)
-        self._status(blob, "Pull complete")
-        return one.chain
-
-    def _spool(self, lease: Lease, one: "_Wanted") -> IO[bytes] | None:
-        return self._download(one.blob) if self._claim(lease, one) else None
+            self._release(one.chain)
+        self._status(one.blob, "Pull complete")
 
     def _download(self, blob: Descriptor) -> IO[bytes]:
         """A blob in a file without a name, verified."""

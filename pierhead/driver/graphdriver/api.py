@@ -18,11 +18,17 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What ``apply`` did: bytes of regular file content, bytes on disk (st_blocks × 512), number of entries."""
+    """What ``apply`` did: bytes of regular file content, bytes on disk (st_blocks × 512), number of entries.
+
+    inherits: directories that the archive uses and says nothing of (b"": the root), which are as the parent has them.
+    opaque: nothing of what is below it shows through the layer.
+    """
 
     size: int
     disk: int
     entries: int
+    inherits: tuple[bytes, ...] = ()
+    opaque: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +54,8 @@ class GraphDriver(Protocol):
     """Layers are named by cache ids (random hex, chosen by the caller and committed to GraphDB beforehand)."""
 
     name: str
+    stacks: bool
+    """Whether a layer can be unpacked before its parent: ``create`` without one, ``apply``, in the end ``stack``."""
 
     def probe(self) -> None:
         """Raise OSError that says what is missing and what would fix it, where this driver cannot work."""
@@ -64,6 +72,13 @@ class GraphDriver(Protocol):
 
         Never touches anything outside the layer, whatever the archive holds; raises InvalidParameter for an archive
         that tries, leaving the layer to be removed by the caller.
+        """
+
+    def stack(self, id: str, parent: str, applied: Applied) -> None:
+        """Put a layer that was made without a parent, and unpacked, on top of one: the same as if it had been given to
+        ``create``. Called once, before anything is made of the layer; only where ``stacks``.
+
+        Raises InvalidParameter where there are too many layers.
         """
 
     def remove(self, id: str) -> int:

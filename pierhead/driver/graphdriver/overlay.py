@@ -28,7 +28,7 @@ from pierhead.driver.graphdriver.notes import check_note, check_parent, lost, re
 from pierhead.driver.graphdriver.pack import END, Packer
 from pierhead.driver.graphdriver.projects import confine
 from pierhead.driver.graphdriver.remove import remove_tree
-from pierhead.driver.graphdriver.tree import copy_attributes, measure, walk
+from pierhead.driver.graphdriver.tree import copy_attributes, inherit, measure, walk
 from pierhead.driver.graphdriver.whiteout import OPAQUE, PREFIX, OverlayExtractor, is_opaque, is_whiteout
 from pierhead.errors import InvalidParameter
 from pierhead.linux.mount import OverlayRoot
@@ -50,6 +50,7 @@ class OverlayDriver:
     """``GraphDriver`` on overlayfs."""
 
     name = "overlay2"
+    stacks = True
 
     def __init__(self, data_root: str) -> None:
         self._home = os.path.join(data_root, "overlay2")
@@ -108,9 +109,7 @@ class OverlayDriver:
         """Make the layer's directory and its short name."""
         if not os.path.isdir(os.path.join(self._home, "empty")):
             self._prepare()
-        lower = "" if parent is None else self._chain_through(parent)
-        if lower.count(":") >= MAX_LOWER:
-            raise InvalidParameter("max depth exceeded")
+        lower = "" if parent is None else self._lower_on(parent)
         os.mkdir(self._dir(id), 0o710)
         os.mkdir(self._dir(id, "diff"), 0o755)
         if parent is not None:
@@ -153,6 +152,13 @@ class OverlayDriver:
             os.close(from_fd)
             os.close(to_fd)
 
+    def _lower_on(self, parent: str) -> str:
+        """What is below a layer on top of this one. Raises InvalidParameter where that is too much."""
+        lower = self._chain_through(parent)
+        if lower.count(":") >= MAX_LOWER:
+            raise InvalidParameter("max depth exceeded")
+        return lower
+
     def _chain_through(self, id: str) -> str:
         """A layer's short name and all below it."""
         lower = self._read(id, "lower")
@@ -170,13 +176,39 @@ class OverlayDriver:
         parent = self.parent(id)
         fd = self.open_layer(id)
         try:
-            extractor = OverlayExtractor(fd, (lambda: self.open_root(parent)) if parent else None, record=record)
-            applied = extractor.run(tar)
-            if extractor.root_opaque:
-                # overlayfs does not ask the roots of its layers whether they are opaque: cut the chain here.
-                os.unlink(self._dir(id, "lower"))
-                self._write(id, "lower", "")
-            return applied
+            applied = OverlayExtractor(fd, record=record).run(tar)
+        finally:
+            os.close(fd)
+        if applied.opaque:
+            # overlayfs does not ask the roots of its layers whether they are opaque: cut the chain here.
+            write_note(self._dir(id, "lower"), "")
+        if parent is not None:
+            self._inherit(id, parent, applied)
+        return applied
+
+    def stack(self, id: str, parent: str, applied: Applied) -> None:
+        """Nothing of the unpacked files depends on the parent but the attributes of what the archive does not have."""
+        lower = self._lower_on(parent)
+        self._write(id, "parent", parent)
+        if not applied.opaque:
+            write_note(self._dir(id, "lower"), lower)
+        self._inherit(id, parent, applied)
+
+    def _inherit(self, id: str, parent: str, applied: Applied) -> None:
+        """Directories that the archive does not have hide those of the layers below: they get their attributes."""
+        wanted = [path for path in applied.inherits if path]
+        if len(wanted) < len(applied.inherits):
+            self._like(self._dir(parent, "diff"), self._dir(id, "diff"))
+        if not wanted:
+            return
+        fd = self.open_layer(id)
+        try:
+            below = self.open_root(parent)
+            try:
+                for path in wanted:
+                    inherit(below, fd, path)
+            finally:
+                os.close(below)
         finally:
             os.close(fd)
 

@@ -7,6 +7,7 @@ import stat
 from collections.abc import Callable, Iterator
 
 from pierhead.linux.idmap import IdMaps
+from pierhead.linux.openat import open_in_root
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _PIECE = 16 << 20
@@ -75,6 +76,38 @@ def copy_attributes(source: int | bytes, target: int | bytes) -> None:
         except OSError as error:
             if error.errno not in (errno.ENOTSUP, errno.EPERM, errno.ENODATA):
                 raise
+
+
+def _directory_at(root: int, path: bytes, *, links: bool) -> int | None:
+    try:
+        return open_in_root(root, os.fsdecode(path), _DIRECTORY, links=links)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        return None
+
+
+def inherit(source: int, target: int, path: bytes) -> None:
+    """Make a directory of one tree what the other tree's of that name is, if both have it."""
+    to_fd = _directory_at(target, path, links=True)
+    if to_fd is None:
+        return  # replaced by a later entry of the archive
+    try:
+        from_fd = _directory_at(source, path, links=False)
+        if from_fd is None:
+            return
+        try:
+            found = os.fstat(from_fd)
+            os.fchown(to_fd, found.st_uid, found.st_gid)
+            os.fchmod(to_fd, stat.S_IMODE(found.st_mode))
+            copy_attributes(from_fd, to_fd)
+            os.utime(to_fd, ns=(found.st_atime_ns, found.st_mtime_ns))
+        finally:
+            os.close(from_fd)
+    finally:
+        os.close(to_fd)
 
 
 def copy_tree(source: int, target: int, maps: IdMaps | None = None) -> None:

@@ -29,6 +29,8 @@ class VfsDriver:
     """``GraphDriver`` on plain directories."""
 
     name = "vfs"
+    stacks = False
+    """A layer begins as a copy of its parent."""
 
     def __init__(self, data_root: str) -> None:
         self._home = os.path.join(data_root, self.name)
@@ -76,6 +78,10 @@ class VfsDriver:
             return CopyExtractor(fd, record=record).run(tar)
         finally:
             os.close(fd)
+
+    def stack(self, id: str, parent: str, applied: Applied) -> None:
+        """Not possible."""
+        raise NotImplementedError
 
     def remove(self, id: str) -> int:
         """Delete the copy."""

@@ -11,15 +11,13 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Callable
 from typing import BinaryIO
 
 from pierhead.driver.graphdriver.api import Applied, Record
 from pierhead.driver.graphdriver.extract import Extractor
 from pierhead.driver.graphdriver.remove import remove_at
 from pierhead.driver.graphdriver.tar import CHARACTER, DIRECTORY, BadArchive, Budget, Entry
-from pierhead.driver.graphdriver.tree import copy_attributes, open_directory
-from pierhead.linux.openat import open_in_root
+from pierhead.driver.graphdriver.tree import open_directory
 
 PREFIX = b".wh."
 META = b".wh..wh."
@@ -76,31 +74,18 @@ class LayerExtractor(Extractor):
 class OverlayExtractor(LayerExtractor):
     """Into a layer's own directory, which the kernel will put on top of the parent's.
 
-    ``parent`` opens the parent's whole tree; it is asked at most once, and only for directories that the archive uses
-    and does not have.
+    The parent is not asked: what a directory has to inherit from it is told in the end (``Applied.inherits``).
     """
 
-    def __init__(
-        self,
-        root: int,
-        parent: Callable[[], int] | None,
-        *,
-        budget: Budget | None = None,
-        record: Record | None = None,
-    ) -> None:
+    def __init__(self, root: int, *, budget: Budget | None = None, record: Record | None = None) -> None:
         super().__init__(root, budget=budget, record=record)
-        self._open_parent = parent
-        self._below: int | None = None
-        self.root_opaque = False
+        self._inherits = {b"": None}  # in the order of the archive
+        self._root_opaque = False
 
     def run(self, stream: BinaryIO) -> Applied:
         """As the base's."""
-        try:
-            return super().run(stream)
-        finally:
-            if self._below is not None:
-                os.close(self._below)
-                self._below = None
+        applied = super().run(stream)
+        return Applied(applied.size, applied.disk, applied.entries, tuple(self._inherits), self._root_opaque)
 
     def _mark(self, above: int, base: bytes) -> None:
         fd = open_directory(above, base)
@@ -112,7 +97,7 @@ class OverlayExtractor(LayerExtractor):
     def _opaque(self, path: bytes) -> None:
         self._mark(self._directory(path), b".")
         if not path:
-            self.root_opaque = True
+            self._root_opaque = True
 
     def _hide(self, parent: bytes, base: bytes, path: bytes) -> None:
         above = self._directory(parent)
@@ -136,28 +121,13 @@ class OverlayExtractor(LayerExtractor):
             super()._clear(above, base, path, directory=directory)
 
     def _implied(self, fd: int, path: bytes) -> None:
-        """As the directory is in the layers below, which it would hide the attributes of."""
+        """It will be as in the layers below, which it would hide the attributes of."""
         super()._implied(fd, path)
-        if self._open_parent is None:
-            return
-        if self._below is None:
-            self._below = self._open_parent()
-        try:
-            below = open_in_root(self._below, os.fsdecode(path), os.O_RDONLY | os.O_DIRECTORY, links=False)
-        except (FileNotFoundError, NotADirectoryError):
-            return
-        except OSError as error:
-            if error.errno != errno.ELOOP:
-                raise
-            return
-        try:
-            found = os.fstat(below)
-            os.fchown(fd, found.st_uid, found.st_gid)
-            os.fchmod(fd, stat.S_IMODE(found.st_mode))
-            copy_attributes(below, fd)
-            self._times.setdefault(path, found.st_mtime_ns)
-        finally:
-            os.close(below)
+        self._inherits[path] = None
+
+    def _directory_metadata(self, fd: int, entry: Entry) -> None:
+        super()._directory_metadata(fd, entry)
+        self._inherits.pop(entry.name, None)
 
 
 class CopyExtractor(LayerExtractor):
