@@ -12,15 +12,19 @@ from pierhead.client.units import ago, human_size, parse_time, truncated
 
 
 def df(session: Session, options: Options) -> int:
-    """How much disk images, containers and volumes take."""
-    found = session.api.get("/system/df")
+    """How much disk images, containers and volumes take, as Docker counts; then every byte of the disk by its owner."""
+    found = session.api.get("/system/df", {"fresh": options.on("fresh")})
     format = options.text("format")
     if options.on("verbose") and format in ("", "table"):
         _verbose(found)
+        _owners(found, everything=True)
         return 0
-    if not format or format == "table":
+    plain = format in ("", "table")
+    if plain:
         format = "table {{.Type}}\t{{.TotalCount}}\t{{.Active}}\t{{.Size}}\t{{.Reclaimable}}"
     show(format, COLUMNS, [_images(found), _containers(found), _volumes(found), _cache(found)])
+    if plain:
+        _owners(found, everything=False)
     return 0
 
 
@@ -75,6 +79,63 @@ def _cache(found: Any) -> dict[str, Any]:
     size = sum(entry["Size"] for entry in entries)
     used = sum(entry["Size"] for entry in entries if entry.get("InUse") or entry.get("Shared"))
     return _row("Build Cache", len(entries), sum(bool(entry.get("InUse")) for entry in entries), size, size - used)
+
+
+def _owners(found: Any, everything: bool) -> None:
+    """What Docker does not say: every byte on the disk by its owner, their sum, and what has none.
+
+    everything: also owners of nothing, the parts of each image, container and volume, and what is unaccounted.
+    """
+    disk = found.get("Pierhead")
+    if disk is None:
+        return  # it is dockerd
+    layers, containers = disk["Layers"], disk["Containers"]
+    rows = [
+        ("Layers of several images", layers["Shared"]),
+        ("Layers of one image", layers["Unique"]),
+        ("Layers kept for containers", layers["Kept"]),
+        ("Written by containers", containers["Writable"]),
+        ("Logs of containers", containers["Logs"]),
+        ("Files of containers", containers["Files"]),
+        ("Volumes", disk["Volumes"]),
+        ("Compressed layers", disk["Blobs"]),
+        ("Database", disk["Database"]),
+        ("Engine", disk["Engine"]),
+        ("Work under way", disk["Scratch"]),
+        ("Elsewhere", disk["Elsewhere"]),
+    ]
+    lines = ["OWNER\tSIZE\tBYTES ON DISK"]
+    lines += [f"{owner}\t{human_size(size)}\t{size}" for owner, size in rows if size or everything]
+    lines.append(f"Unaccounted\t{human_size(disk['Unaccounted'])}\t{disk['Unaccounted']}")
+    lines.append(f"Total\t{human_size(disk['Total'])}\t{disk['Total']}")
+    out = f"\nOn the disk, in {disk['Root']}:\n\n" + align("".join(line + "\n" for line in lines))
+    if everything:
+        out += _parts(found)
+    if disk["Strays"]:
+        lines = ["BELONGS TO NOTHING\tSIZE", *(f"{one['Path']}\t{human_size(one['Size'])}" for one in disk["Strays"])]
+        out += "\n" + align("".join(line + "\n" for line in lines))
+    free = f"{human_size(disk['Free'])} of {human_size(disk['Capacity'])}"
+    sys.stdout.write(f"{out}\nFree on this file system: {free}\n")
+
+
+def _parts(found: Any) -> str:
+    """Of each image, container and volume, what it takes on the disk."""
+    lines = ["IMAGE\tON DISK\tSHARED\tUNIQUE"]
+    for image in found.get("Images") or ():
+        name = (image.get("RepoTags") or [truncated(image["Id"])])[0]
+        size, shared = image.get("Disk") or 0, image.get("DiskShared") or 0
+        lines.append(f"{name}\t{human_size(size)}\t{human_size(shared)}\t{human_size(size - shared)}")
+    out = "\n" + align("".join(line + "\n" for line in lines))
+    lines = ["CONTAINER\tWRITTEN\tLOGS\tFILES"]
+    for entry in found.get("Containers") or ():
+        sizes = [human_size(entry.get(key) or 0) for key in ("DiskRw", "DiskLogs", "DiskFiles")]
+        lines.append("\t".join([entry["Names"][0].removeprefix("/"), *sizes]))
+    out += "\n" + align("".join(line + "\n" for line in lines))
+    lines = ["VOLUME\tON DISK"]
+    for volume in found.get("Volumes") or ():
+        size = (volume.get("UsageData") or {}).get("Disk") or 0
+        lines.append(f"{volume['Name']}\t{human_size(size)}")
+    return out + "\n" + align("".join(line + "\n" for line in lines))
 
 
 def _verbose(found: Any) -> None:

@@ -13,11 +13,12 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import BinaryIO, cast
 
 from pierhead.driver.graphdriver.api import Applied, GraphDriver
+from pierhead.driver.graphdriver.usage import blocks
 from pierhead.errors import Conflict, InvalidParameter, NoSuchImage
 from pierhead.graph.blobs import Blobs
 from pierhead.graph.claims import Claims, Releases
@@ -30,7 +31,7 @@ from pierhead.graph.tagstore import TagStore
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One layer. size: bytes of file content; disk: bytes on the disk; archive: of its uncompressed archive."""
+    """One layer. size: bytes of file content; disk: all that its removal gives back; archive: of its plain archive."""
 
     chain_id: str
     diff_id: str
@@ -235,6 +236,7 @@ class Graph:
 
     def _ready(self, lease: Lease, layer: Layer) -> Layer:
         """The layer exists from here on; where the same was made meanwhile, that one is taken."""
+        layer = replace(layer, disk=self.on_disk(layer.cache_id))
         with self._lock, self.db.transaction():
             row = self.db.first("SELECT * FROM layer WHERE chain_id = ?", (layer.chain_id,))
             if row is None:
@@ -257,9 +259,13 @@ class Graph:
         """Where it says what a layer's archive was."""
         return os.path.join(self.splits, cache_id)
 
+    def on_disk(self, cache_id: str) -> int:
+        """Bytes on the disk that a layer's removal gives back; walks it."""
+        return self.driver.measure(cache_id).disk + blocks(self.split(cache_id))
+
     def discard(self, cache_id: str) -> int:
         """Delete a layer that nothing refers to, its row last."""
-        freed = self.driver.remove(cache_id)
+        freed = self.driver.remove(cache_id) + blocks(self.split(cache_id))
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.split(cache_id))
         with self.db.transaction():
@@ -396,16 +402,6 @@ class Graph:
             freed = self.driver.remove(cache_id)
             row = self.db.first("SELECT chain_id FROM layer WHERE cache_id = ? AND state = 'ready'", (parent,))
             return freed if row is None else freed + self.collect(row["chain_id"])[1]
-
-    def shared_sizes(self) -> dict[str, int]:
-        """For each image, the bytes of its layers that other images have too."""
-        chains = {image.id: self.chain(image) for image in self.images()}
-        users = Counter(layer.chain_id for chain in chains.values() for layer in chain)
-        return {id: sum(layer.size for layer in chain if users[layer.chain_id] > 1) for id, chain in chains.items()}
-
-    def layers_size(self) -> int:
-        """Bytes of content of all layers."""
-        return int(self.db.one("SELECT coalesce(sum(size), 0) AS total FROM layer WHERE state = 'ready'")["total"])
 
     def unneeded(self) -> list[str]:
         """Chain ids of layers that nothing needs; none while some are just being let go of."""

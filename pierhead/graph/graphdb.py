@@ -25,7 +25,7 @@ IntegrityError = sqlite3.IntegrityError
 Row = sqlite3.Row
 Parameters = Sequence[Any] | Mapping[str, Any]
 
-SCHEMA_VERSION = 8
+SCHEMA_VERSION = 9
 WAL_SIZE = 4 * 1024 * 1024 + 64 * 1024
 """SQLite folds the log into the database at 1,000 pages and then begins at the front again."""
 
@@ -98,7 +98,7 @@ CREATE TABLE layer (
     cache_id TEXT NOT NULL UNIQUE,
     driver   TEXT NOT NULL,
     size     INTEGER NOT NULL DEFAULT 0,
-    disk     INTEGER NOT NULL DEFAULT 0,
+    disk     INTEGER NOT NULL DEFAULT 0,        -- of all that is there because of it; -1: not measured yet
     archive  INTEGER NOT NULL DEFAULT 0,        -- bytes of the uncompressed archive
     state    TEXT NOT NULL CHECK (state IN ('making', 'ready', 'removing'))
 ) WITHOUT ROWID;
@@ -268,6 +268,8 @@ MIGRATIONS = (
     "ALTER TABLE container ADD COLUMN reason TEXT NOT NULL DEFAULT '';",
     # 7 → 8
     _BLOBS,
+    # 8 → 9: until now directories were left out
+    "UPDATE layer SET disk = -1;",
 )
 """What makes of a file of version N one of version N + 1, by N - 1. New columns are the last of their table."""
 

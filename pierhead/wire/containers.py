@@ -373,7 +373,7 @@ class NetworkSettings(Message):
 
 
 class ContainerInspectResponse(Message):
-    """Everything about a container."""
+    """Everything about a container. disk_…: as in ContainerSummary."""
 
     id: str = always("")
     created: str = always(ZERO)
@@ -397,6 +397,9 @@ class ContainerInspectResponse(Message):
     graph_driver: DriverData = always_new(DriverData)
     size_rw: int | None = field(default=None, name="SizeRw")
     size_root_fs: int | None = None
+    disk_rw: int | None = field(default=None, name="DiskRw")
+    disk_logs: int | None = None
+    disk_files: int | None = None
     mounts: list[MountPoint] = always_list()
     config: ContainerConfig = always_new(ContainerConfig)
     network_settings: NetworkSettings = always_new(NetworkSettings)
@@ -426,7 +429,11 @@ class SummaryNetworkSettings(Message):
 
 
 class ContainerSummary(Message):
-    """A container in a list; created in seconds."""
+    """A container in a list; created in seconds.
+
+    disk_rw, disk_logs, disk_files: bytes on the disk of what it has written, its logs and its own few files, where
+    sizes were asked for; not Docker's.
+    """
 
     id: str = always("")
     names: list[str] = always_list()
@@ -437,6 +444,9 @@ class ContainerSummary(Message):
     ports: list[Port] = always_list()
     size_rw: int = field(default=0, name="SizeRw")
     size_root_fs: int = 0
+    disk_rw: int | None = field(default=None, name="DiskRw")
+    disk_logs: int | None = None
+    disk_files: int | None = None
     labels: dict[str, str] = always_map()
     state: str = always("")
     status: str = always("")

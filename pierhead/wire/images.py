@@ -121,7 +121,11 @@ class ImageManifestSummary(Message):
 
 
 class ImageSummary(Message):
-    """An image in a list; created in seconds; -1: not computed."""
+    """An image in a list; created in seconds; -1: not computed.
+
+    disk: bytes on the disk of its layers, disk_shared: of those that other images have too; in ``system df``, and not
+    Docker's.
+    """
 
     containers: int = always(-1)
     created: int = always(0)
@@ -135,6 +139,8 @@ class ImageSummary(Message):
     shared_size: int = always(-1)
     size: int = always(0)
     virtual_size: int = 0
+    disk: int | None = None
+    disk_shared: int | None = None
 
 
 class HistoryItem(Message):

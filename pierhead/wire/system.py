@@ -6,6 +6,7 @@ from msgspec import field
 from pierhead.wire.codec import Message, always, always_list, always_map, always_new
 from pierhead.wire.containers import ContainerSummary
 from pierhead.wire.images import ImageSummary
+from pierhead.wire.space import DiskUsage
 from pierhead.wire.time import ZERO
 from pierhead.wire.volumes import Volume
 
@@ -182,13 +183,14 @@ class SystemInfo(Message):
 
 
 class SystemDataUsageResponse(Message):
-    """GET /system/df."""
+    """GET /system/df. pierhead: where every byte is, which Docker does not say; only where no type was asked for."""
 
     layers_size: int = always(0)
     images: list[ImageSummary] = always_list()
     containers: list[ContainerSummary] = always_list()
     volumes: list[Volume] = always_list()
     build_cache: list[dict[str, str]] | None = always_list()
+    pierhead: DiskUsage | None = None
 
 
 class EventActor(Message):

@@ -4,10 +4,11 @@ from pierhead.wire.codec import Message, always, always_list
 
 
 class UsageData(Message):
-    """Only in ``system df``: bytes and users, -1 where unknown."""
+    """Only in ``system df``: bytes and users, -1 where unknown. disk: bytes on the disk, which Docker does not say."""
 
     ref_count: int = always(-1)
     size: int = always(-1)
+    disk: int | None = None
 
 
 class Volume(Message):

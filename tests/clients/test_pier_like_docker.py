@@ -98,7 +98,6 @@ diff ended
 logs ended
 logs --tail 0 ended
 container ls
-system df
 system df --format json
 system df --format 'table {{.Type}}\t{{.Size}}'
 info --format '{{.ID}} {{.NCPU}} {{json .Plugins.Network}}'
@@ -332,6 +331,18 @@ def test_help_is_dockers_page(stage: Engine, line: str) -> None:
     flags = [{line.split("  ")[1] for line in page if line.lstrip().startswith("-")} for page in pages]
     assert flags[0] <= flags[1]
     assert pages[0][:8] == pages[1][:8]
+
+
+@pytest.mark.parametrize("verbose", [(), ("-v",)], ids=["short", "verbose"])
+def test_df_begins_with_dockers_and_goes_on_with_every_byte_by_its_owner(
+    stage: Engine, verbose: tuple[str, ...]
+) -> None:
+    ours, theirs = (comparable(run("system", "df", *verbose))[1] for run in (stage.pier, stage.docker))
+    assert ours.startswith(theirs)
+    said = {cells[0]: cells[-1] for cells in (BLANKS.split(line) for line in ours[len(theirs) :].splitlines()) if cells}
+    assert {"Layers of several images", "Written by containers", "Volumes", "Database", "Engine"} <= set(said)
+    assert said["Unaccounted"] == "0"
+    assert ("IMAGE" in said) == bool(verbose)
 
 
 def test_what_happened_is_told_alike(stage: Engine) -> None:

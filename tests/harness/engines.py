@@ -219,6 +219,12 @@ class Pierd(Engine):
         with closing(sqlite3.connect(f"file:{found}/graph.db?mode=ro", uri=True)) as db:
             return str(db.execute("SELECT value FROM meta WHERE key = 'instance'").fetchone()[0])
 
+    def edit(self, statement: str) -> None:
+        """Change the database of a daemon that does not run, as an older one might have left it."""
+        with closing(sqlite3.connect(self.data_root / "graph.db")) as db:
+            db.execute(statement)
+            db.commit()
+
     def close(self) -> None:
         """Stop everything, then look at the machine: nothing of ours may be left on it."""
         try:

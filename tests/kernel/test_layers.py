@@ -26,6 +26,7 @@ from pierhead.graph import loading, saving
 from pierhead.graph.comparison import compare
 from pierhead.graph.graph import Graph, Image
 from pierhead.graph.graphdb import GraphDB
+from pierhead.graph.holdings import holdings
 from pierhead.graph.image import chain_ids, parse_config
 from pierhead.graph.importing import import_rootfs
 from pierhead.linux.mount import OverlayRoot
@@ -139,7 +140,8 @@ def test_layers_are_shared_and_kept_for_the_other_image(store: Store) -> None:
     one = store.load(docker_archive(LAYERS[:2], ["one:1"]))[0].image
     two = store.load(docker_archive(LAYERS, ["two:1"]))[0].image
     assert len(list(store.graph.driver.list())) == 3
-    assert store.graph.shared_sizes() == {one.id: one.size, two.id: one.size}
+    held = holdings(store.graph)
+    assert {id: image.shared for id, image in held.images.items()} == {one.id: one.size, two.id: one.size}
     removed, freed = store.graph.delete_image(two.id)
     assert removed == chain_ids(two.config.diff_ids)[2:] and freed > 0
     assert store.graph.delete_image(one.id)[0] == chain_ids(one.config.diff_ids)[::-1]
@@ -404,6 +406,7 @@ sys.path[:0] = {[os.getcwd()]!r}
 from pierhead.driver.graphdriver.vfs import VfsDriver
 from pierhead.graph.graph import Graph
 from pierhead.graph.graphdb import GraphDB
+from pierhead.graph.holdings import holdings
 from pierhead.graph.importing import import_rootfs
 from tests.harness.archives import archive, file
 root = {str(tmp_path)!r}

@@ -94,6 +94,9 @@ REAL = {
     "SystemInfo": {"KernelMemory", "SystemStatus"},
     "EventMessage": {"status", "id", "from"},
     "ContainerState": {"ExitReason"},  # ours
+    "ContainerSummary": {"DiskRw", "DiskLogs", "DiskFiles"},  # ours
+    "ContainerInspectResponse": {"DiskRw", "DiskLogs", "DiskFiles"},  # ours
+    "ImageSummary": {"Disk", "DiskShared"},  # ours
     "CreateImageInfo": {"stream", "aux"},
     "AuthConfig": {"auth", "identitytoken", "registrytoken"},
 }

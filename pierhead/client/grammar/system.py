@@ -4,6 +4,7 @@ COMMANDS = {
     "df": """[OPTIONS]
 Show docker disk usage
 --format string  @table
+--fresh  Measure image layers again, too
 -v, --verbose  Show detailed information on space usage""",
     "events": """[OPTIONS]
 Get real time events from the server

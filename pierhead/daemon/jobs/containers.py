@@ -20,6 +20,7 @@ from pierhead.daemon.jobs import (
     port_updates,
     processes,
     removal,
+    space,
     specs,
 )
 from pierhead.daemon.jobs.describe import args_of, attributes, config_of, host_config_of, mounts_of
@@ -163,14 +164,16 @@ async def list(
         engine.summaries = (engine.db.changes, {})
     known = engine.summaries[1]
     checked = health.statuses(engine)
-    for container in await _selected(engine, all, limit, filters or Filters()):
+    selected = await _selected(engine, all, limit, filters or Filters())
+    used = await _used(engine, selected) if size else {}
+    for container in selected:
         summary = known.get(container.id)
         if summary is None:
             summary = known[container.id] = _summary(engine, container)
         summary.status = status(container, checked.get(container.id, ""))
         if size:
             summary = copy.copy(summary)
-            summary.size_rw, summary.size_root_fs = await _sizes(engine, container)
+            _add_sizes(engine, summary, container, used[container.id])
         result.append(summary)
     return result
 
@@ -193,9 +196,16 @@ def _summary(engine: Engine, container: Container) -> ContainerSummary:
     )
 
 
-async def _sizes(engine: Engine, container: Container) -> tuple[int, int]:
-    rw = await blocking(engine.layers.disk_usage, container.layer_id)
-    return rw, rw + images.size_of(engine, container.image_id)
+async def _used(engine: Engine, chosen: builtins.list[Container]) -> dict[str, space.ContainerUse]:
+    """What each takes, measured one after the other in one thread."""
+    return await blocking(lambda: {one.id: space.container_use(engine, one) for one in chosen})
+
+
+def _add_sizes(
+    engine: Engine, shown: ContainerSummary | ContainerInspectResponse, container: Container, use: space.ContainerUse
+) -> None:
+    shown.size_rw, shown.size_root_fs = use.content, use.content + images.size_of(engine, container.image_id)
+    shown.disk_rw, shown.disk_logs, shown.disk_files = use.writable, use.logs, use.files
 
 
 async def inspect(engine: Engine, name: str, size: bool = False) -> ContainerInspectResponse:
@@ -244,7 +254,7 @@ async def inspect(engine: Engine, name: str, size: bool = False) -> ContainerIns
         network_settings=networks.settings(engine, container),
     )
     if size:
-        answer.size_rw, answer.size_root_fs = await _sizes(engine, container)
+        _add_sizes(engine, answer, container, (await _used(engine, [container]))[container.id])
     return answer
 
 

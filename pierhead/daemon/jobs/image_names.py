@@ -105,11 +105,6 @@ def count(engine: Engine) -> int:
     return len(engine.graph.images())
 
 
-def layers_size(engine: Engine) -> int:
-    """Bytes of content of all layers, shared ones once."""
-    return engine.graph.layers_size()
-
-
 def driver_data(engine: Engine, layer_id: str | None) -> DriverData:
     """``GraphDriver`` of an inspect: where the layer's directories are."""
     name = engine.layers.name

@@ -13,7 +13,6 @@ from pierhead.daemon.jobs.image_names import (
     driver_data,
     event,
     find,
-    layers_size,
     names_id,
     parse_target,
     resolve,
@@ -24,6 +23,7 @@ from pierhead.daemon.jobs.pushes import push
 from pierhead.daemon.jobs.transfers import import_, load, save
 from pierhead.errors import Conflict, InvalidParameter, NoSuchImage
 from pierhead.graph.graph import Image
+from pierhead.graph.holdings import Holdings, holdings
 from pierhead.graph.image import parse_time
 from pierhead.reference import Reference, parse
 from pierhead.wire import codec
@@ -49,7 +49,6 @@ __all__ = [
     "history",
     "import_",
     "inspect",
-    "layers_size",
     "list",
     "load",
     "prune",
@@ -97,7 +96,7 @@ def _list(engine: Engine, filters: Filters, shared_size: bool) -> builtins.list[
     until = [parse_moment(text, "until") for text in filters.values_of("until")]
     patterns = filters.values_of("reference")
     names = engine.graph.tags.all()
-    shared = engine.graph.shared_sizes() if shared_size else {}
+    held = holdings(engine.graph).images if shared_size else {}
     result = []
     for image in engine.graph.images():
         if (before is not None and image.created >= before) or (since is not None and image.created <= since):
@@ -124,18 +123,21 @@ def _list(engine: Engine, filters: Filters, shared_size: bool) -> builtins.list[
                 repo_tags=tags,
                 repo_digests=[name.familiar for name in shown if name.digest is not None],
                 size=image.size,
-                shared_size=shared.get(image.id, -1),
+                shared_size=held[image.id].shared if image.id in held else -1,
             )
         )
     return result
 
 
-async def usage(engine: Engine) -> builtins.list[ImageSummary]:
-    """The images for ``system df``: with what they share and how many containers each has."""
-    found = await list(engine, True, shared_size=True)
+def usage(engine: Engine, held: Holdings) -> builtins.list[ImageSummary]:
+    """The images for ``system df`` (blocking): with what they share and how many containers each has."""
+    found = _list(engine, Filters(), False)
+    rows = engine.db.all("SELECT image_id, count(*) AS users FROM container GROUP BY image_id")
+    users = {row["image_id"]: row["users"] for row in rows}
     for image in found:
-        row = engine.db.one("SELECT count(*) AS users FROM container WHERE image_id = ?", (image.id,))
-        image.containers = row["users"]
+        image.containers = users.get(image.id, 0)
+        if (use := held.images.get(image.id)) is not None:
+            image.shared_size, image.disk, image.disk_shared = use.shared, use.disk, use.disk_shared
     return found
 
 

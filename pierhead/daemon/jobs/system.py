@@ -3,13 +3,14 @@
 import os
 import platform
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 
 from pierhead import __version__
 from pierhead.daemon.engine.engine import Engine, Span, blocking
 from pierhead.daemon.engine.events import Event
-from pierhead.daemon.jobs import confinement, containers, images, specs, volumes
+from pierhead.daemon.jobs import confinement, containers, images, space, specs, volumes
 from pierhead.errors import InvalidParameter
+from pierhead.graph.holdings import Holdings, holdings
 from pierhead.graph.state import State
 from pierhead.wire import versions
 from pierhead.wire.filters import Filters
@@ -33,6 +34,9 @@ from pierhead.wire.time import rfc3339_fixed
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 DOCKER_VERSION = "28.2.2"
 """The Docker whose behaviour is ours: clients and libraries compare versions, so this is what they are told."""
+
+DATA_TYPES = frozenset({"container", "image", "volume", "build-cache"})
+"""What ``system df`` may be asked for."""
 
 EVENT_FILTERS = frozenset(
     "config container daemon event id image label network node plugin scope secret service type volume".split()
@@ -170,15 +174,32 @@ async def info(engine: Engine) -> SystemInfo:
     )
 
 
-async def data_usage(engine: Engine) -> SystemDataUsageResponse:
-    """What images, containers and volumes use."""
-    shown = await containers.list(engine, all=True, size=True)
-    return SystemDataUsageResponse(
-        layers_size=images.layers_size(engine),
-        images=await images.usage(engine),
-        containers=shown,
-        volumes=await blocking(volumes.usage, engine),
-    )
+async def data_usage(
+    engine: Engine, types: Collection[str] = DATA_TYPES, fresh: bool = False
+) -> SystemDataUsageResponse:
+    """What images, containers and volumes use; and, where all of them are asked for, the whole disk by its owners.
+
+    fresh: image layers are measured again.
+    """
+    found = SystemDataUsageResponse()
+    whole = DATA_TYPES.issubset(types)
+    held = Holdings((), {})
+    if "image" in types:
+        held = await blocking(holdings, engine.graph, fresh)
+        found.layers_size = held.size
+        found.images = await blocking(images.usage, engine, held)
+    if "container" in types:
+        found.containers = await containers.list(engine, all=True, size=True)
+    if "volume" in types:
+        found.volumes = await blocking(volumes.usage, engine)
+    if whole:
+        used = [
+            space.ContainerUse(one.size_rw, one.disk_rw or 0, one.disk_logs or 0, one.disk_files or 0)
+            for one in found.containers
+        ]
+        disk = sum(volume.usage_data.disk or 0 for volume in found.volumes if volume.usage_data is not None)
+        found.pierhead = await blocking(space.account, engine, held, used, disk)
+    return found
 
 
 def _message(event: Event) -> EventMessage:

@@ -11,6 +11,7 @@ import re
 import secrets
 import stat
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -19,7 +20,8 @@ from pierhead.daemon.jobs import volume_mounts
 from pierhead.daemon.jobs.describe import mounts_of
 from pierhead.daemon.jobs.mounts import check_driver
 from pierhead.driver.graphdriver.remove import remove_tree
-from pierhead.driver.graphdriver.tree import copy_tree, measure
+from pierhead.driver.graphdriver.tree import copy_tree
+from pierhead.driver.graphdriver.usage import measure
 from pierhead.errors import Conflict, InvalidParameter, NoSuchVolume, NotFound
 from pierhead.graph.containers import Container
 from pierhead.graph.graphdb import IntegrityError, Row
@@ -235,20 +237,13 @@ async def prune(engine: Engine, filters: Filters) -> VolumePruneResponse:
 
 def usage(engine: Engine) -> builtins.list[Volume]:
     """Every volume with its size and the number of its users (blocking: it walks them)."""
+    users = Counter(row["volume"] for row in engine.db.all("SELECT DISTINCT volume, container_id FROM volume_use"))
     result = []
     for found in _all(engine):
         volume = _volume(engine, found)
-        size = -1
-        try:
-            fd = os.open(volume.mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            pass
-        else:
-            try:
-                size = measure(fd)[0]
-            finally:
-                os.close(fd)
-        volume.usage_data = UsageData(size=size, ref_count=len(_users(engine, found.name)))
+        used = measure(folder(engine, found.name))
+        there = os.path.isdir(volume.mountpoint)
+        volume.usage_data = UsageData(size=used.content if there else -1, ref_count=users[found.name], disk=used.disk)
         result.append(volume)
     return result
 

@@ -1,6 +1,6 @@
 """The graph driver's Protocol: where layers live and how a root file system is put together from them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol
 
@@ -38,6 +38,24 @@ class Kept:
     id: str
     parent: str | None
     writable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What something takes, hard links once: bytes of regular files' content; on disk, st_blocks × 512 of all of it."""
+
+    content: int
+    disk: int
+
+
+@dataclass(frozen=True, slots=True)
+class Remainder:
+    """What a driver's folder has beside layers: bytes on disk of the driver's own, strays (path, bytes on disk) that
+    belong to nothing, and which of the layers are not there."""
+
+    own: int
+    strays: tuple[tuple[str, int], ...]
+    missing: frozenset[str]
 
 
 class Record(Protocol):
@@ -112,8 +130,12 @@ class GraphDriver(Protocol):
     def changes(self, id: str) -> Iterator[Change]:
         """What differs from the parent, in path order."""
 
-    def disk_usage(self, id: str) -> int:
-        """Bytes of regular file content of this layer alone."""
+    def measure(self, id: str) -> Usage:
+        """One layer, in one walk. content: of what it adds to its parent; disk: of everything that is there because of
+        it, as ``remove`` gives it back. Nothing for a layer that is not there."""
+
+    def remainder(self, known: Set[str]) -> Remainder:
+        """Everything in the driver's folder that ``measure`` of these layers leaves out. Changes nothing."""
 
     def status(self) -> tuple[tuple[str, str], ...]:
         """What ``docker info`` shows under Storage Driver."""

@@ -12,8 +12,9 @@ import os
 import secrets
 from typing import BinaryIO
 
-from pierhead.driver.graphdriver.api import Applied, Record
+from pierhead.driver.graphdriver.api import Applied, Record, Usage
 from pierhead.driver.graphdriver.remove import remove_tree
+from pierhead.driver.graphdriver.usage import blocks
 from pierhead.driver.graphdriver.vfs import VfsDriver
 from pierhead.errors import InvalidParameter
 from pierhead.linux import btrfs
@@ -153,13 +154,23 @@ class BtrfsDriver(VfsDriver):
         finally:
             os.close(source)
 
-    def disk_usage(self, id: str) -> int:
-        """Content of the regular files that differ from the parent's, asked of the file system's own tree."""
+    def measure(self, id: str) -> Usage:
+        """Asked of the file system's own tree: what a snapshot shares with its parent is the parent's, also on disk."""
+        try:
+            above = os.open(self._dir(id), _DIRECTORY)
+        except FileNotFoundError:
+            return Usage(0, 0)
+        try:
+            if not self._is_subvolume(above):
+                return super().measure(id)
+        finally:
+            os.close(above)
         fd = self.open_layer(id)
         try:
-            return self._written(id, fd).size
+            own = self._written(id, fd)
         finally:
             os.close(fd)
+        return Usage(own.size, own.disk + blocks(self._dir(id)) + blocks(self._dir(id, "parent")))
 
     def status(self) -> tuple[tuple[str, str], ...]:
         """As dockerd's."""

@@ -7,6 +7,7 @@ size; a directory also if anything below it differs.
 import errno
 import os
 import stat
+from collections.abc import Callable
 
 from pierhead.driver.graphdriver.api import Change
 from pierhead.driver.graphdriver.tree import open_directory
@@ -16,18 +17,21 @@ MODIFIED, ADDED, DELETED = 0, 1, 2
 _CAPABILITY = "security.capability"
 
 
-def compare(layer: int, parent: int | None, *, overlay: bool) -> list[Change]:
+Met = Callable[[os.stat_result, bool], None]
+
+
+def compare(layer: int, parent: int | None, *, overlay: bool, met: Met = lambda found, differs: None) -> list[Change]:
     """Everything that differs, in path order.
 
     overlay: ``layer`` holds only what differs, with whiteouts as overlayfs writes them; else it is a whole tree.
-    ``parent`` is the parent's whole tree.
+    ``parent`` is the parent's whole tree.  met: told of everything in ``layer``, and whether it differs of itself.
     """
     found: list[Change] = []
-    _level(layer, parent, "", found, overlay, not overlay)
+    _level(layer, parent, "", found, overlay, not overlay, met)
     return found
 
 
-def _level(new: int, old: int | None, path: str, found: list[Change], overlay: bool, complete: bool) -> None:
+def _level(new: int, old: int | None, path: str, found: list[Change], overlay: bool, complete: bool, met: Met) -> None:
     """One directory. complete: what the old one has and the new one does not is deleted."""
     complete = complete or is_opaque(new)
     names = set(map(os.fsencode, os.listdir(new)))
@@ -52,15 +56,16 @@ def _level(new: int, old: int | None, path: str, found: list[Change], overlay: b
         elif _differs(new, old, name, before, after):
             found.append(Change(full, MODIFIED))
         listed = len(found) > at
+        met(after, listed)
         if stat.S_ISDIR(after.st_mode):
             below = before is not None and stat.S_ISDIR(before.st_mode)
-            _enter(new, old if below else None, name, full, found, overlay, complete)
+            _enter(new, old if below else None, name, full, found, overlay, complete, met)
             if not listed and len(found) > at:
                 found.insert(at, Change(full, MODIFIED))
 
 
 def _enter(
-    new: int, old: int | None, name: bytes, path: str, found: list[Change], overlay: bool, complete: bool
+    new: int, old: int | None, name: bytes, path: str, found: list[Change], overlay: bool, complete: bool, met: Met
 ) -> None:
     try:
         new_fd = open_directory(new, name)
@@ -69,7 +74,7 @@ def _enter(
     try:
         old_fd = None if old is None else open_directory(old, name)
         try:
-            _level(new_fd, old_fd, path, found, overlay, complete)
+            _level(new_fd, old_fd, path, found, overlay, complete, met)
         finally:
             if old_fd is not None:
                 os.close(old_fd)

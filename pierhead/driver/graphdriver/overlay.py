@@ -16,19 +16,20 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from functools import partial
 from typing import BinaryIO
 
 from pierhead.difference import Difference, Kind
-from pierhead.driver.graphdriver.api import Applied, Change, Kept, Record
+from pierhead.driver.graphdriver.api import Applied, Change, Kept, Record, Remainder, Usage
 from pierhead.driver.graphdriver.compare import compare
 from pierhead.driver.graphdriver.detached import open_overlay
 from pierhead.driver.graphdriver.notes import check_note, check_parent, lost, read_note, write_note
 from pierhead.driver.graphdriver.pack import END, Packer
 from pierhead.driver.graphdriver.projects import confine
 from pierhead.driver.graphdriver.remove import remove_tree
-from pierhead.driver.graphdriver.tree import copy_attributes, inherit, measure, walk
+from pierhead.driver.graphdriver.tree import copy_attributes, inherit, walk
+from pierhead.driver.graphdriver.usage import blocks, measure
 from pierhead.driver.graphdriver.whiteout import OPAQUE, PREFIX, OverlayExtractor, is_opaque, is_whiteout
 from pierhead.errors import InvalidParameter
 from pierhead.linux.mount import OverlayRoot
@@ -218,10 +219,13 @@ class OverlayDriver:
             short = self._read(id, "link")
         except (FileNotFoundError, NotADirectoryError):
             short = ""
+        freed = 0
         if short:
+            link = os.path.join(self._home, "l", short)
+            freed = blocks(link)
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(os.path.join(self._home, "l", short))
-        return remove_tree(self._dir(id))
+                os.unlink(link)
+        return freed + remove_tree(self._dir(id))
 
     def exists(self, id: str) -> bool:
         """Whether there is a directory of the id."""
@@ -373,13 +377,38 @@ class OverlayDriver:
             if below is not None:
                 os.close(below)
 
-    def disk_usage(self, id: str) -> int:
-        """Content of the regular files in ``diff``."""
-        fd = self.open_layer(id)
+    def measure(self, id: str) -> Usage:
+        """``diff``; on disk also the rest of the directory, and the short name."""
         try:
-            return measure(fd)[0]
-        finally:
-            os.close(fd)
+            names = os.listdir(self._dir(id))
+        except FileNotFoundError:
+            return Usage(0, 0)
+        parts = {name: measure(self._dir(id, name)) for name in names}
+        disk = blocks(self._dir(id)) + sum(part.disk for part in parts.values())
+        if "link" in parts:
+            disk += blocks(os.path.join(self._home, "l", self._read(id, "link")))
+        return Usage(parts["diff"].content if "diff" in parts else 0, disk)
+
+    def remainder(self, known: Set[str]) -> Remainder:
+        """Directories of other ids, and short names that are nobody's."""
+        try:
+            present = set(os.listdir(self._home))
+        except FileNotFoundError:
+            return Remainder(0, (), frozenset(known))
+        links = os.path.join(self._home, "l")
+        own = blocks(self._home) + blocks(links)
+        own += sum(measure(os.path.join(self._home, name)).disk for name in ("empty", SKELETON))
+        strays = [self._dir(id) for id in sorted(present.difference(known, _RESERVED))]
+        short: dict[str, list[str]] = {}
+        for name in os.listdir(links) if "l" in present else ():
+            short.setdefault(os.readlink(os.path.join(links, name)).removesuffix("/diff")[3:], []).append(name)
+        for id, names in short.items():
+            if id in known and id in present and len(names) == 1:
+                continue
+            kept = self._read(id, "link") if id in known and id in present else ""
+            strays += [os.path.join(links, name) for name in names if name != kept]
+        found = tuple((path, measure(path).disk) for path in strays)
+        return Remainder(own, found, frozenset(known - present))
 
     def status(self) -> tuple[tuple[str, str], ...]:
         """As dockerd's."""

@@ -1,4 +1,4 @@
-"""Directory trees by descriptor: walk one, copy one, measure one."""
+"""Directory trees by descriptor: walk one, copy one."""
 
 import contextlib
 import errno
@@ -47,21 +47,6 @@ def walk(
                     yield from walk(directory, below, enter)
             finally:
                 os.close(directory)
-
-
-def measure(fd: int) -> tuple[int, int]:
-    """(bytes of regular file content, bytes on disk) of a tree, hard links once."""
-    size = disk = 0
-    seen: set[tuple[int, int]] = set()
-    for _, _, _, found in walk(fd):
-        if found.st_nlink > 1 and not stat.S_ISDIR(found.st_mode):
-            if (found.st_dev, found.st_ino) in seen:
-                continue
-            seen.add((found.st_dev, found.st_ino))
-        disk += found.st_blocks * 512
-        if stat.S_ISREG(found.st_mode):
-            size += found.st_size
-    return size, disk
 
 
 def copy_attributes(source: int | bytes, target: int | bytes) -> None:

@@ -5,12 +5,11 @@
 """
 
 import os
-import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from typing import BinaryIO
 
 from pierhead.difference import Difference
-from pierhead.driver.graphdriver.api import Applied, Change, Kept, Record
+from pierhead.driver.graphdriver.api import Applied, Change, Kept, Record, Remainder, Usage
 from pierhead.driver.graphdriver.compare import DELETED, compare
 from pierhead.driver.graphdriver.detached import open_directory_mount
 from pierhead.driver.graphdriver.notes import check_parent, lost
@@ -18,6 +17,7 @@ from pierhead.driver.graphdriver.pack import END, Packer
 from pierhead.driver.graphdriver.projects import confine
 from pierhead.driver.graphdriver.remove import remove_tree
 from pierhead.driver.graphdriver.tree import copy_tree
+from pierhead.driver.graphdriver.usage import Tally, blocks, measure
 from pierhead.driver.graphdriver.whiteout import PREFIX, CopyExtractor
 from pierhead.linux.mount import DirectoryRoot
 from pierhead.linux.openat import open_in_root
@@ -156,33 +156,40 @@ class VfsDriver:
             if below is not None:
                 os.close(below)
 
-    def disk_usage(self, id: str) -> int:
-        """Content of the regular files that differ from the parent's."""
-        sizes: dict[int, int] = {}  # by inode: hard links once
-        fd = self.open_layer(id)
+    def measure(self, id: str) -> Usage:
+        """Both trees compared, as for ``changes``: what differs is content, all of the copy is on the disk."""
         try:
-            for change in self.changes(id):
-                found = None if change.kind == DELETED else _lstat(fd, os.fsencode(change.path[1:]))
-                if found is not None and stat.S_ISREG(found.st_mode):
-                    sizes[found.st_ino] = found.st_size
+            fd = self.open_layer(id)
+        except FileNotFoundError:
+            return Usage(0, measure(self._dir(id)).disk)
+        try:
+            found = os.fstat(fd)
+            tally = Tally(found.st_dev)
+            tally.add(found)
+            parent = self.parent(id)
+            below = None if parent is None else self.open_layer(parent)
+            try:
+                compare(fd, below, overlay=False, met=lambda found, differs: tally.add(found, content=differs))
+            except RecursionError:
+                # Too deep to be compared: all of it counts as its own.
+                return Usage(measure(self._dir(id, "root")).content, measure(self._dir(id)).disk)
+            finally:
+                if below is not None:
+                    os.close(below)
         finally:
             os.close(fd)
-        return sum(sizes.values())
+        disk = tally.usage.disk + blocks(self._dir(id)) + blocks(self._dir(id, "parent"))
+        return Usage(tally.content, disk)
+
+    def remainder(self, known: Set[str]) -> Remainder:
+        """Directories of other ids."""
+        try:
+            present = set(os.listdir(self._home))
+        except FileNotFoundError:
+            return Remainder(0, (), frozenset(known))
+        strays = tuple((self._dir(id), self.measure(id).disk) for id in sorted(present - known))
+        return Remainder(blocks(self._home), strays, frozenset(known - present))
 
     def status(self) -> tuple[tuple[str, str], ...]:
         """As dockerd's: nothing to say."""
         return ()
-
-
-def _lstat(root: int, path: bytes) -> os.stat_result | None:
-    parent, _, base = path.rpartition(b"/")
-    try:
-        above = open_in_root(root, os.fsdecode(parent), _DIRECTORY, links=False)
-    except FileNotFoundError:
-        return None
-    try:
-        return os.stat(base, dir_fd=above, follow_symlinks=False)
-    except FileNotFoundError:
-        return None
-    finally:
-        os.close(above)

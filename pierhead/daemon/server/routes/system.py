@@ -17,7 +17,6 @@ _PING_HEADERS = (
 )
 _PING = Reply(200, b"OK", "text/plain; charset=utf-8", _PING_HEADERS)
 _PING_HEAD = Reply(200, b"", "text/plain; charset=utf-8", _PING_HEADERS)
-_DF_TYPES = frozenset({"container", "image", "volume", "build-cache"})
 
 
 async def ping(call: Call) -> Answer:
@@ -45,14 +44,9 @@ async def events(call: Call) -> Answer:
 async def data_usage(call: Call) -> Answer:
     types = call.texts("type")
     for kind in types:
-        if kind not in _DF_TYPES:
+        if kind not in system.DATA_TYPES:
             raise InvalidParameter(f"unknown object type: {kind}")
-    found = await call.engine.run(system.data_usage)
-    if types:
-        found.images = found.images if "image" in types else []
-        found.containers = found.containers if "container" in types else []
-        found.volumes = found.volumes if "volume" in types else []
-    return answer.json(found)
+    return answer.json(await call.engine.run(system.data_usage, types or system.DATA_TYPES, call.flag("fresh")))
 
 
 async def check(call: Call) -> Answer:

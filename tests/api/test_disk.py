@@ -1,0 +1,159 @@
+"""Where the disk has gone: every byte of the data root has an owner, to the byte, on every storage driver."""
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.harness.archives import archive, file, folder, hardlink, opaque, symlink, whiteout
+from tests.harness.engines import Engine, Pierd
+from tests.harness.engines import engine as started_engine
+from tests.harness.images import docker_archive
+
+pytestmark = pytest.mark.only_pierhead("Docker does not say where every byte is")
+
+LAYERS = [
+    archive(folder("etc"), file("etc/one", "1" * 5000), file("etc/two", "2"), hardlink("etc/three", "etc/two")),
+    archive(whiteout("etc/one"), file("big", b"x" * 300_000), symlink("l" * 90, "big/" * 20), file("a" * 150, "long")),
+    archive(folder("etc"), opaque("etc"), file("etc/new", "3"), file("\udcff", "odd")),
+]
+WRITING = """
+mkdir -p /w/deep/er && echo hidden > /w/deep/.x && rm /bin/busybox2 2>/dev/null
+head -c 700000 /dev/urandom > /w/one && ln /w/one /w/two && ln /w/one /w/deep/three
+dd if=/dev/zero of=/w/sparse bs=1 count=1 seek=50000000 2>/dev/null
+for i in $(seq 400); do : > /w/deep/$(printf %060d $i); done
+ln -s $(printf %0100d 1) /w/long; rm /etc/group; mv /etc/passwd /etc/other
+cp /w/one /v/; ln /v/one /v/again; mkdir /v/d
+seq 20000
+"""
+
+
+def on_disk(*paths: Path) -> int:
+    """Bytes on disk of trees, counted without Pierhead: everything once, whatever its names are."""
+    seen: dict[tuple[int, int], int] = {}
+
+    def meet(path: Path) -> None:
+        found = os.lstat(path)
+        if found.st_dev != device:
+            return
+        seen[found.st_dev, found.st_ino] = found.st_blocks * 512
+        if stat.S_ISDIR(found.st_mode):
+            for name in os.listdir(os.fsencode(path)):
+                meet(path / os.fsdecode(name))
+
+    device = os.lstat(paths[0]).st_dev
+    for path in paths:
+        meet(path)
+    return sum(seen.values())
+
+
+def owners(disk: dict[str, Any]) -> int:
+    """The sum of what has an owner."""
+    parts = [*disk["Layers"].values(), *disk["Containers"].values()]
+    return sum(parts) + sum(disk[key] for key in ("Volumes", "Blobs", "Database", "Engine", "Scratch", "Elsewhere"))
+
+
+@pytest.fixture(scope="module", params=["overlay2", "vfs"])
+def used(request: pytest.FixtureRequest) -> Iterator[Engine]:
+    """A daemon that has been used, and rests."""
+    with started_engine("pierd", ("--storage-driver", request.param)) as made:
+        made.api.ok("POST", "/images/load", raw=docker_archive(LAYERS, ["x:1"]), content_type="application/x-tar")
+        made.api.ok("POST", "/images/load", raw=docker_archive(LAYERS[:2], ["y:1"]), content_type="application/x-tar")
+        writer = made.api.run(
+            "sh", "-c", WRITING, name="writer", HostConfig={"Binds": ["named:/v"]}, Volumes={"/a": {}}
+        )
+        made.api.wait(writer)
+        made.api.create("true", name="never")
+        yield made
+
+
+def test_what_has_an_owner_and_what_is_there_are_the_same_bytes(used: Engine) -> None:
+    root = used.data_root
+    usage = used.api.get("/system/df")
+    disk = usage["Pierhead"]
+    assert disk["Unaccounted"] == 0 and not disk["Strays"]
+    assert owners(disk) == disk["Total"] == on_disk(root)
+    assert disk["Root"] == str(root) and 0 < disk["Free"] < disk["Capacity"]
+    assert used.api.get("/system/df", fresh=1)["Pierhead"] | {"Free": 0} == disk | {"Free": 0}
+
+
+def test_each_owner_has_the_bytes_that_are_its_own(used: Engine) -> None:
+    root = used.data_root
+    usage = used.api.get("/system/df")
+    disk = usage["Pierhead"]
+    assert disk["Database"] == on_disk(*root.glob("graph.db*"))
+    assert disk["Volumes"] == on_disk(*(root / "volumes").iterdir())
+    writer = next(one for one in usage["Containers"] if one["Names"] == ["/writer"])
+    home = root / "containers" / writer["Id"]
+    logs = list(home.glob("*-json.log*"))
+    assert writer["DiskLogs"] == on_disk(*logs) > 800_000
+    assert writer["DiskFiles"] == on_disk(home) - on_disk(*logs)
+    # Hard links once; of a sparse file what is written.
+    assert 700_000 < writer["SizeRw"] - 50_000_001 < 720_000
+    assert writer["DiskRw"] > 700_000
+    named = next(one for one in usage["Volumes"] if one["Name"] == "named")["UsageData"]
+    assert (named["Size"], named["Disk"]) == (700_000, on_disk(root / "volumes/named"))
+    inspected = used.api.get("/containers/writer/json", size=1)
+    for key in ("SizeRw", "DiskRw", "DiskLogs", "DiskFiles"):
+        assert inspected[key] == writer[key], key
+    assert "DiskRw" not in used.api.get("/containers/writer/json")
+
+
+def test_layers_of_several_images_count_once(used: Engine) -> None:
+    usage = used.api.get("/system/df")
+    images = {image["RepoTags"][0]: image for image in usage["Images"] if image["RepoTags"]}
+    layers = usage["Pierhead"]["Layers"]
+    assert images["x:1"]["DiskShared"] == images["y:1"]["Disk"] == images["y:1"]["DiskShared"]
+    # busybox and web are one layer; x and y share two.
+    assert layers["Shared"] == images["busybox:latest"]["Disk"] + images["y:1"]["Disk"]
+    assert layers["Unique"] == images["x:1"]["Disk"] - images["x:1"]["DiskShared"] > 0
+    assert layers["Kept"] == 0
+
+
+def test_only_what_was_asked_for_is_looked_at(used: Engine) -> None:
+    found = used.api.get("/system/df", type="image")
+    assert found["Images"] and not found["Containers"] and not found["Volumes"] and "Pierhead" not in found
+    assert used.api.send("GET", "/system/df?type=nothing").message == "unknown object type: nothing"
+
+
+def test_what_is_nobodys_is_said_with_its_place(used: Engine) -> None:
+    root = used.data_root
+    driver = used.api.get("/info")["Driver"]
+    strays = [
+        root / "left",
+        root / driver / ("a" * 64),
+        root / "containers/old",
+        root / "volumes/gone",
+        root / "split/x",
+    ]
+    if driver == "overlay2":
+        os.symlink(f"../{'b' * 64}/diff", root / "overlay2/l/NOBODYS")
+    try:
+        for path in strays:
+            (path / "below").mkdir(parents=True)
+            (path / "below/file").write_bytes(b"x" * 10_000)
+        expected = on_disk(*strays) + (on_disk(root / "overlay2/l/NOBODYS") if driver == "overlay2" else 0)
+        disk = used.api.get("/system/df")["Pierhead"]
+        assert disk["Unaccounted"] == expected == sum(one["Size"] for one in disk["Strays"])
+        assert {str(path) for path in strays} <= {one["Path"] for one in disk["Strays"]}
+        assert disk["Total"] == on_disk(root)
+    finally:
+        for path in strays:
+            (path / "below/file").unlink()
+            (path / "below").rmdir()
+            path.rmdir()
+        (root / "overlay2/l/NOBODYS").unlink(missing_ok=True)
+    assert used.api.get("/system/df")["Pierhead"]["Unaccounted"] == 0
+
+
+def test_layers_of_an_older_pierhead_are_measured_once(pierd: Pierd) -> None:
+    before = pierd.api.get("/system/df")["Pierhead"]
+    pierd.stop()
+    pierd.edit("UPDATE layer SET disk = -1")
+    pierd.start()
+    after = pierd.api.get("/system/df")["Pierhead"]
+    assert after["Layers"] == before["Layers"] and after["Unaccounted"] == 0
+    assert after["Total"] == on_disk(pierd.data_root)
