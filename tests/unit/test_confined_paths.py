@@ -108,6 +108,8 @@ ALLOWED: dict[str, str] = {
     "daemon/jobs/volumes.py:usage": "a volume's top folder, which a container cannot replace",
     "driver/graphdriver/projects.py:confine": "the driver's own folder of a layer",
     "daemon/jobs/volumes.py:_copy_up": "the same",
+    "daemon/jobs/volumes.py:_copy": "that, or the folder that is to take its place",
+    "daemon/jobs/volumes.py:_replace": "folders of the daemon's, beside the volume's own",
 }
 """module:function to why the paths in it are the host's own."""
 

@@ -39,6 +39,15 @@ def compare(engine: Engine) -> Iterator[Difference]:
                 "an empty folder is made, so that its containers can start",
                 partial(_make, engine, name),
             )
+        elif os.path.lexists(volumes.filling(engine, name)):
+            yield Difference(
+                Kind.UNFINISHED,
+                "volume",
+                name,
+                f"what the image of a container has for volume {name} was not all copied",
+                "what was is deleted; the volume is as empty as it was",
+                partial(_empty, engine, name),
+            )
     for name in there:
         if name not in rows and not engine.locks.held(f"volume {name}"):
             yield _unknown(engine, name)
@@ -89,6 +98,11 @@ async def _make(engine: Engine, name: str) -> None:
     async with engine.locks.hold(f"volume {name}"):
         if _row(engine, name):
             await blocking(volumes.make, engine, name)
+
+
+async def _empty(engine: Engine, name: str) -> None:
+    async with engine.locks.hold(f"volume {name}"):
+        await blocking(remove_tree, volumes.filling(engine, name))
 
 
 async def _delete_empty(engine: Engine, name: str) -> None:

@@ -25,6 +25,7 @@ from pierhead.driver.graphdriver.usage import measure
 from pierhead.errors import Conflict, InvalidParameter, NoSuchVolume, NotFound
 from pierhead.graph.containers import Container
 from pierhead.graph.graphdb import IntegrityError, Row
+from pierhead.linux.idmap import IdMaps
 from pierhead.linux.openat import open_in_root
 from pierhead.wire import codec
 from pierhead.wire.filters import Filters
@@ -56,6 +57,11 @@ def folder(engine: Engine, name: str) -> str:
 def mountpoint(engine: Engine, name: str) -> str:
     """Where a volume's files are."""
     return os.path.join(folder(engine, name), "_data")
+
+
+def filling(engine: Engine, name: str) -> str:
+    """Where what an image has for a volume is copied to, before all of it takes the place of the empty volume."""
+    return os.path.join(folder(engine, name), "_filling")
 
 
 def is_name(name: str) -> bool:
@@ -345,12 +351,14 @@ async def fill(engine: Engine, container_id: str, layer_id: str, name: str, targ
     """Fill an empty volume with what the container's root has at the target. Raises PierheadError."""
     found = _get(engine, name)
     if not volume_mounts.needed(found.options):
-        await blocking(_copy_up, engine, layer_id, name, target)
+        async with engine.locks.hold(f"volume {name}"):
+            alone = _users(engine, name) == [container_id]  # else another container may have it mounted
+            await blocking(_copy_up, engine, layer_id, name, target, at_once=alone)
         return
     path = mountpoint(engine, name)
     await volume_mounts.hold(engine, name, path, found.options, container_id)
     try:
-        await blocking(_copy_up, engine, layer_id, name, target)
+        await blocking(_copy_up, engine, layer_id, name, target, at_once=False)
     finally:
         await volume_mounts.release(engine, name, path, container_id)
 
@@ -389,25 +397,48 @@ def meet(engine: Engine, live: Iterable[Container]) -> None:
             engine.mounted_volumes.setdefault(found.name, set()).add(container.id)
 
 
-def _copy_up(engine: Engine, layer_id: str, name: str, target: str) -> None:
-    """Confined: the target is looked up inside the root, nothing is followed out of it."""
-    fd = os.open(mountpoint(engine, name), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _copy_up(engine: Engine, layer_id: str, name: str, target: str, *, at_once: bool) -> None:
+    """Confined: the target is looked up inside the root, nothing is followed out of it.
+
+    at_once: all or nothing of it comes to be there, whatever happens; for a folder that nobody has mounted.
+    """
+    there = mountpoint(engine, name)
+    if os.listdir(there):
+        return
+    root = engine.layers.open_root(layer_id)
     try:
-        if os.listdir(fd):
+        source = _directory_in(root, target)
+        if source is None:
             return
-        root = engine.layers.open_root(layer_id)
         try:
-            source = _directory_in(root, target)
-            if source is None:
-                return
-            try:
-                copy_tree(source, fd, engine.config.id_maps)
-            finally:
-                os.close(source)
+            if at_once:
+                _replace(filling(engine, name), there, source, engine.config.id_maps)
+            else:
+                _copy(source, there, engine.config.id_maps)
         finally:
-            os.close(root)
+            os.close(source)
+    finally:
+        os.close(root)
+
+
+def _copy(source: int, target: str, maps: IdMaps | None) -> None:
+    fd = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        copy_tree(source, fd, maps)
     finally:
         os.close(fd)
+
+
+def _replace(aside: str, there: str, source: int, maps: IdMaps | None) -> None:
+    """Into a folder that then takes the empty one's place: half of it would never be completed, not being empty."""
+    remove_tree(aside)
+    try:
+        os.mkdir(aside, 0o700)
+        _copy(source, aside, maps)
+        os.rename(aside, there)
+    except BaseException:
+        remove_tree(aside)
+        raise
 
 
 def _directory_in(root: int, path: str) -> int | None:
