@@ -11,6 +11,7 @@ import msgspec
 from pierhead.errors import NoSuchImage
 from pierhead.graph.graph import Graph, Image
 from pierhead.graph.importing import now
+from pierhead.reference import Reference
 
 EMPTY = "sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef"
 """The DiffID of an archive without entries: no layer is made of it."""
@@ -54,8 +55,11 @@ class Pieces(RawIOBase):
         return bytes(gathered)
 
 
-def commit(graph: Graph, parent: Image, layer_id: str, made: Commit) -> Image:
-    """An image of the parent's layers and the container's own (``layer_id``). Raises NoSuchImage, InvalidParameter."""
+def commit(graph: Graph, parent: Image, layer_id: str, made: Commit, name: Reference | None) -> Image:
+    """An image of the parent's layers and the container's own (``layer_id``), with its name at once.
+
+    Raises NoSuchImage, InvalidParameter.
+    """
     with graph.lease() as lease:
         top = graph.chain(parent)[-1] if parent.top else None
         if top is not None and lease.find(top.diff_id, top.parent) is None:
@@ -87,4 +91,4 @@ def commit(graph: Graph, parent: Image, layer_id: str, made: Commit) -> Image:
             "os": parent.config.os or "linux",
             "rootfs": {"type": "layers", "diff_ids": [*parent.config.diff_ids, *([] if empty else [layer.diff_id])]},
         }
-        return graph.put_image(msgspec.json.encode(file))
+        return graph.put_image(msgspec.json.encode(file), name)

@@ -27,6 +27,7 @@ from pierhead.graph.image import ConfigFile, chain_id, chain_ids, digest_of, par
 from pierhead.graph.split import SplitWriter, replay
 from pierhead.graph.stream import LayerStream
 from pierhead.graph.tagstore import TagStore
+from pierhead.reference import Reference
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,10 +331,10 @@ class Graph:
 
     # -- images -----------------------------------------------------------------------------------------------------
 
-    def put_image(self, raw: bytes) -> Image:
+    def put_image(self, raw: bytes, name: Reference | None = None) -> Image:
         """Make the image that a configuration file describes; all its layers must be there (and leased).
 
-        Raises InvalidParameter.
+        name: is its from the same moment on. Raises InvalidParameter.
         """
         config = parse_config(raw)
         id = digest_of(raw)
@@ -348,6 +349,8 @@ class Graph:
                     "INSERT INTO image VALUES (?, ?, ?, ?, ?, ?)",
                     (id, raw, config.created_ns, time.time_ns(), size, chain[-1] if chain else None),
                 )
+            if name is not None:
+                self.tags.set(name, id)
         return self.image(id)
 
     @staticmethod

@@ -7,6 +7,7 @@ from typing import BinaryIO
 import msgspec
 
 from pierhead.graph.graph import Graph, Image
+from pierhead.reference import Reference
 
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386", "ppc64le": "ppc64le"}
 
@@ -23,9 +24,15 @@ def now() -> str:
 
 
 def import_rootfs(
-    graph: Graph, source: BinaryIO, config: bytes, message: str, architecture: str = "", variant: str = ""
+    graph: Graph,
+    source: BinaryIO,
+    config: bytes,
+    message: str,
+    architecture: str = "",
+    variant: str = "",
+    name: Reference | None = None,
 ) -> Image:
-    """Unpack the archive (plain or compressed) and make the image.
+    """Unpack the archive (plain or compressed) and make the image, with its name at once.
 
     config: the JSON of the image's defaults, made of the ``--change`` instructions.  Raises InvalidParameter.
     """
@@ -44,4 +51,4 @@ def import_rootfs(
         }
         if variant:
             file["variant"] = variant
-        return graph.put_image(msgspec.json.encode(file))
+        return graph.put_image(msgspec.json.encode(file), name)

@@ -93,9 +93,8 @@ async def _commit(
             await lifecycle.pause(engine, container.id)
             paused = True
     try:
-        image = await blocking(committing.commit, engine.graph, parent, container.layer_id, made)
+        image = await blocking(committing.commit, engine.graph, parent, container.layer_id, made, reference)
         if reference is not None:
-            engine.graph.tags.set(reference, image.id)
             image_names.event(engine, "tag", image, reference.familiar)
         told = {"comment": made.comment, "imageID": image.id, "imageRef": reference.familiar if reference else ""}
         engine.events.publish("container", "commit", container.id, {**attributes(container), **told})

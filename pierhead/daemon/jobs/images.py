@@ -233,8 +233,11 @@ def _short(id: str) -> str:
     return id.removeprefix("sha256:")[:12]
 
 
-def _check(engine: Engine, image: Image, *, force: bool, names_matter: bool) -> None:
-    """Raise Conflict where an image may not be deleted; force gives way to all but running containers."""
+def _check(engine: Engine, image: Image, *, force: bool, named: bool) -> None:
+    """Raise Conflict where an image may not be deleted; force gives way to all but running containers.
+
+    named: whether it has names that nobody has asked to take away.
+    """
 
     def conflict(how: str, why: str) -> Conflict:
         return Conflict(f"conflict: unable to delete {_short(image.id)} ({how}) - {why}")
@@ -245,7 +248,7 @@ def _check(engine: Engine, image: Image, *, force: bool, names_matter: bool) -> 
             raise conflict("cannot be forced", f"image is being used by running container {_short(id)}")
     if force:
         return
-    if names_matter and engine.graph.tags.of(image.id):
+    if named:
         raise conflict("must be forced", "image is referenced in multiple repositories")
     for id, _ in users:
         raise conflict("must be forced", f"image is being used by stopped container {_short(id)}")
@@ -264,14 +267,10 @@ async def remove(
 async def _remove(engine: Engine, name: str, force: bool) -> tuple[builtins.list[ImageDeleteResponseItem], int]:
     """What was done, and the bytes that it gave back."""
     image = find(engine, name)
-    records: builtins.list[ImageDeleteResponseItem] = []
     names = engine.graph.tags.of(image.id)
-    quiet = False
-    if names_id(image.id, name):
-        if _single(names):
-            _check(engine, image, force=force, names_matter=False)
-            for reference in names:
-                _untag(engine, image, reference, records)
+    by_id = names_id(image.id, name)
+    if by_id:
+        condemned = names if _single(names) else []
     else:
         if not force and _single(names):
             for id, _ in _users(engine, image):
@@ -279,38 +278,49 @@ async def _remove(engine: Engine, name: str, force: bool) -> tuple[builtins.list
                     f'conflict: unable to remove repository reference "{name}" (must force) - '
                     f"container {_short(id)} is using its referenced image {_short(image.id)}"
                 )
-        wanted = parse(name)
-        wanted = wanted.tagged() if wanted.digest is None else wanted.with_digest(wanted.digest)
-        _untag(engine, image, wanted, records)
-        left = engine.graph.tags.of(image.id)
-        if wanted.digest is None and not any(other.digest is None and other.name == wanted.name for other in left):
-            # Nobody can have asked for the digest of a name that is gone.
-            for other in left:
-                if other.name == wanted.name:
-                    engine.graph.tags.remove(other)
-                    records.append(ImageDeleteResponseItem(untagged=other.familiar))
-            left = [other for other in left if other.name != wanted.name]
-        if left:
-            return records, 0
-        quiet = True
+        condemned = _with_digests(parse(name), names)
+    left = [other for other in names if other not in condemned]
+    if left and not by_id:
+        return _untag(engine, image, condemned), 0
     try:
-        _check(engine, image, force=force, names_matter=True)
+        _check(engine, image, force=force, named=bool(left))
     except Conflict:
-        if quiet and _users(engine, image):
-            return records, 0  # a forced untag leaves what a container needs
+        if not by_id and _users(engine, image):
+            return _untag(engine, image, condemned), 0  # a forced untag leaves what a container needs
         raise
-    for reference in engine.graph.tags.of(image.id):
-        _untag(engine, image, reference, records)
+    # With its names at once: whatever ends this daemon, an image that nobody has a name for is not what is left.
     layers, freed = await blocking(engine.graph.delete_image, image.id)
+    records = _untagged(engine, image, [*condemned, *left], told=len(names) if by_id else 1)
     event(engine, "delete", image)
-    records += [ImageDeleteResponseItem(deleted=id) for id in (image.id, *layers)]
-    return records, freed
+    return [*records, *(ImageDeleteResponseItem(deleted=id) for id in (image.id, *layers))], freed
 
 
-def _untag(engine: Engine, image: Image, reference: Reference, records: builtins.list[ImageDeleteResponseItem]) -> None:
-    engine.graph.tags.remove(reference)
-    event(engine, "untag", image)
-    records.append(ImageDeleteResponseItem(untagged=reference.familiar))
+def _with_digests(asked: Reference, names: builtins.list[Reference]) -> builtins.list[Reference]:
+    """A name, and with a repository's last tag its digests: nobody can have asked for those of a name that is gone.
+
+    names: all that the image has.
+    """
+    if asked.digest is not None:
+        return [asked.with_digest(asked.digest)]
+    wanted = asked.tagged()
+    others = [other for other in names if other.name == wanted.name and other != wanted]
+    return [wanted] if any(other.digest is None for other in others) else [wanted, *others]
+
+
+def _untag(engine: Engine, image: Image, names: builtins.list[Reference]) -> builtins.list[ImageDeleteResponseItem]:
+    with engine.db.transaction(durable=True):
+        for reference in names:
+            engine.graph.tags.remove(reference)
+    return _untagged(engine, image, names, told=1)
+
+
+def _untagged(
+    engine: Engine, image: Image, names: builtins.list[Reference], *, told: int
+) -> builtins.list[ImageDeleteResponseItem]:
+    """Tell that names are gone. told: events of it; Docker has none for digests that go with a tag."""
+    for _ in range(told):
+        event(engine, "untag", image)
+    return [ImageDeleteResponseItem(untagged=reference.familiar) for reference in names]
 
 
 async def prune(engine: Engine, filters: Filters) -> ImagePruneResponse:

@@ -54,8 +54,6 @@ async def import_(
     flow = Inflow(source, asyncio.get_running_loop())
 
     async def imported(image: Image) -> None:
-        if reference is not None:
-            engine.graph.tags.set(reference, image.id)
         event(engine, "import", image, reference.familiar if reference else "")
 
     done = on_loop(imported)
@@ -68,6 +66,7 @@ async def import_(
             message or "Imported from -",
             wanted.architecture,
             wanted.variant,
+            reference,
         )
         done(image)
         out.put(JSONMessage(status=image.id))
