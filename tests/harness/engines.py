@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Self
 from urllib.parse import quote
 
 from tests.harness.api import Api
@@ -93,8 +94,7 @@ class Engine:
     def start(self, *extra: str) -> None:
         """Start the daemon and wait until it answers; ``extra`` flags stay for later starts."""
         self.extra = extra or self.extra
-        self.daemon = Daemon(self.host.argv(*self.wrapped(), *self.extra), self.log, self.environment())
-        daemon = self.daemon
+        daemon = self.daemon = self.launch()
 
         def answers() -> bool:
             assert daemon.running(), f"{self.kind} ended at its start:\n{daemon.said()[-4000:]}"
@@ -104,6 +104,10 @@ class Engine:
                 return False
 
         wait_until(answers, f"an answer of {self.kind}; it said:\n{daemon.said()[-4000:]}")
+
+    def launch(self) -> Daemon:
+        """The daemon's process, just begun."""
+        return Daemon(self.host.argv(*self.wrapped(), *self.extra), self.log, self.environment())
 
     @property
     def pid(self) -> int:
@@ -186,7 +190,7 @@ class Engine:
             run(["umount", "-l", mount])
         shutil.rmtree(self.root, ignore_errors=True)
 
-    def __enter__(self) -> "Engine":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *raised: object) -> None:

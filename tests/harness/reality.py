@@ -27,6 +27,14 @@ def differences(pierd: Pierd) -> list[str]:
         ]
 
 
+def kept(pierd: Pierd) -> list[str]:
+    """The differences of what a data root holds, and mounts: for a daemon that runs nothing."""
+    with closing(sqlite3.connect(f"file:{pierd.data_root}/graph.db?mode=ro", uri=True)) as db:
+        db.row_factory = sqlite3.Row
+        mounts = (f"mount {mount} in the host's namespace" for mount in mounts_below(pierd.root))
+        return [*_states(db), *_folders(pierd, db), *mounts]
+
+
 def settled(pierd: Pierd, known: str = "") -> list[str]:
     """The differences that stay: links go with their namespace and helper processes end, each in its own time.
 
