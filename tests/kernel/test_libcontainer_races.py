@@ -6,15 +6,21 @@ rounds as a few seconds have; with PIERHEAD_LONG=1 three thousand, or a minute.
 """
 
 import contextlib
+import io
 import os
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from pierhead.driver.graphdriver import archiving
+from pierhead.errors import PierheadError
+from pierhead.libcontainer import view
 from pierhead.libcontainer.init import SetupError
 from pierhead.libcontainer.spec import Mount
+from tests.harness.archives import archive, file, folder, symlink
 from tests.harness.sentinel import snapshot
 from tests.harness.swapping import swapping
 from tests.kernel.box import MOUNTS, Box, enter, running, script
@@ -89,8 +95,8 @@ def test_where_proc_belongs_a_swapped_link_never_gets_it(box: Box, tmp_path: Pat
 def test_sysctls_and_the_oom_score_go_to_the_kernel_or_nowhere(box: Box, tmp_path: Path) -> None:
     """CVE-2025-52881: what was written to /proc went to a file that a mount had put there."""
     volume, dummy = tmp_path / "volume", tmp_path / "dummy"
-    for folder in (volume / "dst", dummy):
-        folder.mkdir(parents=True)
+    for place in (volume / "dst", dummy):
+        place.mkdir(parents=True)
     for name in ("ip_forward", "oom_score_adj", "exec", "current"):
         (dummy / name).touch()
     (volume / "link").symlink_to("/proc/sys/net/ipv4")
@@ -163,3 +169,70 @@ def test_a_volumes_subpath_that_is_swapped_shows_the_volume_alone(box: Box, tmp_
                 assert script(box, "ls /part", mounts=mounts).out == "ours\n"
                 started += 1
     assert started, "no start ever found a folder there: this says nothing"
+
+
+class Copies:
+    """Everything that ``docker cp`` does with an open root, again and again."""
+
+    new = archive(folder("d", 0o777, uid=1), file("d/new", "x"), file("f", "x", mode=0o777), symlink("s", "/"))
+
+    def __init__(self) -> None:
+        self.done = 0
+        self.read = b""
+
+    def all(self, root: int) -> None:
+        for path in ("/m/d", "/m/d/f", "/m/d/d/", "/m"):
+            with contextlib.suppress(OSError, PierheadError):
+                wanted = archiving.path(path)
+                node = archiving.find(root, wanted)
+                archiving.link_target(root, wanted)
+                self.read += b"".join(archiving.pack(node, wanted.name, None))
+                self.done += 1
+        with contextlib.suppress(OSError, PierheadError):
+            os.close(archiving.open_target(root, archiving.path("/m/d")))
+            unpacked = archiving.FileExtractor(root, "/m/d", lambda _, uid, gid: (uid, gid), strict=False)
+            unpacked.run(io.BytesIO(self.new))
+            self.done += 1
+
+
+@pytest.mark.parametrize("state", ["running", "assembled"])
+def test_a_copy_below_a_directory_that_is_swapped_stays_in_the_container(box: Box, tmp_path: Path, state: str) -> None:
+    """CVE-2018-15664, CVE-2019-10152, CVE-2021-41089, CVE-2026-41568, CVE-2026-42306: files out and in, modes, and the
+    mount points that are made for a container that does not run."""
+    sentinel, shared, below = (tmp_path / name for name in ("sentinel", "shared", "below"))
+    (sentinel / "d").mkdir(parents=True)
+    (sentinel / "f").write_text("the host's")
+    (shared / "d/d").mkdir(parents=True)
+    (shared / "d/f").write_text("own")
+    (shared / "link").symlink_to(sentinel)
+    below.mkdir()
+    before, points = snapshot(sentinel), Path("/proc/self/mountinfo").read_text().count(str(tmp_path))
+    mounts = (Mount("/m", "bind", str(shared), ("rbind",)), Mount("/m/d/d", "bind", str(below), ("rbind",)))
+    copies = Copies()
+
+    def assembled() -> None:  # the mount namespace ends with its thread
+        with contextlib.suppress(OSError):
+            root = view.assembled(box.root, mounts, readonly=False)
+            try:
+                copies.all(root)
+            finally:
+                os.close(root)
+
+    with contextlib.ExitStack() as stack:
+        root = -1
+        if state == "running":
+            child = stack.enter_context(running(box.spec("sleep", "1000", mounts=(*MOUNTS, *mounts))))
+            root = view.running(child.pid, "")
+            stack.callback(os.close, root)
+        stack.enter_context(swapping(shared / "d", shared / "link"))
+        for _ in rounds():
+            if state == "running":
+                copies.all(root)
+            else:
+                thread = threading.Thread(target=assembled)
+                thread.start()
+                thread.join()
+    assert copies.done > 10 and b"own" in copies.read, "no copy ever succeeded: this says nothing"
+    assert b"the host's" not in copies.read
+    assert snapshot(sentinel) == before
+    assert Path("/proc/self/mountinfo").read_text().count(str(tmp_path)) == points
