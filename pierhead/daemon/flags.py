@@ -18,8 +18,11 @@ from pierhead.daemon.config import Config
 from pierhead.driver.networkdriver.api import PublishPolicy
 from pierhead.driver.networkdriver.ipam import AddressPool
 from pierhead.errors import InvalidParameter
-from pierhead.libcontainer import scopes
+from pierhead.libcontainer import cgroups, scopes
 from pierhead.registry.hosts import parse_mirror
+
+BOOTED_BY_SYSTEMD = "/run/systemd/system"
+"""A directory that is there if it has, sd_booted(3)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,7 +293,7 @@ OPTIONS = (
     Option(("--dns-search",), "dns-search", str, "search domain for containers", many=True),
     Option(("--default-bridge-names",), "default-bridge-names", _truth, "names are resolved on the default bridge too"),
     Option(("--mend-networks",), "mend-networks", _truth, "what others change in our networks is put right (default)"),
-    Option(("--exec-opt",), "exec-opts", _exec_option, "native.cgroupdriver=cgroupfs (default) or systemd", many=True),
+    Option(("--exec-opt",), "exec-opts", _exec_option, "native.cgroupdriver=cgroupfs or systemd", many=True),
     Option(("--cgroup-parent",), "cgroup-parent", str, "where containers' cgroups are made (default /pierhead/<id>)"),
     Option(("--default-shm-size",), "default-shm-size", _bytes, "of containers' /dev/shm (default 64M)"),
     Option(
@@ -394,8 +397,17 @@ def _complete(config: Config, given: Mapping[str, Any]) -> Config:
     }
     values = {field.name: getattr(config, field.name) for field in fields(config)}
     _check_gateways(config)
-    _check_cgroups(config)
-    return Config(**{**values, **{key: value for key, value in defaults.items() if not given.get(key)}})
+    if not config.exec_opts and _systemd_is_usual():
+        values["exec_opts"] = (_exec_option("native.cgroupdriver=systemd"),)
+    made = Config(**{**values, **{key: value for key, value in defaults.items() if not given.get(key)}})
+    _check_cgroups(made)
+    return made
+
+
+def _systemd_is_usual() -> bool:
+    """Whether Docker would have systemd make containers' cgroups, unasked: it makes all others of a machine that has
+    cgroup v2 alone, and v2 is for one to write."""
+    return os.geteuid() == 0 and os.path.isdir(BOOTED_BY_SYSTEMD) and cgroups.detect().version == 2
 
 
 def _check_cgroups(config: Config) -> None:
@@ -403,7 +415,7 @@ def _check_cgroups(config: Config) -> None:
         return
     if config.cgroup_parent and not scopes.valid_slice(config.cgroup_parent):
         raise InvalidParameter('cgroup-parent for systemd cgroup should be a valid slice named as "xxx.slice"')
-    if not os.path.isdir("/run/systemd/system"):  # sd_booted(3)
+    if not os.path.isdir(BOOTED_BY_SYSTEMD):
         raise InvalidParameter("systemd not running on this host, cannot use systemd cgroups manager")
 
 

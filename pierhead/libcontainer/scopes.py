@@ -43,6 +43,11 @@ def path(slice: str, id: str) -> str:
     return "/" + "/".join([*folders, unit(id)])
 
 
+def runtime_path(slice: str, id: str) -> str:
+    """How an OCI runtime is told of the same scope: slice, and the two parts of the unit's name."""
+    return f"{slice}:pierhead:{id}"
+
+
 def slice_of(cgroup: str) -> str:
     """The slice of a scope's cgroup, as ``path`` makes it; empty if it is none."""
     parent, _, name = cgroup.rpartition("/")

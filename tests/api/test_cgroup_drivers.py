@@ -10,6 +10,7 @@ import pytest
 from tests.harness.api import Api
 from tests.harness.engines import PIERD, Engine
 from tests.harness.engines import engine as started_engine
+from tests.harness.ociruntimes import oci_runtime
 from tests.harness.processes import run, wait_until
 from tests.harness.systemd import SYSTEMD, Booted, booted
 
@@ -106,6 +107,31 @@ def test_a_restarted_daemon_finds_its_scopes(machine: Booted, engine: Engine, ap
     assert engine.docker("exec", id, "echo", "here").stdout == "here\n"
     api.ok("DELETE", f"/containers/{id}", force=1)
     wait_until(lambda: shown(machine, id, "ActiveState") == ["inactive"], "the scope's end")
+
+
+def test_without_a_setting_it_is_systemd_where_that_runs_on_cgroup_v2_alone(machine: Booted) -> None:
+    with started_engine("pierd", inside=machine.argv()) as made:
+        assert made.api.get("/info")["CgroupDriver"] == ("systemd" if UNIFIED else "cgroupfs")
+        id = made.api.run("sleep", "1000")
+        assert shown(machine, id, "ActiveState") == ["active" if UNIFIED else "inactive"]
+
+
+def test_an_oci_runtime_has_systemd_make_the_same_scope(machine: Booted) -> None:
+    runtime = ["--add-runtime", f"mine={oci_runtime('runc')}"]
+    with started_engine("pierd", ["--exec-opt", SYSTEMD_DRIVER, *runtime], inside=machine.argv()) as made:
+        api = made.api
+        id = api.run("sleep", "1000", HostConfig={"Runtime": "mine", "Memory": 64 << 20, "CgroupParent": "a-b.slice"})
+        memory = "MemoryMax" if UNIFIED else "MemoryLimit"
+        assert shown(machine, id, "ActiveState", "Slice", "ControlGroup", memory) == [
+            "active", "a-b.slice", f"/a.slice/a-b.slice/{scope(id)}", str(64 << 20),
+        ]  # fmt: skip
+        api.ok("POST", f"/containers/{id}/update", {"Memory": 128 << 20, "MemorySwap": 256 << 20})
+        assert shown(machine, id, memory) == [str(128 << 20)]
+        assert made.docker("exec", id, "echo", "here").stdout == "here\n"
+        api.ok("POST", f"/containers/{id}/pause")
+        assert api.get(f"/containers/{id}/stats", stream="false")["pids_stats"]["current"] == 1
+        api.ok("DELETE", f"/containers/{id}", force=1)
+        wait_until(lambda: shown(machine, id, "ActiveState") == ["inactive"], "the scope's end")
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Mapping
 
@@ -10,10 +9,8 @@ from pierhead.driver.execdriver import protocol
 from pierhead.driver.execdriver.api import StartRequest
 from pierhead.driver.execdriver.shims import Shims
 from pierhead.driver.execdriver.spawn import Zygote
-from pierhead.libcontainer import cgroups, plan, scope, scopes
-from pierhead.libcontainer.spec import NamespaceKind, NamespaceMode, Resources
-
-log = logging.getLogger(__name__)
+from pierhead.libcontainer import cgroups, plan, scopes
+from pierhead.libcontainer.spec import NamespaceKind, NamespaceMode
 
 
 class NativeDriver(Shims):
@@ -50,19 +47,3 @@ class NativeDriver(Shims):
         if slice:
             made = scopes.planned(self.layout, made, slice, spec.id, spec.resources)
         return plan.compile_start(spec, made)
-
-    def delete(self, id: str) -> None:
-        scoped = bool(scopes.slice_of(self.cgroup(id)))
-        super().delete(id)
-        if scoped:
-            try:
-                scope.call(scope.ADDRESS, scopes.stop_message(id), awaited=True)
-            except FileNotFoundError:
-                pass  # systemd has seen it
-            except OSError as error:
-                log.warning("container %s: %s", id[:12], error)
-
-    def update(self, id: str, resources: Resources) -> None:
-        super().update(id, resources)
-        if scopes.slice_of(self.cgroup(id)):
-            scope.call(scope.ADDRESS, scopes.change_message(self.layout, id, resources))

@@ -107,10 +107,12 @@ class OciDriver(Shims):
 
     def compile(self, request: StartRequest) -> bytes:
         spec, setup = request.spec, request.spec.network
-        if scopes.slice_of(spec.cgroup):
-            raise ValueError("the systemd cgroup driver needs the native exec driver")
         plan.compile_start(spec)  # refuses what cannot be, in the same words
         path, *options = self._command(request.runtime)
+        slice = scopes.slice_of(spec.cgroup)
+        if slice:
+            options.append("--systemd-cgroup")
+            spec = replace(spec, cgroup=scopes.runtime_path(slice, spec.id))
         kinds = {kind: spec.namespaces.get(kind, NamespaceMode.NEW) for kind in NamespaceKind}
         joined = {kind: "" for kind, mode in kinds.items() if mode is NamespaceMode.JOIN}
         of_network = [(name, value) for name, value in map(_sysctl, spec.sysctls) if name.startswith("net/")]

@@ -402,10 +402,14 @@ class Shim:
 
     def _give_back(self) -> None:
         """Remove the cgroup and let go of the folder (its lock says that we live)."""
-        if not remove_empty(self.cgroups):
+        # A scope is systemd's to remove: it would wait for the word that nobody is in there any more, which never comes
+        # where the group has gone before.
+        scoped = self.cgroups[-1].endswith(".scope") if self.cgroups else False
+        if scoped or not remove_empty(self.cgroups):
             try:
                 cgroupfs.kill(self.cgroups)
-                cgroupfs.remove(self.cgroups)
+                if not scoped:
+                    cgroupfs.remove(self.cgroups)
             except OSError:
                 pass  # the daemon's delete tries again, and says what is wrong
         if self.folder >= 0:

@@ -23,7 +23,7 @@ from pierhead.driver.execdriver import parents, protocol
 from pierhead.driver.execdriver.api import Exited, StartRequest
 from pierhead.driver.execdriver.monitor import ShimMonitor, exited, flags, holds
 from pierhead.driver.execdriver.spawn import Zygote
-from pierhead.libcontainer import cgroupfs, cgroups, oom, scopes, stats
+from pierhead.libcontainer import cgroupfs, cgroups, oom, scope, scopes, stats
 from pierhead.libcontainer.spec import NamespaceKind, NamespaceMode, Resources
 from pierhead.linux import calls
 
@@ -233,7 +233,10 @@ class Shims(ABC):
         cgroupfs.thaw(self.directories(id))
 
     def update(self, id: str, resources: Resources) -> None:
-        cgroups.update(self.layout, self.cgroup(id), resources)
+        place = self.cgroup(id)
+        cgroups.update(self.layout, place, resources)
+        if scopes.slice_of(place):  # it writes its own limits again when it is reloaded
+            scope.call(scope.ADDRESS, scopes.change_message(self.layout, id, resources))
 
     def processes(self, id: str) -> tuple[int, ...]:
         return tuple(cgroupfs.pids(self.directories(id)))
@@ -257,7 +260,8 @@ class Shims(ABC):
         return oom.watch(self.directories(id))
 
     def delete(self, id: str) -> None:
-        directories = self.directories(id)
+        place = self.cgroup(id)
+        directories = self.layout.directories(place)
         try:
             folder = os.open(self.folder(id), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -272,8 +276,19 @@ class Shims(ABC):
         left = tuple(directory for directory in directories if os.path.isdir(directory))
         if left:
             cgroupfs.kill(left)
-            cgroupfs.remove(left)
+        if scopes.slice_of(place):
+            self._end_scope(id)  # before its group is gone, see ``shim``
+        cgroupfs.remove(left)
         self.clear_folder(id)
+
+    def _end_scope(self, id: str) -> None:
+        """Wait until systemd has seen that a scope is empty, and knows it no more."""
+        try:
+            scope.call(scope.ADDRESS, scopes.stop_message(id), awaited=True)
+        except FileNotFoundError:
+            pass  # it has seen it
+        except OSError as error:
+            log.warning("container %s: %s", id[:12], error)
 
     def _end_shim(self, id: str, folder: int) -> None:
         """Wait for the shim, which ends when its container has; one that does not is killed."""
