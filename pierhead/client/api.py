@@ -135,11 +135,18 @@ class Api:
 
     def json(self, method: str, path: str, query: Query = {}, body: object = None) -> Any:  # noqa: B006
         """One request whose answer is JSON; None where it is empty."""
-        answer = self.call(method, path, query, body)
+        return self._whole(self.call(method, path, query, body))
+
+    def _whole(self, answer: Response) -> Any:
         text = answer.read()
         if self._kept is None and answer.headers.get("connection", "").lower() != "close":
             self._kept = answer.connection
         return json.loads(text) if text.strip() else None
+
+    def remove(self, path: str, query: Query = {}) -> tuple[Any, Mapping[str, str]]:  # noqa: B006
+        """DELETE: the answer's JSON, None where it is empty; and its header, by names in small letters."""
+        answer = self.call("DELETE", path, query)
+        return self._whole(answer), answer.headers
 
     def get(self, path: str, query: Query = {}) -> Any:  # noqa: B006
         """GET of JSON."""

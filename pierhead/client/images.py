@@ -142,19 +142,25 @@ def _history_columns(short: bool, human: bool) -> Columns:
 
 def rm(session: Session, options: Options) -> int:
     """Remove images, or only the names given."""
+    from pierhead.client.reclaimed import Reclaimed
+
     query = {"force": options.on("force"), "noprune": options.on("no-prune")}
+    total = Reclaimed()
     problems = []
     fatal = False
     for name in options.operands:
         try:
-            found = session.api.json("DELETE", f"/images/{quote(name, '/:@')}", query)
+            found, headers = session.api.remove(f"/images/{quote(name, '/:@')}", query)
         except DaemonError as error:
             fatal = fatal or error.code != 404
             problems.append(str(error))
             continue
+        total.read(headers)
         for entry in found or ():
             print(f"Deleted: {entry['Deleted']}" if entry.get("Deleted") else f"Untagged: {entry['Untagged']}")
         sys.stdout.flush()
+    if options.on("space"):
+        total.show()
     if problems:
         text = "\n".join(problems)
         if not options.on("force") or fatal:

@@ -77,14 +77,17 @@ def rename(session: Session, options: Options) -> int:
 
 def rm(session: Session, options: Options) -> int:
     """Remove."""
+    from pierhead.client.reclaimed import Reclaimed
+
     query = {"v": options.on("volumes"), "link": options.on("link"), "force": options.on("force")}
+    total = Reclaimed()
 
     def remove(name: str) -> None:
         name = name.strip("/")
         if not name:
             raise ClientError("Container name cannot be empty")
         try:
-            session.api.json("DELETE", f"/containers/{quote(name)}", query)
+            total.read(session.api.remove(f"/containers/{quote(name)}", query)[1])
         except DaemonError as error:
             if not (options.on("force") and error.code == 404):
                 raise
@@ -97,6 +100,8 @@ def rm(session: Session, options: Options) -> int:
             failed |= each(session, [name], remove)
         except Missing:
             continue
+    if options.on("space"):
+        total.show()
     return failed
 
 

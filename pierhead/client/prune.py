@@ -6,8 +6,8 @@ from typing import Any
 from pierhead.client.api import filter_query
 from pierhead.client.errors import ClientError, Quit
 from pierhead.client.flags import Options
+from pierhead.client.reclaimed import Reclaimed
 from pierhead.client.session import Session
-from pierhead.client.units import human_size
 
 
 def _confirm(options: Options, warning: str) -> None:
@@ -26,8 +26,11 @@ def _filters(session: Session, options: Options) -> list[str]:
     return options.all("filter") + [str(pair) for pair in session.config.get("pruneFilters") or ()]
 
 
-def _space(count: int) -> None:
-    print(f"Total reclaimed space: {human_size(count)}")
+def _show(found: Any) -> int:
+    total = Reclaimed()
+    total.add(found)
+    total.show()
+    return 0
 
 
 def _list(title: str, names: list[str] | None) -> None:
@@ -44,8 +47,7 @@ def containers(session: Session, options: Options) -> int:
     _confirm(options, "WARNING! This will remove all stopped containers.")
     found = _prune(session, "containers", _filters(session, options))
     _list("Deleted Containers:", found.get("ContainersDeleted"))
-    _space(found.get("SpaceReclaimed") or 0)
-    return 0
+    return _show(found)
 
 
 def images(session: Session, options: Options) -> int:
@@ -59,8 +61,7 @@ def images(session: Session, options: Options) -> int:
     )
     found = _prune(session, "images", [*_filters(session, options), f"dangling={'false' if every else 'true'}"])
     _images(found)
-    _space(found.get("SpaceReclaimed") or 0)
-    return 0
+    return _show(found)
 
 
 def _images(found: Any) -> None:
@@ -96,8 +97,7 @@ def volumes(session: Session, options: Options) -> int:
         filters.append("all=true")
     found = _prune(session, "volumes", filters)
     _list("Deleted Volumes:", found.get("VolumesDeleted"))
-    _space(found.get("SpaceReclaimed") or 0)
-    return 0
+    return _show(found)
 
 
 def system(session: Session, options: Options) -> int:
@@ -115,17 +115,17 @@ def system(session: Session, options: Options) -> int:
     if filters:
         warning += "\n  Items to be pruned will be filtered with:\n" + "".join(f"  - {pair}\n" for pair in filters)
     _confirm(options, warning)
-    total = 0
+    total = Reclaimed()
     found = _prune(session, "containers", filters)
     _list("Deleted Containers:", found.get("ContainersDeleted"))
-    total += found.get("SpaceReclaimed") or 0
+    total.add(found)
     _list("Deleted Networks:", _prune(session, "networks", filters).get("NetworksDeleted"))
     if with_volumes:
         found = _prune(session, "volumes", filters)
         _list("Deleted Volumes:", found.get("VolumesDeleted"))
-        total += found.get("SpaceReclaimed") or 0
+        total.add(found)
     found = _prune(session, "images", [*filters, f"dangling={'false' if every else 'true'}"])
     _images(found)
-    total += found.get("SpaceReclaimed") or 0
-    _space(total)
+    total.add(found)
+    total.show()
     return 0

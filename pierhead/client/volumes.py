@@ -60,14 +60,19 @@ def create(session: Session, options: Options) -> int:
 
 def rm(session: Session, options: Options) -> int:
     """Remove volumes."""
+    from pierhead.client.reclaimed import Reclaimed
+
+    total = Reclaimed()
     problems = []
     for name in options.operands:
         try:
-            session.api.json("DELETE", f"/volumes/{quote(name)}", {"force": options.on("force")})
+            total.read(session.api.remove(f"/volumes/{quote(name)}", {"force": options.on("force")})[1])
         except DaemonError as error:
             problems.append(str(error))
             continue
         print(name)
+    if options.on("space"):
+        total.show()
     if problems:
         raise ClientError("\n".join(problems))
     return 0

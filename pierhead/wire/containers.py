@@ -470,10 +470,14 @@ class ContainerWaitResponse(Message):
 
 
 class ContainerPruneResponse(Message):
-    """What was removed; None is written as null, as Docker does for nothing."""
+    """What was removed; None is written as null, as Docker does for nothing.
+
+    free_space_change: as in ``space.Released``; not Docker's.
+    """
 
     containers_deleted: list[str] | None = always(None)
     space_reclaimed: int = always(0)
+    free_space_change: int | None = None
 
 
 class ContainerTopResponse(Message):

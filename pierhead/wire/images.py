@@ -165,10 +165,14 @@ class ImageDeleteResponseItem(Message):
 
 
 class ImagePruneResponse(Message):
-    """What was removed; None is written as null, as Docker does for nothing."""
+    """What was removed; None is written as null, as Docker does for nothing.
+
+    free_space_change: as in ``space.Released``; not Docker's.
+    """
 
     images_deleted: list[ImageDeleteResponseItem] | None = always(None)
     space_reclaimed: int = always(0)
+    free_space_change: int | None = None
 
 
 class ErrorDetail(Message, rename=None):

@@ -5,6 +5,21 @@ Bytes on disk are st_blocks × 512, folders included and hard links once, so tha
 
 from pierhead.wire.codec import Message, always, always_list, always_new
 
+RECLAIMED = "Pierhead-Space-Reclaimed"
+FREE_CHANGE = "Pierhead-Free-Space-Change"
+"""Header fields in which answers to DELETE have the two numbers of ``Released``."""
+
+
+class Released(Message):
+    """What a removal has given back.
+
+    space_reclaimed: bytes on disk of all that was deleted.  free_space_change: by how much more (less: below 0) is free
+    on the file system than before, whoever else was at work on it.
+    """
+
+    space_reclaimed: int = always(0)
+    free_space_change: int = always(0)
+
 
 class LayersDisk(Message):
     """Image layers, in bytes on disk: those of several images, those of one, and those that only containers need."""

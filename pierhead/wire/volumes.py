@@ -41,7 +41,11 @@ class VolumeListResponse(Message):
 
 
 class VolumePruneResponse(Message):
-    """What was removed; None is written as null, as Docker does for nothing."""
+    """What was removed; None is written as null, as Docker does for nothing.
+
+    free_space_change: as in ``space.Released``; not Docker's.
+    """
 
     volumes_deleted: list[str] | None = always(None)
     space_reclaimed: int = always(0)
+    free_space_change: int | None = None

@@ -2,15 +2,17 @@
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.harness.api import Api
 from tests.harness.archives import archive, file, folder, hardlink, opaque, symlink, whiteout
 from tests.harness.engines import Engine, Pierd
 from tests.harness.engines import engine as started_engine
+from tests.harness.filesystems import file_system
 from tests.harness.images import docker_archive
 
 pytestmark = pytest.mark.only_pierhead("Docker does not say where every byte is")
@@ -50,6 +52,10 @@ def on_disk(*paths: Path) -> int:
     return sum(seen.values())
 
 
+def load(api: Api, layers: list[bytes], name: str) -> None:
+    api.ok("POST", "/images/load", raw=docker_archive(layers, [name]), content_type="application/x-tar")
+
+
 def owners(disk: dict[str, Any]) -> int:
     """The sum of what has an owner."""
     parts = [*disk["Layers"].values(), *disk["Containers"].values()]
@@ -60,8 +66,8 @@ def owners(disk: dict[str, Any]) -> int:
 def used(request: pytest.FixtureRequest) -> Iterator[Engine]:
     """A daemon that has been used, and rests."""
     with started_engine("pierd", ("--storage-driver", request.param)) as made:
-        made.api.ok("POST", "/images/load", raw=docker_archive(LAYERS, ["x:1"]), content_type="application/x-tar")
-        made.api.ok("POST", "/images/load", raw=docker_archive(LAYERS[:2], ["y:1"]), content_type="application/x-tar")
+        load(made.api, LAYERS, "x:1")
+        load(made.api, LAYERS[:2], "y:1")
         writer = made.api.run(
             "sh", "-c", WRITING, name="writer", HostConfig={"Binds": ["named:/v"]}, Volumes={"/a": {}}
         )
@@ -157,3 +163,91 @@ def test_layers_of_an_older_pierhead_are_measured_once(pierd: Pierd) -> None:
     after = pierd.api.get("/system/df")["Pierhead"]
     assert after["Layers"] == before["Layers"] and after["Unaccounted"] == 0
     assert after["Total"] == on_disk(pierd.data_root)
+
+
+# -- what removals give back ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pierd]:
+    """A daemon whose data root is a file system of its own, where nobody else changes what is free."""
+    folder = tmp_path_factory.mktemp("disk")
+    with started_engine("pierd", images=False) as made:
+        assert isinstance(made, Pierd) and made.stop() == 0
+        with file_system("ext4", folder, 256, at=made.data_root):
+            made.start("--storage-driver", "overlay2", "--trim=false")
+            made.provide_images()
+            yield made
+            made.forget()
+            assert made.stop() == 0
+
+
+def there(engine: Engine) -> int:
+    """Bytes on disk but for the database, which keeps what it has."""
+    return on_disk(engine.data_root) - on_disk(*engine.data_root.glob("graph.db*"))
+
+
+def used_by_others(engine: Engine) -> dict[str, Any]:
+    """What df says, but for the engine's own folders, which do not shrink."""
+    disk: dict[str, Any] = engine.api.get("/system/df")["Pierhead"]
+    return {key: disk[key] for key in disk if key not in ("Database", "Engine", "Total", "Free")}
+
+
+def free(engine: Engine) -> int:
+    found = os.statvfs(engine.data_root)
+    return found.f_bfree * found.f_frsize
+
+
+def given_back(headers: Mapping[str, str]) -> tuple[int, int]:
+    return int(headers["Pierhead-Space-Reclaimed"]), int(headers["Pierhead-Free-Space-Change"])
+
+
+def test_a_removal_says_to_the_byte_what_it_has_given_back(small: Pierd) -> None:
+    empty, free_before = used_by_others(small), free(small)
+    load(small.api, LAYERS, "x:1")
+    load(small.api, LAYERS[:2], "y:1")
+    small.api.ok("POST", "/volumes/create", {"Name": "named"})
+    for name in ("one", "two", "kept"):
+        id = small.api.run("sh", "-c", WRITING, name=name, HostConfig={"Binds": ["named:/v"]}, Volumes={"/a": {}})
+        small.api.wait(id)
+    steps = [
+        ("DELETE", "/containers/one", {"v": 1}),
+        ("DELETE", "/images/x:1", {}),  # its topmost layer alone: the others are the second image's too
+        ("DELETE", "/images/y:1", {}),
+        ("DELETE", "/containers/kept", {"force": 1, "v": 1}),
+        ("POST", "/containers/prune", {}),
+        ("POST", "/volumes/prune", {"filters": {"all": ["true"]}}),
+    ]
+    for method, path, query in steps:
+        before, room = there(small), free(small)
+        answer = small.api.ok(method, path, **query)
+        if method == "DELETE":
+            reclaimed, change = given_back(answer.headers)
+        else:
+            reclaimed, change = answer.json["SpaceReclaimed"], answer.json["FreeSpaceChange"]
+        assert reclaimed == before - there(small) > 4096, path
+        # Blocks of attributes that files share are each file's; and the database may have grown.
+        assert change == free(small) - room and abs(change - reclaimed) < 1 << 16, path
+    gone = small.api.send("DELETE", "/volumes/named")
+    assert gone.status == 404 or given_back(gone.headers)[0] > 700_000
+    assert used_by_others(small) == empty and abs(free(small) - free_before) < 1 << 16
+
+
+def test_a_kept_layer_goes_with_the_container_that_it_was_kept_for(small: Pierd) -> None:
+    load(small.api, LAYERS, "x:1")
+    small.api.create("true", image="x:1", name="holder")
+    assert given_back(small.api.ok("DELETE", "/images/x:1", force=1).headers)[0] == 0
+    usage = small.api.get("/system/df")["Pierhead"]
+    assert usage["Layers"]["Kept"] > 300_000 and usage["Unaccounted"] == 0
+    before = there(small)
+    assert given_back(small.api.ok("DELETE", "/containers/holder").headers)[0] == before - there(small) > 300_000
+
+
+def test_a_file_that_somebody_holds_open_is_counted_and_not_free_yet(small: Pierd) -> None:
+    small.api.ok("POST", "/volumes/create", {"Name": "held"})
+    with open(small.data_root / "volumes/held/_data/file", "wb") as file:
+        file.write(bytes(5_000_000))
+        file.flush()
+        os.fsync(file.fileno())
+        reclaimed, change = given_back(small.api.ok("DELETE", "/volumes/held").headers)
+        assert reclaimed > 5_000_000 and change < 100_000

@@ -345,6 +345,27 @@ def test_df_begins_with_dockers_and_goes_on_with_every_byte_by_its_owner(
     assert ("IMAGE" in said) == bool(verbose)
 
 
+def test_removals_print_what_dockers_do_and_where_asked_how_much_was_given_back(stage: Engine) -> None:
+    space = r"Total reclaimed space: [\d.]+[kM]?B\nFree space on the disk: [+-][\d.]+[kM]?B\n"
+
+    for make, remove in (
+        ("create --name removed busybox", "rm removed"),
+        ("tag busybox removed:1", "rmi removed:1"),
+        ("volume create removed", "volume rm removed"),
+    ):
+        said = []
+        for client, option in ((stage.docker, []), (stage.pier, []), (stage.pier, ["--space"])):
+            stage.docker(*make.split()).check()
+            said.append(client(*remove.split(), *option).check().stdout)
+        assert said[0] == said[1] == said[2][: len(said[0])]
+        assert re.fullmatch(space, said[2][len(said[0]) :]), said
+    for client in (stage.docker, stage.pier):
+        stage.docker("volume", "create", "removed").check()
+        said = client("volume", "prune", "-f", "--filter", "label!=a", "--filter", "all=1").check().stdout
+        pattern = space if client == stage.pier else space.partition("Free")[0]
+        assert re.fullmatch("Deleted Volumes:\nremoved\n\n" + pattern, said), said
+
+
 def test_what_happened_is_told_alike(stage: Engine) -> None:
     window = ("--since", "10m", "--until", "0s", "--filter", "container=ended")
     theirs = stage.docker("events", *window).check().stdout

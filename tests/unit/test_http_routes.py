@@ -145,6 +145,7 @@ def test_a_request_becomes_its_job(
     empty = {
         "images.inspect": images.ImageInspect(),
         "images.list": [],
+        "images.remove": ([], None),
         "containers.list": [],
         "containers.inspect": containers.ContainerInspectResponse(),
     }

@@ -80,7 +80,8 @@ Restart one or more containers
 Remove one or more containers
 -f, --force  Force the removal of a running container (uses SIGKILL)
 -l, --link  Remove the specified link
--v, --volumes  Remove anonymous volumes associated with the container""",
+-v, --volumes  Remove anonymous volumes associated with the container
+--space  Say in the end how many bytes on the disk that has given back""",
     "start": """[OPTIONS] CONTAINER [CONTAINER...]
 Start one or more stopped containers
 -a, --attach  Attach STDOUT/STDERR and forward signals

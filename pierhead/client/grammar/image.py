@@ -55,7 +55,8 @@ Upload an image to a registry
 Remove one or more images
 -f, --force  Force removal of the image
 --no-prune  Do not delete untagged parents
---platform strings  Remove only the given platform variant. Formatted as "os[/arch[/variant]]" (e.g., "linux/amd64")""",
+--platform strings  Remove only the given platform variant. Formatted as "os[/arch[/variant]]" (e.g., "linux/amd64")
+--space  Say in the end how many bytes on the disk that has given back""",
     "save": """[OPTIONS] IMAGE [IMAGE...]
 Save one or more images to a tar archive (streamed to STDOUT by default)
 -o, --output string  Write to a file, instead of STDOUT

@@ -32,5 +32,6 @@ Remove unused local volumes
 -f, --force  Do not prompt for confirmation""",
     "rm": """[OPTIONS] VOLUME [VOLUME...]
 Remove one or more volumes. You cannot remove a volume that is in use by a container.
--f, --force  Force the removal of one or more volumes""",
+-f, --force  Force the removal of one or more volumes
+--space  Say in the end how many bytes on the disk that has given back""",
 }

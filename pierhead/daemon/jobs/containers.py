@@ -46,6 +46,7 @@ from pierhead.wire.containers import (
 )
 from pierhead.wire.durations import human_duration
 from pierhead.wire.filters import Filters
+from pierhead.wire.space import Released
 from pierhead.wire.time import parse_moment, rfc3339
 
 LIST_FILTERS = frozenset(
@@ -322,9 +323,11 @@ async def _update(engine: Engine, id: str, request: ContainerUpdateRequest) -> C
     return ContainerUpdateResponse(warnings=warnings or None)
 
 
-async def remove(engine: Engine, name: str, force: bool = False, volumes: bool = False, link: bool = False) -> None:
+async def remove(
+    engine: Engine, name: str, force: bool = False, volumes: bool = False, link: bool = False
+) -> Released | None:
     """See ``removal.remove``."""
-    await removal.remove(engine, name, force, volumes, link)
+    return await removal.remove(engine, name, force, volumes, link)
 
 
 async def prune(engine: Engine, filters: Filters) -> ContainerPruneResponse:
@@ -334,7 +337,7 @@ async def prune(engine: Engine, filters: Filters) -> ContainerPruneResponse:
     if len(until) > 1:
         raise InvalidParameter("more than one until filter specified")
     deleted: builtins.list[str] = []
-    freed = 0
+    freed, before = 0, space.free(engine)
     for container in engine.containers.all():
         labels = config_of(container).labels
         if container.state not in (State.CREATED, State.EXITED, State.DEAD):
@@ -353,7 +356,8 @@ async def prune(engine: Engine, filters: Filters) -> ContainerPruneResponse:
             freed += await removal.erase(engine, container.id, False)
         deleted.append(container.id)
     engine.events.publish("container", "prune", "", {"reclaimed": str(freed)})
-    return ContainerPruneResponse(containers_deleted=deleted or None, space_reclaimed=freed)
+    change = space.free(engine) - before
+    return ContainerPruneResponse(containers_deleted=deleted or None, space_reclaimed=freed, free_space_change=change)
 
 
 async def top(engine: Engine, name: str, ps_args: str = "") -> ContainerTopResponse:

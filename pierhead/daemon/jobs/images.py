@@ -4,6 +4,7 @@ import builtins
 from fnmatch import fnmatchcase
 
 from pierhead.daemon.engine.engine import Engine, blocking
+from pierhead.daemon.jobs import space
 from pierhead.daemon.jobs.image_names import (
     ImageRecord,
     container_config,
@@ -38,6 +39,7 @@ from pierhead.wire.images import (
     ImageSummary,
     RootFS,
 )
+from pierhead.wire.space import Released
 from pierhead.wire.time import parse_moment, rfc3339
 
 __all__ = [
@@ -256,12 +258,14 @@ def _check(engine: Engine, image: Image, *, force: bool, named: bool) -> None:
 
 async def remove(
     engine: Engine, name: str, force: bool = False, noprune: bool = False
-) -> builtins.list[ImageDeleteResponseItem]:
+) -> tuple[builtins.list[ImageDeleteResponseItem], Released]:
     """Take a name from an image, and delete the image when that was its last; by id: delete it with all its names.
 
     Raises NoSuchImage, Conflict with Docker's wording.
     """
-    return (await engine.finish(_remove(engine, name, force)))[0]
+    before = space.free(engine)
+    records, freed = await engine.finish(_remove(engine, name, force))
+    return records, space.released(engine, freed, before)
 
 
 async def _remove(engine: Engine, name: str, force: bool) -> tuple[builtins.list[ImageDeleteResponseItem], int]:
@@ -331,7 +335,7 @@ async def prune(engine: Engine, filters: Filters) -> ImagePruneResponse:
     if len(until) > 1:
         raise InvalidParameter("more than one until filter specified")
     deleted: builtins.list[ImageDeleteResponseItem] = []
-    reclaimed = 0
+    reclaimed, before = 0, space.free(engine)
     for image in await blocking(engine.graph.images):
         labels = container_config(image).labels
         if (until and image.created > until[0]) or not filters.matches_labels("label", labels):
@@ -349,4 +353,5 @@ async def prune(engine: Engine, filters: Filters) -> ImagePruneResponse:
             deleted += records
             reclaimed += freed
     engine.events.publish("image", "prune", "", {"reclaimed": str(reclaimed)})
-    return ImagePruneResponse(images_deleted=deleted or None, space_reclaimed=reclaimed)
+    change = space.free(engine) - before
+    return ImagePruneResponse(images_deleted=deleted or None, space_reclaimed=reclaimed, free_space_change=change)

@@ -4,12 +4,13 @@ import os
 
 from pierhead.daemon.engine.engine import Engine, blocking, phase
 from pierhead.daemon.engine.waiters import Condition
-from pierhead.daemon.jobs import launch, lifecycle, networks, restarts, volumes
+from pierhead.daemon.jobs import launch, lifecycle, networks, restarts, space, volumes
 from pierhead.daemon.jobs.describe import attributes
 from pierhead.driver.graphdriver.remove import remove_tree
 from pierhead.errors import Conflict, NoSuchContainer
 from pierhead.graph.containers import Container
 from pierhead.graph.state import State
+from pierhead.wire.space import Released
 
 WITH_VOLUMES = "remove with volumes"
 """The intent of a removal that takes the anonymous volumes along: after a crash it is finished as it was meant."""
@@ -17,14 +18,14 @@ WITH_VOLUMES = "remove with volumes"
 
 async def remove(
     engine: Engine, name: str, force: bool = False, with_volumes: bool = False, link: bool = False
-) -> None:
+) -> Released | None:
     """Remove a container and give its bytes back. Raises Conflict for one that runs, unless forced.
 
     link: not a container but a link, "container/alias".
     """
     if link:
         await networks.unlink(engine, name)
-        return
+        return None
     container = engine.containers.find(name)
     if container.state is State.REMOVING:
         raise Conflict(f"removal of container {name} is already in progress")
@@ -36,17 +37,19 @@ async def remove(
             else "stop the container before removing or force remove"
         )
         raise Conflict(f'cannot remove container "{container.name}": container is {state}: {advice}')
-    await engine.finish(_remove(engine, container.id, with_volumes))
+    before = space.free(engine)
+    freed = await engine.finish(_remove(engine, container.id, with_volumes))
+    return space.released(engine, freed, before)
 
 
-async def _remove(engine: Engine, id: str, with_volumes: bool) -> None:
+async def _remove(engine: Engine, id: str, with_volumes: bool) -> int:
     restarts.hold(engine, id)
     try:
         async with engine.locks.hold(id):
             try:
                 container = engine.containers.get(id)
             except NoSuchContainer:
-                return
+                return 0
             restarts.forget_restart(engine, id)
             if container.live:
                 with phase("execdriver: kill"):
@@ -54,7 +57,7 @@ async def _remove(engine: Engine, id: str, with_volumes: bool) -> None:
             await launch.settled(engine, id)
             if engine.containers.get(id).state is State.RESTARTING:
                 engine.containers.update(id, state=State.EXITED)
-            await erase(engine, id, with_volumes)
+            return await erase(engine, id, with_volumes)
     finally:
         restarts.unhold(engine, id)
 

@@ -1,4 +1,4 @@
-"""Every byte of the data root by its owner.
+"""Every byte of the data root by its owner; and how many a removal has given back.
 
 Layers are known from GraphDB; what containers and volumes have written is walked, once.  What is in the data root and
 belongs to none of them, nor to the engine itself, is unaccounted: a defect, or somebody else's.
@@ -12,11 +12,22 @@ from pierhead.daemon.engine.engine import Engine
 from pierhead.driver.graphdriver.usage import blocks, measure
 from pierhead.graph.containers import Container
 from pierhead.graph.holdings import HeldLayer, Holdings
-from pierhead.wire.space import DiskUsage, Stray
+from pierhead.wire.space import DiskUsage, Released, Stray
 
 _DATABASE = frozenset({"graph.db", "graph.db-wal", "graph.db-shm", "graph.db-journal"})
 _OWN = frozenset({"lock", "lost+found"})
 """The second is the file system's, where the data root is one's top."""
+
+
+def free(engine: Engine) -> int:
+    """Bytes of the data root's file system that nothing has."""
+    system = os.statvfs(engine.config.data_root)
+    return system.f_bfree * system.f_frsize
+
+
+def released(engine: Engine, freed: int, before: int) -> Released:
+    """What a removal has given back. before: ``free`` at its beginning."""
+    return Released(space_reclaimed=freed, free_space_change=free(engine) - before)
 
 
 @dataclass(frozen=True, slots=True)

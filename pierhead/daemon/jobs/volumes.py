@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from pierhead.daemon.engine.engine import Engine, blocking
-from pierhead.daemon.jobs import volume_mounts
+from pierhead.daemon.jobs import space, volume_mounts
 from pierhead.daemon.jobs.describe import mounts_of
 from pierhead.daemon.jobs.mounts import check_driver
 from pierhead.driver.graphdriver.remove import remove_tree
@@ -29,6 +29,7 @@ from pierhead.linux.idmap import IdMaps
 from pierhead.linux.openat import open_in_root
 from pierhead.wire import codec
 from pierhead.wire.filters import Filters
+from pierhead.wire.space import Released
 from pierhead.wire.time import rfc3339
 from pierhead.wire.volumes import UsageData, Volume, VolumeCreateOptions, VolumeListResponse, VolumePruneResponse
 
@@ -192,15 +193,17 @@ def make(engine: Engine, name: str) -> None:
         os.chown(mountpoint(engine, name), *engine.config.id_maps.root)
 
 
-async def remove(engine: Engine, name: str, force: bool = False) -> None:
+async def remove(engine: Engine, name: str, force: bool = False) -> Released:
     """Delete a volume and what is in it. Raises NoSuchVolume (unless forced), Conflict while a container has it."""
     try:
         _get(engine, name)
     except NoSuchVolume:
         if force:
-            return
+            return Released()
         raise
-    await engine.finish(_remove(engine, name))
+    before = space.free(engine)
+    freed = await engine.finish(_remove(engine, name))
+    return space.released(engine, freed, before)
 
 
 async def _remove(engine: Engine, name: str, states: tuple[str, str] = ("ready", "removing")) -> int:
@@ -226,7 +229,7 @@ async def prune(engine: Engine, filters: Filters) -> VolumePruneResponse:
     filters.validate(PRUNE_FILTERS)
     everything = filters.flag("all")
     deleted: builtins.list[str] = []
-    reclaimed = 0
+    reclaimed, before = 0, space.free(engine)
     for found in _all(engine):
         if not (everything or found.anonymous) or not filters.matches_labels("label", found.labels):
             continue
@@ -238,7 +241,8 @@ async def prune(engine: Engine, filters: Filters) -> VolumePruneResponse:
             continue
         deleted.append(found.name)
     engine.events.publish("volume", "prune", "", {"reclaimed": str(reclaimed)})
-    return VolumePruneResponse(volumes_deleted=deleted or None, space_reclaimed=reclaimed)
+    change = space.free(engine) - before
+    return VolumePruneResponse(volumes_deleted=deleted or None, space_reclaimed=reclaimed, free_space_change=change)
 
 
 def usage(engine: Engine) -> builtins.list[Volume]:

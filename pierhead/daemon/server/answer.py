@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from socket import socket
 from typing import Protocol
 
 from pierhead import __version__
-from pierhead.wire import codec, versions
+from pierhead.wire import codec, space, versions
+from pierhead.wire.space import Released
 from pierhead.wire.system import ErrorResponse
 
 JSON = "application/json"
@@ -82,6 +83,19 @@ def json(value: object, status: int = 200) -> Reply:
 def error(message: str, status: int) -> Reply:
     """Docker's form of every error."""
     return Reply(status, codec.encode(ErrorResponse(message=message)) + b"\n", JSON)
+
+
+def removed(released: Released | None, reply: Reply) -> Reply:
+    """A reply that says in its header, where no client of Docker's looks, what was given back."""
+    if released is None:
+        return reply
+    return replace(
+        reply,
+        headers=(
+            (space.RECLAIMED, str(released.space_reclaimed)),
+            (space.FREE_CHANGE, str(released.free_space_change)),
+        ),
+    )
 
 
 NO_CONTENT = Reply(204)

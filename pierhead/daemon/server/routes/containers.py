@@ -101,8 +101,10 @@ async def update(call: Call) -> Answer:
 async def remove(call: Call) -> Answer:
     if "/" in call.path["name"] and not call.flag("link"):  # the name of a link
         raise NoSuchContainer(call.path["name"])
-    await call.engine.run(containers.remove, call.path["name"], call.flag("force"), call.flag("v"), call.flag("link"))
-    return NO_CONTENT
+    released = await call.engine.run(
+        containers.remove, call.path["name"], call.flag("force"), call.flag("v"), call.flag("link")
+    )
+    return answer.removed(released, NO_CONTENT)
 
 
 async def prune(call: Call) -> Answer:

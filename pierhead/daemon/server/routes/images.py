@@ -54,8 +54,10 @@ async def tag(call: Call) -> Answer:
 
 
 async def remove(call: Call) -> Answer:
-    removed = await call.engine.run(images.remove, call.path["name"], call.flag("force"), call.flag("noprune"))
-    return answer.json(removed)
+    removed, released = await call.engine.run(
+        images.remove, call.path["name"], call.flag("force"), call.flag("noprune")
+    )
+    return answer.removed(released, answer.json(removed))
 
 
 async def prune(call: Call) -> Answer:

@@ -23,8 +23,8 @@ async def create(call: Call) -> Answer:
 
 
 async def remove(call: Call) -> Answer:
-    await call.engine.run(volumes.remove, call.path["name"], call.flag("force"))
-    return NO_CONTENT
+    released = await call.engine.run(volumes.remove, call.path["name"], call.flag("force"))
+    return answer.removed(released, NO_CONTENT)
 
 
 async def prune(call: Call) -> Answer:
