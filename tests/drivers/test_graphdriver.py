@@ -2,21 +2,16 @@
 
 import io
 import os
-import secrets
 import stat
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 import pytest
 
-from pierhead.driver.graphdriver.api import Applied, Change, GraphDriver, Record
-from pierhead.driver.graphdriver.btrfs import BtrfsDriver
-from pierhead.driver.graphdriver.overlay import OverlayDriver
+from pierhead.driver.graphdriver.api import Change, GraphDriver
 from pierhead.driver.graphdriver.tar import BadArchive
-from pierhead.driver.graphdriver.vfs import VfsDriver
 from tests.harness.archives import (
     NS,
     Item,
@@ -31,66 +26,12 @@ from tests.harness.archives import (
     symlink,
     whiteout,
 )
-from tests.harness.filesystems import file_system
 from tests.harness.kernel import need
 from tests.harness.processes import run
 
 MODIFIED, ADDED, DELETED = 0, 1, 2
-
-
-class Stacked(OverlayDriver):
-    """Layers get their parents when they have been unpacked, as those of an image do that come at the same time."""
-
-    def __init__(self, data_root: str) -> None:
-        super().__init__(data_root)
-        self._later: dict[str, str] = {}
-
-    def create(self, id: str, parent: str | None, *, writable: bool = False, limit: int = 0) -> None:
-        super().create(id, parent if writable else None, writable=writable, limit=limit)
-        if parent is not None and not writable:
-            self._later[id] = parent
-
-    def apply(self, id: str, tar: BinaryIO, record: Record | None = None) -> Applied:
-        applied = super().apply(id, tar, record)
-        if (parent := self._later.pop(id, None)) is not None:
-            self.stack(id, parent, applied)
-        return applied
-
-
-DRIVERS = {"overlay2": OverlayDriver, "stacked": Stacked, "vfs": VfsDriver, "btrfs": BtrfsDriver}
-
-
-@pytest.fixture(scope="module")
-def btrfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A file system for the driver that needs its own."""
-    need("btrfs")
-    with file_system("btrfs", tmp_path_factory.mktemp("disk"), 256) as place:
-        run(["btrfs", "quota", "enable", str(place)]).check()
-        yield place
-
-
-@pytest.fixture(params=DRIVERS)
-def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture
-def home(request: pytest.FixtureRequest, kind: str, tmp_path: Path) -> Path:
-    """The data root, on the file system that the driver wants."""
-    if kind != "btrfs":
-        return tmp_path
-    place: Path = request.getfixturevalue("btrfs") / secrets.token_hex(4)
-    place.mkdir()
-    return place
-
-
-@pytest.fixture
-def driver(kind: str, home: Path) -> Iterator[GraphDriver]:
-    made: GraphDriver = DRIVERS[kind](str(home))
-    made.probe()
-    yield made
-    for id in [*made.list()]:
-        made.remove(id)
+WHOLE = ("vfs", "btrfs")
+"""Drivers whose layers are whole trees, so that nothing is stacked."""
 
 
 def layer(driver: GraphDriver, id: str, parent: str | None, *items: Item) -> str:
@@ -254,12 +195,40 @@ def test_odd_names(driver: GraphDriver, name: str) -> None:
 
 
 def test_a_chain_of_130_layers(driver: GraphDriver) -> None:
+    count = 30 if driver.name in WHOLE else 130
     parent = None
-    for number in range(130):
+    for number in range(count):
         parent = layer(driver, f"l{number}", parent, file(f"f{number}"))
     driver.create("w", parent, writable=True)
     with opened(driver, "w", readonly=False) as root:
-        assert len(tree(root)) == 130
+        assert len(tree(root)) == count
+
+
+def test_a_chain_beyond_what_the_kernel_stacks(driver: GraphDriver) -> None:
+    """It takes 500 lower directories."""
+    if driver.name in WHOLE:
+        pytest.skip("its layers are whole trees: nothing is stacked")
+    layer(driver, "l0", None, folder("d", 0o700), file("d/one", "1"), hardlink("d/two", "d/one"), file("gone"))
+    expected = {"d", "d/one", "d/two", "gone"}
+    for number in range(1, 600):
+        items = [folder("d", 0o700), file(f"d/f{number}", str(number))]
+        if number % 10 == 0:
+            items.append(whiteout(f"d/f{number - 1}"))
+            expected.discard(f"d/f{number - 1}")
+        if number == 440:
+            items.append(whiteout("gone"))
+            expected.discard("gone")
+        layer(driver, f"l{number}", f"l{number - 1}", *items)
+        expected.add(f"d/f{number}")
+    driver.create("w", "l599", writable=True)
+    with opened(driver, "w", readonly=False) as root:
+        assert tree(root) == expected and stat.S_IMODE(os.stat(root / "d").st_mode) == 0o700
+        assert os.stat(root / "d/one").st_ino == os.stat(root / "d/two").st_ino
+        assert [(root / f"d/f{number}").read_text() for number in (1, 448, 450, 451, 599)] == [
+            *("1", "448", "450", "451", "599")
+        ]
+        (root / "d/f1").unlink()
+    assert list(driver.changes("w")) == [Change("/d", MODIFIED), Change("/d/f1", DELETED)]
 
 
 def test_changes_are_dockers(driver: GraphDriver) -> None:

@@ -4,21 +4,10 @@ import io
 import os
 from pathlib import Path
 
-import pytest
-
 from pierhead.driver.graphdriver.api import GraphDriver
-from pierhead.driver.graphdriver.overlay import OverlayDriver
 from pierhead.driver.graphdriver.tar import BadArchive
-from pierhead.driver.graphdriver.vfs import VfsDriver
 from tests.harness.corpus import Case, corpus, names
 from tests.harness.sentinel import sentinel
-
-
-@pytest.fixture(params=[OverlayDriver, VfsDriver], ids=["overlay2", "vfs"])
-def driver(request: pytest.FixtureRequest, tmp_path: Path) -> GraphDriver:
-    made: GraphDriver = request.param(str(tmp_path / "layers"))
-    made.probe()
-    return made
 
 
 def unpacked(driver: GraphDriver, name: str, case: Case) -> frozenset[str] | None:

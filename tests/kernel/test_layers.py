@@ -18,7 +18,6 @@ from typing import BinaryIO, cast
 import pytest
 from backports import zstd
 
-from pierhead.driver.graphdriver import detached
 from pierhead.driver.graphdriver.overlay import OverlayDriver
 from pierhead.driver.graphdriver.vfs import VfsDriver
 from pierhead.errors import InvalidParameter, NotFound, PierheadError
@@ -29,7 +28,6 @@ from pierhead.graph.graphdb import GraphDB
 from pierhead.graph.holdings import holdings
 from pierhead.graph.image import chain_ids, parse_config
 from pierhead.graph.importing import import_rootfs
-from pierhead.linux.mount import OverlayRoot
 from pierhead.reference import parse
 from tests.harness.archives import archive, file, folder, hardlink, opaque, symlink, whiteout
 from tests.harness.images import config_of, digest, docker_archive, oci_archive, tar
@@ -465,26 +463,3 @@ def test_an_id_is_found_by_its_beginning(store: Store) -> None:
     for length in (6, 12, 64):
         assert store.graph.by_prefix(image.id[: 7 + length]) == image.id
     assert store.graph.by_prefix("sha256:" + "z") is None and store.graph.by_prefix(image.id + "0") is None
-
-
-def test_an_older_kernel_assembles_the_same_root(store: Store) -> None:
-    """Without the mount option lowerdir+ (before Linux 6.8): by mount(2), whose options must fit into a page."""
-    parent = None
-    for number in range(140):
-        store.graph.driver.create(f"l{number}", parent)
-        store.graph.driver.apply(f"l{number}", io.BytesIO(archive(file(f"f{number}"))))
-        parent = f"l{number}"
-    store.graph.driver.create("w", parent, writable=True)
-    root = store.graph.driver.root("w")
-    assert isinstance(root, OverlayRoot)
-    mounts = Path("/proc/self/mountinfo").read_text()
-    fd = detached._by_mount(root, readonly=False)
-    try:
-        listed = os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=fd)
-        assert len(set(os.listdir(listed)) - {"proc", "sys", "dev", "etc"}) == 140
-        os.close(listed)
-        os.close(os.open("made", os.O_CREAT | os.O_WRONLY, dir_fd=fd))
-    finally:
-        os.close(fd)
-    assert [change.path for change in store.graph.driver.changes("w")] == ["/made"]
-    assert Path("/proc/self/mountinfo").read_text() == mounts

@@ -115,7 +115,7 @@ def driver_data(engine: Engine, layer_id: str | None) -> DriverData:
         return DriverData(name=name)
     own = root.upper or os.path.realpath(root.lower[0])
     below = [os.path.realpath(path) for path in (root.lower if root.upper else root.lower[1:])]
-    below = [path for path in below if os.path.basename(path) == "diff"]
+    below = [path for path in below if os.path.basename(path) in ("diff", "base")]
     folder = os.path.dirname(own)
     data = {"MergedDir": f"{folder}/merged", "UpperDir": own, "WorkDir": f"{folder}/work"}
     if below:

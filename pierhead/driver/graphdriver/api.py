@@ -94,10 +94,7 @@ class GraphDriver(Protocol):
 
     def stack(self, id: str, parent: str, applied: Applied) -> None:
         """Put a layer that was made without a parent, and unpacked, on top of one: the same as if it had been given to
-        ``create``. Called once, before anything is made of the layer; only where ``stacks``.
-
-        Raises InvalidParameter where there are too many layers.
-        """
+        ``create``. Called once, before anything is made of the layer; only where ``stacks``."""
 
     def remove(self, id: str) -> int:
         """Give the layer's bytes back; returns how many (st_blocks, hard links once). Idempotent."""

@@ -1,12 +1,17 @@
 """Mounts that are attached nowhere: they are gone when their descriptor is closed, and no other process sees them."""
 
-import errno
 import os
-import secrets
+from concurrent.futures import ThreadPoolExecutor
 
 from pierhead.linux import const
+from pierhead.linux.calls import unshare
 from pierhead.linux.mount import OverlayRoot
-from pierhead.linux.mountapi import clone_tree, fsconfig, fsmount, fsopen, mount, set_attributes, umount
+from pierhead.linux.mountapi import clone_tree, fsconfig, fsmount, fsopen, mount, set_attributes
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_PLACE = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+_LAYER_BY_LAYER = tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2]) >= (6, 8)
+"""Whether the kernel takes "lowerdir+", a layer at a time."""
 
 # Stated, not left to the kernel's build: the archive of a layer must hold all of it, and follow nothing from it.
 _OPTIONS = (("redirect_dir", "nofollow"), ("metacopy", "off"), ("index", "off"))
@@ -14,12 +19,10 @@ _OPTIONS = (("redirect_dir", "nofollow"), ("metacopy", "off"), ("index", "off"))
 
 def open_overlay(root: OverlayRoot, *, readonly: bool) -> int:
     """A directory descriptor of the assembled overlay."""
-    try:
+    if _LAYER_BY_LAYER:
         return _readable(_by_context(root, readonly=readonly))
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
-    return _readable(_by_mount(root, readonly=readonly))  # before Linux 6.8 there is no "lowerdir+"
+    with ThreadPoolExecutor(1, "overlay") as alone:
+        return alone.submit(_by_mount, root, readonly=readonly).result()
 
 
 def _readable(mount_fd: int) -> int:
@@ -28,7 +31,7 @@ def _readable(mount_fd: int) -> int:
     The mount lives on in it, as after a lazy unmount.
     """
     try:
-        return os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=mount_fd)
+        return os.open(".", _DIRECTORY, dir_fd=mount_fd)
     finally:
         os.close(mount_fd)
 
@@ -51,32 +54,24 @@ def _by_context(root: OverlayRoot, *, readonly: bool) -> int:
 
 
 def _by_mount(root: OverlayRoot, *, readonly: bool) -> int:
-    """By mount(2) on a directory of our own for a moment, cloned and unmounted again.
+    """By mount(2), whose options are one page: from within /proc/self/fd a layer's name is its descriptor's number.
 
-    All lower directories that are in one folder are named through a descriptor of it, to keep the options in a page.
+    For a thread of its own, which ends with it: in a mount namespace that nobody else sees and that ends then, too.
     """
-    folder = os.path.dirname(root.lower[0])
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    place = os.path.join(os.path.dirname(folder), f"probe-{secrets.token_hex(8)}")
+    unshare(const.CLONE_NEWNS)
+    mount("", "/", "", const.MS_REC | const.MS_SLAVE)
+    layers = [os.open(path, _PLACE) for path in (*root.lower, *filter(None, (root.upper, root.work)))]
     try:
-        short = f"/proc/self/fd/{fd}/"
-        lower = ":".join(
-            path.replace(folder + "/", short, 1) if path.startswith(folder) else path for path in root.lower
-        )
-        options = [f"lowerdir={lower}", *(f"{key}={value}" for key, value in _OPTIONS)]
-        if root.upper is not None and root.work is not None:
-            options += [f"upperdir={root.upper}", f"workdir={root.work}"]
-        os.mkdir(place, 0o700)
-        try:
-            mount("overlay", place, "overlay", const.MS_RDONLY if readonly else 0, ",".join(options))
-            try:
-                return clone_tree(const.AT_FDCWD, place, recursive=False)
-            finally:
-                umount(place, const.MNT_DETACH)
-        finally:
-            os.rmdir(place)
+        lower = len(root.lower)
+        options = ["lowerdir=" + ":".join(map(str, layers[:lower])), *(f"{key}={value}" for key, value in _OPTIONS)]
+        options += [f"{key}={fd}" for key, fd in zip(("upperdir", "workdir"), layers[lower:], strict=False)]
+        os.chdir("/proc/self/fd")
+        mount("overlay", "/", "overlay", const.MS_RDONLY if readonly else 0, ",".join(options))
+        # "/" itself still leads to what is below the new mount, ".." of it to the top.
+        return os.open("/..", _DIRECTORY)
     finally:
-        os.close(fd)
+        for fd in layers:
+            os.close(fd)
 
 
 def open_directory_mount(path: str, *, readonly: bool) -> int:

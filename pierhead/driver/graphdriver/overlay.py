@@ -8,6 +8,8 @@
     <id>/lower         the short names of what is below it, topmost first, ":" between them
     <id>/parent        the parent's id
     <id>/work          for overlayfs, in writable layers
+    <id>/base          the layer and all below it in one tree, where there are as many as MAX_LOWER: what is on top of
+                       it begins a chain again (see ``merge``)
 """
 
 import base64
@@ -16,6 +18,7 @@ import errno
 import os
 import secrets
 import stat
+import threading
 from collections.abc import Iterator, Sequence, Set
 from functools import partial
 from typing import BinaryIO
@@ -24,6 +27,7 @@ from pierhead.difference import Difference, Kind
 from pierhead.driver.graphdriver.api import Applied, Change, Kept, Record, Remainder, Usage
 from pierhead.driver.graphdriver.compare import compare
 from pierhead.driver.graphdriver.detached import open_overlay
+from pierhead.driver.graphdriver.merge import merge, unshared
 from pierhead.driver.graphdriver.notes import check_note, check_parent, lost, read_note, write_note
 from pierhead.driver.graphdriver.pack import END, Packer
 from pierhead.driver.graphdriver.projects import confine
@@ -31,11 +35,11 @@ from pierhead.driver.graphdriver.remove import remove_tree
 from pierhead.driver.graphdriver.tree import copy_attributes, inherit, walk
 from pierhead.driver.graphdriver.usage import blocks, measure
 from pierhead.driver.graphdriver.whiteout import OPAQUE, PREFIX, OverlayExtractor, is_opaque, is_whiteout
-from pierhead.errors import InvalidParameter
 from pierhead.linux.mount import OverlayRoot
 
 MAX_LOWER = 450
-"""Layers below a writable one. The kernel takes 500, and their short names must fit into one page before Linux 6.8."""
+"""Layers that are put on top of each other before they are merged. The kernel takes 500 (OVL_MAX_STACK)."""
+BASE = "base"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _RESERVED = ("l", "empty", "skeleton")
 
@@ -54,7 +58,8 @@ class OverlayDriver:
     stacks = True
 
     def __init__(self, data_root: str) -> None:
-        self._home = os.path.join(data_root, "overlay2")
+        self._home = os.path.join(data_root, self.name)
+        self._merging = threading.Lock()
 
     def _dir(self, id: str, *parts: str) -> str:
         return os.path.join(self._home, id, *parts)
@@ -110,7 +115,7 @@ class OverlayDriver:
         """Make the layer's directory and its short name."""
         if not os.path.isdir(os.path.join(self._home, "empty")):
             self._prepare()
-        lower = "" if parent is None else self._lower_on(parent)
+        lower = "" if parent is None else self._on(parent)
         os.mkdir(self._dir(id), 0o710)
         os.mkdir(self._dir(id, "diff"), 0o755)
         if parent is not None:
@@ -153,17 +158,32 @@ class OverlayDriver:
             os.close(from_fd)
             os.close(to_fd)
 
-    def _lower_on(self, parent: str) -> str:
-        """What is below a layer on top of this one. Raises InvalidParameter where that is too much."""
-        lower = self._chain_through(parent)
-        if lower.count(":") >= MAX_LOWER:
-            raise InvalidParameter("max depth exceeded")
-        return lower
-
     def _chain_through(self, id: str) -> str:
-        """A layer's short name and all below it."""
+        """What is below a layer on top of this one: its short name and all below it, or its merged tree."""
         lower = self._read(id, "lower")
-        return self._read(id, "link") + (":" + lower if lower else "")
+        chain = self._read(id, "link") + (":" + lower if lower else "")
+        return chain if chain.count(":") + 1 < MAX_LOWER else f"../{id}/{BASE}"
+
+    def _on(self, id: str) -> str:
+        """The same, which is there from now on."""
+        self._merge_long(id)
+        return self._chain_through(id)
+
+    def _merge_long(self, id: str) -> None:
+        """Merge a layer with all below it if these are that many. The tree is the layer's own: whatever uses it is on
+        top of that and goes before it."""
+        if not self._chain_through(id).startswith("../"):
+            return
+        base = self._dir(id, BASE)
+        with self._merging:
+            if os.path.isdir(base):
+                return
+            remove_tree(f"{base}.new")
+            os.mkdir(f"{base}.new", 0o755)
+            chain = [*reversed(self._read(id, "lower").split(":")), self._read(id, "link")]
+            with _opened(f"{base}.new") as fd:
+                merge([os.path.join(self._home, "l", short) for short in chain], fd)
+            os.rename(f"{base}.new", base)
 
     def parent(self, id: str) -> str | None:
         """As ``create`` was told."""
@@ -185,15 +205,17 @@ class OverlayDriver:
             write_note(self._dir(id, "lower"), "")
         if parent is not None:
             self._inherit(id, parent, applied)
+            self._merge_long(id)
         return applied
 
     def stack(self, id: str, parent: str, applied: Applied) -> None:
         """Nothing of the unpacked files depends on the parent but the attributes of what the archive does not have."""
-        lower = self._lower_on(parent)
+        lower = self._on(parent)
         self._write(id, "parent", parent)
         if not applied.opaque:
             write_note(self._dir(id, "lower"), lower)
         self._inherit(id, parent, applied)
+        self._merge_long(id)
 
     def _inherit(self, id: str, parent: str, applied: Applied) -> None:
         """Directories that the archive does not have hide those of the layers below: they get their attributes."""
@@ -279,6 +301,16 @@ class OverlayDriver:
             lower = "" if layer.parent is None or cut else self._chain_through(layer.parent)
         except OSError:
             return  # said of the parent
+        if lower.startswith("../") and not os.path.isdir(merged := os.path.join(links, lower)):
+            yield Difference(
+                Kind.MISSING,
+                "layer",
+                layer.id,
+                f"{os.path.normpath(merged)}, the files below layer {layer.id[:12]}, is missing: no container of it "
+                "can start",
+                "it is made again of the layers",
+                partial(self._on, layer.parent or ""),
+            )
         yield from check_note(
             layer, self._dir(layer.id, "lower"), lower, f"the layers below {layer.id[:12]} are not found by it"
         )
@@ -383,10 +415,12 @@ class OverlayDriver:
             names = os.listdir(self._dir(id))
         except FileNotFoundError:
             return Usage(0, 0)
-        parts = {name: measure(self._dir(id, name)) for name in names}
+        parts = {name: measure(self._dir(id, name)) for name in names if name != BASE}
         disk = blocks(self._dir(id)) + sum(part.disk for part in parts.values())
         if "link" in parts:
             disk += blocks(os.path.join(self._home, "l", self._read(id, "link")))
+        if BASE in names:
+            disk += unshared(self._dir(id, BASE))
         return Usage(parts["diff"].content if "diff" in parts else 0, disk)
 
     def remainder(self, known: Set[str]) -> Remainder:

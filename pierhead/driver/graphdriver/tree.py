@@ -133,7 +133,7 @@ def _copy_level(
             continue
         if found.st_nlink > 1:
             links[key] = below
-        _copy_node(source, target, name, found, _owner(found, maps))
+        copy_node(source, target, name, found, _owner(found, maps))
     found = os.fstat(source)
     os.fchown(target, *_owner(found, maps))
     os.fchmod(target, stat.S_IMODE(found.st_mode))
@@ -141,7 +141,7 @@ def _copy_level(
     os.utime(target, ns=(found.st_atime_ns, found.st_mtime_ns))
 
 
-def _copy_node(source: int, target: int, name: bytes, found: os.stat_result, owner: tuple[int, int]) -> None:
+def copy_node(source: int, target: int, name: bytes, found: os.stat_result, owner: tuple[int, int]) -> None:
     """One thing that is no directory."""
     if stat.S_ISREG(found.st_mode):
         from_fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=source)
