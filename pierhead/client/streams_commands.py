@@ -43,9 +43,18 @@ def attach(session: Session, options: Options) -> int:
 
 
 def logs(session: Session, options: Options) -> int:
-    """Print a container's output so far; with ``-f``, what follows too."""
+    """Print a container's output so far; with ``-f``, what follows too. With ``--truncate`` delete it instead."""
     container = options.operands[0]
     api = session.api
+    if options.on("truncate"):
+        from pierhead.client.reclaimed import Reclaimed
+
+        if options.on("follow"):
+            raise ClientError("conflicting options: cannot specify both --follow and --truncate")
+        total = Reclaimed()
+        total.add(api.post(f"/pierhead/containers/{quote(container)}/logs/truncate"))
+        total.show()
+        return 0
     tty = bool(api.get(f"/containers/{quote(container)}/json")["Config"].get("Tty"))
     query = {
         "stdout": True,

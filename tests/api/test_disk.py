@@ -1,19 +1,23 @@
 """Where the disk has gone: every byte of the data root has an owner, to the byte, on every storage driver."""
 
 import os
+import re
 import stat
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.harness.api import Api
+from tests.harness.api import Api, UnixConnection
 from tests.harness.archives import archive, file, folder, hardlink, opaque, symlink, whiteout
 from tests.harness.engines import Engine, Pierd
 from tests.harness.engines import engine as started_engine
 from tests.harness.filesystems import file_system
+from tests.harness.hands import Background
 from tests.harness.images import docker_archive
+from tests.harness.processes import wait_until
 
 pytestmark = pytest.mark.only_pierhead("Docker does not say where every byte is")
 
@@ -251,3 +255,51 @@ def test_a_file_that_somebody_holds_open_is_counted_and_not_free_yet(small: Pier
         os.fsync(file.fileno())
         reclaimed, change = given_back(small.api.ok("DELETE", "/volumes/held").headers)
         assert reclaimed > 5_000_000 and change < 100_000
+
+
+# -- logs -------------------------------------------------------------------------------------------------------------
+
+COUNTING = "i=0; while :; do echo line $i; i=$((i+1)); [ $((i%20)) = 0 ] && sleep 0.02; done"
+
+
+def test_a_log_is_truncated_while_it_is_written_and_followed(used: Engine) -> None:
+    api = used.api
+    config = {"Type": "json-file", "Config": {"max-size": "100k", "max-file": "3"}}
+    id = api.run("sh", "-c", COUNTING, name="counting", HostConfig={"LogConfig": config})
+    seen = bytearray()
+
+    def follow() -> None:
+        connection = UnixConnection(used.socket)
+        connection.request("GET", f"/containers/{id}/logs?stdout=1&follow=1")
+        with closing(connection), connection.getresponse() as response:
+            while data := response.read1(65536):
+                seen.extend(data)
+
+    def more() -> bool:
+        return len(seen) > behind + 6000
+
+    home = used.data_root / "containers" / id
+    follower = Background(follow)
+    for _ in range(3):
+        behind = len(seen)
+        wait_until(more, "lines that go on")
+        answer = api.ok("POST", f"/pierhead/containers/{id}/logs/truncate").json
+        assert answer["SpaceReclaimed"] >= 4096
+    behind = len(seen)
+    wait_until(more, "lines after the last")
+    api.ok("POST", f"/containers/{id}/kill")
+    follower.finish()
+    lines = re.findall(rb"line (\d+)\n", bytes(seen))
+    assert [int(number) for number in lines] == list(range(len(lines))) and len(lines) > 1000
+    assert api.ok("POST", f"/pierhead/containers/{id}/logs/truncate").json["SpaceReclaimed"] > 0
+    assert api.logs(id) == b"" and on_disk(*home.glob("*-json.log*")) == 0
+    assert used.pier("logs", "--truncate", "counting").check().stdout.startswith("Total reclaimed space: 0B\n")
+    assert api.get("/system/df")["Pierhead"]["Unaccounted"] == 0
+    api.ok("DELETE", f"/containers/{id}")
+
+
+def test_a_log_that_is_not_kept_cannot_be_truncated(used: Engine) -> None:
+    id = used.api.create("true", HostConfig={"LogConfig": {"Type": "none"}})
+    assert "does not support truncation" in used.api.send("POST", f"/pierhead/containers/{id}/logs/truncate").message
+    assert used.api.send("POST", "/pierhead/containers/nobody/logs/truncate").status == 404
+    used.api.ok("DELETE", f"/containers/{id}")

@@ -21,6 +21,7 @@ from pierhead.driver.execdriver.api import (
     ExecError,
     ExecStarted,
     Exited,
+    LogTruncated,
     NetworkJoined,
     SocketsOpened,
     Started,
@@ -160,6 +161,21 @@ def test_old_output_is_given_up_when_the_log_has_its_number_of_files(box: Box) -
     assert sorted(os.path.basename(path) for path in box.folder.glob("log*")) == ["log", "log.1", "log.2"]
     assert entries(log.path)[-1]["log"] == "20000\n"
     assert os.path.getsize(log.path) < 10_200
+
+
+def test_a_log_is_deleted_at_any_time_and_goes_on(box: Box) -> None:
+    log = box.log(max_size=10_000, max_files=3)
+    stream, client = box.client()
+    running = run(box, "sh", "-c", "seq 1 600; read x; echo after", log=log, open_stdin=True, streams=(stream,))
+    running.expect(Started)
+    client.until(b"600\n")  # what is sent has been logged
+    size = sum(path.stat().st_blocks * 512 for path in box.folder.glob("log*"))
+    running.monitor.truncate_log(3)
+    assert running.expect(LogTruncated) == LogTruncated(3, None, size)
+    assert [path.name for path in box.folder.glob("log*")] == ["log"]
+    client.send(b"\n")
+    running.expect(Exited)
+    assert [entry["log"] for entry in entries(log.path)] == ["after\n"]
 
 
 def test_closing_stdin_lets_the_command_end(box: Box) -> None:

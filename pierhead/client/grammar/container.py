@@ -50,6 +50,7 @@ Fetch the logs of a container
 --since string  Show logs since timestamp (e.g. "2013-01-02T13:23:37Z") or relative (e.g. "42m" for 42 minutes)
 -n, --tail string  Number of lines to show from the end of the logs (default "all")
 -t, --timestamps  Show timestamps
+--truncate  Delete what has been logged so far, and show nothing
 --until string  Show logs before a timestamp (e.g. "2013-01-02T13:23:37Z") or relative (e.g. "42m" for 42 minutes)""",
     "ls": """[OPTIONS]
 List containers

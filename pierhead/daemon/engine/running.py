@@ -9,6 +9,7 @@ from pierhead.driver.execdriver.api import (
     ExecError,
     ExecStarted,
     Exited,
+    LogTruncated,
     Lost,
     Monitor,
     NetworkJoined,
@@ -21,7 +22,7 @@ from pierhead.libcontainer.spec import Process
 ResolverSockets = tuple[socket.socket, socket.socket]
 
 PATIENCE = 5.0
-"""Seconds that a shim has to open sockets."""
+"""Seconds that a shim has to open sockets, or to truncate the log."""
 
 
 @dataclass(slots=True)
@@ -77,6 +78,7 @@ class Running:
     """Those that are being started or run."""
     answers: "dict[int, asyncio.Future[ResolverSockets | None]]" = field(default_factory=dict)
     opening: "dict[int, asyncio.Future[tuple[socket.socket, ...]]]" = field(default_factory=dict)
+    truncating: "dict[int, asyncio.Future[int]]" = field(default_factory=dict)
     serial: int = 0
     sent: dict[int, str] = field(default_factory=dict)
     """Signals that its PID 1 was sent, and on whose behalf."""
@@ -120,6 +122,19 @@ class Running:
         finally:
             del self.opening[serial]
 
+    async def truncate_log(self) -> int:
+        """Delete what has been logged: the bytes on disk. Raises and TimeoutError as ``open_sockets``."""
+        self.serial += 1
+        serial = self.serial
+        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self.truncating[serial] = future
+        try:
+            self.monitor.truncate_log(serial)
+            async with asyncio.timeout(PATIENCE):
+                return await future
+        finally:
+            del self.truncating[serial]
+
 
 def watch(
     id: str, monitor: Monitor, ended: Callable[[Running, Exited], None], lost: Callable[[str], Exited]
@@ -141,7 +156,7 @@ def watch(
                 instance.finish(137)
             if instance.answer is not None and not instance.answer.done():
                 instance.answer.set_exception(ProcessLookupError(f"container {id} is not running"))
-        for waiting in (running.answers, running.opening):
+        for waiting in (running.answers, running.opening, running.truncating):
             for answer in waiting.values():
                 if not answer.done():
                     answer.set_exception(ProcessLookupError(f"container {id} is not running"))
@@ -195,6 +210,13 @@ def watch(
                         opening.set_result(opened)
                     else:
                         opening.set_exception(failure)
+                case LogTruncated(serial, failure, freed):
+                    truncating = running.truncating.get(serial)
+                    if truncating is not None and not truncating.done():
+                        if failure is None:
+                            truncating.set_result(freed)
+                        else:
+                            truncating.set_exception(failure)
                 case Lost():
                     end(lost(id))
 

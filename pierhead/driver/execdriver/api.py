@@ -173,11 +173,20 @@ class SocketsOpened:
 
 
 @dataclass(frozen=True, slots=True)
+class LogTruncated:
+    """The answer to ``Monitor.truncate_log``; freed: bytes on disk that were deleted."""
+
+    serial: int
+    error: SetupFailed | None
+    freed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Lost:
     """The driver's process for this container is gone without an exit report; the cgroup has been killed."""
 
 
-Event = Started | StartError | Exited | ExecStarted | ExecError | NetworkJoined | SocketsOpened | Lost
+Event = Started | StartError | Exited | ExecStarted | ExecError | NetworkJoined | SocketsOpened | LogTruncated | Lost
 
 
 class Monitor(Protocol):
@@ -219,6 +228,10 @@ class Monitor(Protocol):
     def keep_ports(self, ports: Sequence[KeptPort]) -> None:
         """Of those that it holds let it keep these, served as said here, and give back the others, whose copied
         connections end. One that it does not hold is no error."""
+
+    def truncate_log(self, serial: int) -> None:
+        """Delete what has been logged so far; what comes is logged as before, and whoever follows the log misses
+        nothing. Answer: LogTruncated (never from a shim that an older Pierhead started)."""
 
     def close(self) -> None:
         """Let go of the connection; the container goes on (a daemon that stops)."""

@@ -182,9 +182,12 @@ class JSONLog:
     def _rotate(self) -> None:
         """The newest becomes .1, .1 becomes .2, …; with one file only it begins anew."""
         try:
+            size = os.fstat(self.file).st_size
+            if size < self.size:  # somebody has truncated it, as users of Docker do
+                self.size = size
+                return
             if self.max_files < 2:
-                os.ftruncate(self.file, 0)
-                self.size = 0
+                self._replace()
                 return
             for number in range(self.max_files - 1, 0, -1):
                 older = f"{self.path}.{number}"
@@ -199,3 +202,36 @@ class JSONLog:
         except OSError:
             # Written on into the file there is: better too long than lost.
             self.failed += 1
+
+    def _replace(self) -> None:
+        """Put an empty file in the place of the newest.
+
+        Emptied it could be only under whoever reads it, and would go on behind the place where that one is.
+        """
+        try:
+            os.unlink(self.path)
+        except FileNotFoundError:
+            pass
+        old = self.file
+        self.open()
+        os.close(old)
+
+    def truncate(self) -> int:
+        """Delete everything that has been logged: the bytes on disk. Raises OSError.
+
+        Whoever has a file open reads it to its end, and finds the new one by its name.
+        """
+        if self.file < 0:
+            raise FileNotFoundError(2, "the log is closed", self.path)
+        freed = os.fstat(self.file).st_blocks * 512
+        self._replace()
+        number = 1
+        while True:
+            try:
+                older = f"{self.path}.{number}"
+                blocks = os.lstat(older).st_blocks
+                os.unlink(older)
+            except FileNotFoundError:
+                return freed
+            freed += blocks * 512
+            number += 1

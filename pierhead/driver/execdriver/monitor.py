@@ -18,6 +18,7 @@ from pierhead.driver.execdriver.api import (
     Exited,
     HeldPort,
     KeptPort,
+    LogTruncated,
     Lost,
     NetworkJoined,
     NotBegun,
@@ -169,6 +170,9 @@ class ShimMonitor:
     def keep_ports(self, ports: Sequence[KeptPort]) -> None:
         self._send(protocol.KEEP, tuple(ports))
 
+    def truncate_log(self, serial: int) -> None:
+        self._send(protocol.TRUNCATE, (serial,))
+
     def close(self) -> None:
         self._close_request()
         self._connection.close()
@@ -244,4 +248,6 @@ def _event(message: bytes, descriptors: list[int]) -> Event:
             return NetworkJoined(serial, None if error is None else _failed(error), resolver)
         case protocol.OPENED, (int(serial), error):
             return SocketsOpened(serial, None if error is None else _failed(error), sockets)
+        case protocol.TRUNCATED, (int(serial), error, int(freed)):
+            return LogTruncated(serial, None if error is None else _failed(error), freed)
     raise ValueError(f"message of unknown kind {kind}")

@@ -51,6 +51,7 @@ LEAVE = 7  # (serial, inside)
 HOLD = 8  # (target of a socket that is to be served or None, …); the sockets
 OPEN = 9  # (serial, ((family, type, protocol), …))
 KEEP = 10  # ((protocol number, address, port, target or None), …): what of the held sockets is to stay
+TRUNCATE = 11  # (serial,): delete what has been logged
 
 # Shim to daemon.
 STARTED = 17  # (pid, time); resolver's two sockets, or none
@@ -60,6 +61,7 @@ EXEC_STARTED = 20  # (exec id, pid)
 EXEC_ERROR = 21  # (exec id, error as in START_ERROR)
 JOINED = 22  # (serial, error as in START_ERROR or None); resolver's two sockets, or none
 OPENED = 23  # (serial, error as in START_ERROR or None); the sockets
+TRUNCATED = 24  # (serial, error as in START_ERROR or None, bytes on disk that were deleted)
 
 # Flags of a stream.
 STDIN = 1

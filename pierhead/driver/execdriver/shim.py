@@ -190,6 +190,7 @@ class Shim:
                 protocol.HOLD: self.forwards.hold,
                 protocol.KEEP: self.forwards.keep,
                 protocol.OPEN: self._open,
+                protocol.TRUNCATE: self._truncate,
             }.get(kind)
             if handler is None or count != len(descriptors):
                 raise ValueError(f"message of kind {kind} with {len(descriptors)} descriptors")
@@ -323,6 +324,17 @@ class Shim:
             again = protocol.encode(protocol.OPENED, (serial, failure(BlockingIOError(11, "the daemon is busy"))))
             self.backlog[-1] = again, ()
         close_all(sockets)
+
+    def _truncate(self, payload: tuple[Any, ...], descriptors: list[int]) -> None:
+        (serial,) = payload
+        freed = 0
+        error = None
+        try:
+            if self.log is not None:
+                freed = self.log.truncate()
+        except OSError as raised:
+            error = failure(raised)
+        self.send(protocol.TRUNCATED, (serial, error, freed))
 
     # The end
 

@@ -3,7 +3,7 @@
 from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable
 
-from pierhead.daemon.jobs import archives, bundles, commits, containers, lifecycle, streams
+from pierhead.daemon.jobs import archives, bundles, commits, containers, lifecycle, log_truncation, streams
 from pierhead.daemon.jobs.streams import AttachOptions, LogOptions
 from pierhead.daemon.server import answer, detach
 from pierhead.daemon.server.answer import MULTIPLEXED_STREAM, NO_CONTENT, RAW_STREAM, Answer, Hijack, Reply, Stream
@@ -232,6 +232,10 @@ async def logs(call: Call) -> Answer:
     return Stream(found.chunks, _content_type(call, found.terminal))
 
 
+async def truncate_logs(call: Call) -> Answer:
+    return answer.json(await call.engine.run(log_truncation.truncate, call.path["name"]))
+
+
 def _tail(text: str) -> int:
     """Everything that is no number means all, as in Docker."""
     return int(text) if text.isascii() and text.isdigit() else -1
@@ -300,5 +304,6 @@ ROUTES = (
     Route("GET", "/containers/{name}/archive", archive, cancellable=True),
     Route("PUT", "/containers/{name}/archive", extract, cancellable=True),
     Route("POST", "/commit", commit),
+    Route("POST", "/pierhead/containers/{name}/logs/truncate", truncate_logs),
     Route("GET", "/pierhead/containers/{name}/bundle", bundle, cancellable=True),
 )
