@@ -230,7 +230,12 @@ OPTIONS = (
     Option(("--exec-root",), "exec-root", os.path.abspath, "run-time state (default /run/pierhead)"),
     Option(("-p", "--pidfile"), "pidfile", os.path.abspath, "where the daemon's process id is written"),
     Option(("-D", "--debug"), "debug", _truth, "log every job"),
-    Option(("-s", "--storage-driver"), "storage-driver", str, "overlay2, btrfs or vfs (default: what the disk can)"),
+    Option(
+        ("-s", "--storage-driver"),
+        "storage-driver",
+        str,
+        "overlay2, fuse-overlayfs, btrfs or vfs (default: the first)",
+    ),
     Option(("--trim",), "trim", _truth, "the disk is told what is free after removals (default true)"),
     Option(("--bip",), "bip", _checked(IPv4Interface), "address of the default bridge, as 172.17.0.1/16"),
     Option(("--bip6",), "bip6", _checked(IPv6Interface), "IPv6 address of the default bridge, as fd00:1::1/64"),

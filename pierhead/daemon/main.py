@@ -25,6 +25,7 @@ from pierhead.driver.execdriver.runtimes import Runtimes
 from pierhead.driver.graphdriver import selection
 from pierhead.driver.graphdriver.api import GraphDriver
 from pierhead.driver.graphdriver.btrfs import BtrfsDriver
+from pierhead.driver.graphdriver.fuseoverlay import FuseOverlayDriver
 from pierhead.driver.graphdriver.overlay import OverlayDriver
 from pierhead.driver.graphdriver.vfs import VfsDriver
 from pierhead.driver.networkdriver.api import NetworkDriver
@@ -97,6 +98,7 @@ def _graph_driver(config: Config, db: GraphDB) -> GraphDriver:
     """In Docker's order of preference."""
     made: list[GraphDriver] = [
         OverlayDriver(config.data_root),
+        FuseOverlayDriver(config.data_root, remapped=config.id_maps is not None),
         BtrfsDriver(config.data_root),
         VfsDriver(config.data_root),
     ]

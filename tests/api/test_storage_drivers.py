@@ -4,15 +4,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.harness.engines import Pierd
+from tests.harness.engines import Pierd, processes_in
 from tests.harness.engines import engine as started_engine
 from tests.harness.filesystems import file_system
 from tests.harness.kernel import need
+from tests.harness.processes import wait_until
 
 pytestmark = pytest.mark.only_pierhead("Debian's dockerd is not built for all of them")
 
 
-@pytest.fixture(scope="module", params=["btrfs", "vfs"])
+@pytest.fixture(scope="module", params=["btrfs", "fuse-overlayfs", "vfs"])
 def driver(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -21,6 +22,8 @@ def driver(request: pytest.FixtureRequest) -> str:
 def other(driver: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pierd]:
     """A daemon that uses it."""
     if driver != "btrfs":
+        if driver == "fuse-overlayfs":
+            need(driver)
         with started_engine("pierd", ["--storage-driver", driver]) as made:
             assert isinstance(made, Pierd)
             yield made
@@ -40,6 +43,7 @@ def other(driver: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pie
 def test_a_container_writes_into_its_own_layer_and_is_found_again(other: Pierd, driver: str) -> None:
     info = other.api.get("/info")
     assert info["Driver"] == driver and info["DriverStatus"] == {"btrfs": [["Btrfs", ""]]}.get(driver, [])
+    idle = processes_in(other.host.path)
     id = other.api.run("sh", "-c", "echo mine >/etc/mine; rm /bin/vi; exec sleep 1000", name="one")
     other.docker("exec", "one", "test", "-e", "/etc/mine").check()
     other.kill()
@@ -52,6 +56,12 @@ def test_a_container_writes_into_its_own_layer_and_is_found_again(other: Pierd, 
     other.docker("commit", "one", "mine:1").check()
     assert other.docker("run", "--rm", "mine:1", "sh", "-c", "cat /etc/mine; ls /bin/vi").stdout == "mine\n"
     other.docker("rm", "-f", "one").check()
+    wait_until(lambda: len(processes_in(other.host.path)) <= len(idle), "the end of whatever held its file system")
+    other.docker("create", "--name", "two", "busybox", "cat", "/etc/copied").check()
+    (other.root / "copied").write_text("copied\n")
+    other.docker("cp", str(other.root / "copied"), "two:/etc/copied").check()
+    assert other.docker("start", "-a", "two").check().stdout == "copied\n"
+    other.docker("rm", "two").check()
     other.docker("rmi", "mine:1").check()
     assert other.docker("run", "--rm", "busybox", "ls", "/bin/vi", "/bin/sh").check().stdout
 

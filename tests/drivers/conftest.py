@@ -10,6 +10,7 @@ import pytest
 from pierhead.driver.graphdriver import detached
 from pierhead.driver.graphdriver.api import Applied, GraphDriver, Record
 from pierhead.driver.graphdriver.btrfs import BtrfsDriver
+from pierhead.driver.graphdriver.fuseoverlay import FuseOverlayDriver
 from pierhead.driver.graphdriver.overlay import OverlayDriver
 from pierhead.driver.graphdriver.vfs import VfsDriver
 from tests.harness.filesystems import file_system
@@ -40,6 +41,7 @@ GRAPH_DRIVERS: dict[str, Callable[[str], GraphDriver]] = {
     "overlay2": OverlayDriver,
     "overlay2 by mount": OverlayDriver,
     "stacked": Stacked,
+    "fuse-overlayfs": FuseOverlayDriver,
     "vfs": VfsDriver,
     "btrfs": BtrfsDriver,
 }
@@ -74,6 +76,8 @@ def home(request: pytest.FixtureRequest, kind: str, tmp_path: Path) -> Path:
 def driver(kind: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> GraphDriver:
     if kind == "overlay2 by mount":
         monkeypatch.setattr(detached, "_LAYER_BY_LAYER", False)
+    if kind == "fuse-overlayfs":
+        need("fuse-overlayfs")
     made = GRAPH_DRIVERS[kind](str(home))
     made.probe()
     return made

@@ -4,6 +4,7 @@ A test that needs some of it says so (``need("sctp")``): where it is missing the
 it.  The test machine (`make test-vm`, PIERHEAD_VM=1) has Debian's kernel, which has all of it: there it is a failure.
 """
 
+import os
 import shutil
 import socket
 import tempfile
@@ -97,6 +98,12 @@ def _btrfs() -> str:
             return str(error)
 
 
+def _fuse_overlayfs() -> str:
+    if not shutil.which("fuse-overlayfs"):
+        return "there is no such program: apt-get install fuse-overlayfs"
+    return "" if os.access("/dev/fuse", os.R_OK | os.W_OK) else "/dev/fuse cannot be used"
+
+
 FEATURES: dict[str, Callable[[], str]] = {
     "apparmor": _apparmor,
     "btrfs": _btrfs,
@@ -104,6 +111,7 @@ FEATURES: dict[str, Callable[[], str]] = {
     "br_netfilter": _br_netfilter,
     "cgroup v2 alone": _unified,
     "dummy": _link("probe", "type", "dummy"),
+    "fuse-overlayfs": _fuse_overlayfs,
     "ipvlan": _link("probe", "link", "base", "type", "ipvlan"),
     "macvlan": _link("probe", "link", "base", "type", "macvlan"),
     "project quotas": _project_quotas,

@@ -96,9 +96,8 @@ async def _with_files(
                 await volumes.mount(engine, container)
                 stack.push_async_callback(volumes.unmount, engine, container)
                 readonly = host_config_of(container).readonly_rootfs
-                assembly = Assembly(
-                    engine.layers.root(container.layer_id), specs.file_mounts(engine, container), readonly
-                )
+                files = stack.enter_context(engine.layers.mounted(container.layer_id))
+                assembly = Assembly(files, specs.file_mounts(engine, container), readonly)
 
         def run_it(out: Outflow[T]) -> None:
             top = root

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from contextlib import ExitStack
 from copy import copy
 
 from pierhead.daemon.engine.engine import Engine, log, phase
@@ -78,14 +79,16 @@ async def _execute(engine: Engine, container: Container, joined: networks.Joined
     id = container.id
     config, host = config_of(container), host_config_of(container)
     descriptors = _namespaces(engine, container, host)
-    try:
+    with ExitStack() as stack:
+        for descriptor in descriptors.values():
+            stack.callback(os.close, descriptor)
         with phase("graphdriver: root"):
             folder = container_folder(engine, id)
             if network_kind(host.network_mode) != "container":  # that one sees the other container's files
                 hosts, resolv = await networks.files(engine, id)
                 hostname = specs.hostname_of(engine, container, config, host)
                 write_files(folder, hostname, hosts, resolv, specs.user_maps(engine, host))
-            root = engine.layers.root(container.layer_id)
+            root = stack.enter_context(engine.layers.mounted(container.layer_id))
         with phase("libcontainer: spec"):
             config = _adopted(engine, container, config, host)
             spec = specs.build(engine, container, config, host, root, joined.setup)
@@ -100,9 +103,6 @@ async def _execute(engine: Engine, container: Container, joined: networks.Joined
             )
         with phase("execdriver: start"):
             running, started = await _begin(engine, container, request)
-    finally:
-        for descriptor in descriptors.values():
-            os.close(descriptor)
     try:
         with engine.db.transaction(durable=True):
             engine.containers.update(

@@ -1,6 +1,7 @@
 """The graph driver's Protocol: where layers live and how a root file system is put together from them."""
 
 from collections.abc import Iterator, Sequence, Set
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol
 
@@ -114,6 +115,10 @@ class GraphDriver(Protocol):
 
     def root(self, id: str) -> Root:
         """Describe the root file system of a layer and its parents; mounts nothing."""
+
+    def mounted(self, id: str) -> AbstractContextManager[Root]:
+        """The same for whoever puts it into a mount namespace of its own, which it must have done at the exit: what
+        the kernel cannot mount there is mounted on the host meanwhile. Raises OSError."""
 
     def open_root(self, id: str, *, readonly: bool = True) -> int:
         """A directory descriptor of the assembled root (a detached mount, gone when it is closed)."""

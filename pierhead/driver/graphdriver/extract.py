@@ -33,7 +33,6 @@ IMPLIED_MODE = 0o755
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _PLACES = 192
-_OVERLAY_XATTRS = b"trusted.overlay."
 _SPECIAL = {CHARACTER: stat.S_IFCHR, BLOCK_DEVICE: stat.S_IFBLK, FIFO: stat.S_IFIFO}
 
 
@@ -44,6 +43,9 @@ def open_in(root: int, path: bytes, flags: int) -> int:
 
 class Extractor:
     """One archive into one directory. ``root`` stays the caller's; everything else that is opened is closed again."""
+
+    steering: tuple[bytes, ...] = (b"trusted.overlay.",)
+    """What extended attributes begin with that mean something to whoever puts layers on top of each other."""
 
     def __init__(self, root: int, *, budget: Budget | None = None, record: Record | None = None) -> None:
         self._root = root
@@ -260,7 +262,7 @@ class Extractor:
 
     def _wanted(self, entry: Entry) -> Iterable[tuple[bytes, bytes]]:
         """The entry's extended attributes without those that would steer overlayfs itself."""
-        return (item for item in entry.xattrs.items() if not item[0].startswith(_OVERLAY_XATTRS))
+        return (item for item in entry.xattrs.items() if not item[0].startswith(self.steering))
 
     def _xattrs(self, fd: int, entry: Entry) -> None:
         for key, value in self._wanted(entry):

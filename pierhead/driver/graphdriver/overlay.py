@@ -20,6 +20,7 @@ import secrets
 import stat
 import threading
 from collections.abc import Iterator, Sequence, Set
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import BinaryIO
 
@@ -35,13 +36,12 @@ from pierhead.driver.graphdriver.remove import remove_tree
 from pierhead.driver.graphdriver.tree import copy_attributes, inherit, walk
 from pierhead.driver.graphdriver.usage import blocks, measure
 from pierhead.driver.graphdriver.whiteout import OPAQUE, PREFIX, OverlayExtractor, is_opaque, is_whiteout
-from pierhead.linux.mount import OverlayRoot
+from pierhead.linux.mount import OverlayRoot, Root
 
 MAX_LOWER = 450
 """Layers that are put on top of each other before they are merged. The kernel takes 500 (OVL_MAX_STACK)."""
 BASE = "base"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-_RESERVED = ("l", "empty", "skeleton")
 
 
 SKELETON = "skeleton"
@@ -56,6 +56,14 @@ class OverlayDriver:
 
     name = "overlay2"
     stacks = True
+    reserved: tuple[str, ...] = ("l", "empty", "skeleton")
+    extractor = OverlayExtractor
+    marks = False
+    """Whether files named ``.wh.…`` in a layer are notes of whoever stacks the layers."""
+    needs = (
+        "It needs root, the kernel module overlay (modprobe overlay) and a file system such as ext4, xfs with ftype=1 "
+        "or btrfs; else use --storage-driver vfs"
+    )
 
     def __init__(self, data_root: str) -> None:
         self._home = os.path.join(data_root, self.name)
@@ -83,19 +91,16 @@ class OverlayDriver:
                 pass
             os.setxattr(os.path.join(trial, "lower"), "trusted.overlay.opaque", b"y")
             root = OverlayRoot((f"{trial}/lower", f"{self._home}/empty"), f"{trial}/upper", f"{trial}/work")
-            fd = open_overlay(root, readonly=False)
+            fd = self._open_overlay(root, readonly=False)
             try:
                 os.unlink("file", dir_fd=fd)
             finally:
                 os.close(fd)
             if not is_whiteout(os.lstat(os.path.join(trial, "upper", "file"))):
-                raise OSError(errno.ENOTSUP, "overlayfs did not leave a whiteout")
+                raise OSError(errno.ENOTSUP, "no whiteout was left")
         except OSError as error:
             raise OSError(
-                error.errno,
-                f"overlay2 does not work in {self._home}: {error.strerror}. It needs root, the kernel module overlay "
-                "(modprobe overlay) and a file system such as ext4, xfs with ftype=1 or btrfs; else use "
-                "--storage-driver vfs",
+                error.errno, f"{self.name} does not work in {self._home}: {error.strerror}. {self.needs}"
             ) from error
         finally:
             with contextlib.suppress(OSError):
@@ -197,7 +202,7 @@ class OverlayDriver:
         parent = self.parent(id)
         fd = self.open_layer(id)
         try:
-            applied = OverlayExtractor(fd, record=record).run(tar)
+            applied = self.extractor(fd, record=record).run(tar)
         finally:
             os.close(fd)
         if applied.opaque:
@@ -259,7 +264,7 @@ class OverlayDriver:
             names = sorted(os.listdir(self._home))
         except FileNotFoundError:
             return
-        yield from (name for name in names if name not in _RESERVED)
+        yield from (name for name in names if name not in self.reserved)
 
     def check(self, layers: Sequence[Kept]) -> Iterator[Difference]:
         """Folders, notes, and the short names, which lead where they must."""
@@ -353,12 +358,19 @@ class OverlayDriver:
         own = f"{self._home}/l/{self._read(id, 'link')}"
         return OverlayRoot((own, *(lower or [f"{self._home}/empty"])))
 
+    def mounted(self, id: str) -> AbstractContextManager[Root]:
+        """The kernel mounts it where it is wanted."""
+        return contextlib.nullcontext(self.root(id))
+
     def open_root(self, id: str, *, readonly: bool = True) -> int:
         """A detached overlay mount. readonly leaves a writable layer's upper directory out of use for others to use."""
         root = self.root(id)
         if root.upper is not None:
             lower = (*root.lower[:-1], os.path.join(self._home, "empty"))  # nothing is mounted there: no skeleton
             root = OverlayRoot((root.upper, *lower)) if readonly else OverlayRoot(lower, root.upper, root.work)
+        return self._open_overlay(root, readonly=readonly)
+
+    def _open_overlay(self, root: OverlayRoot, *, readonly: bool) -> int:
         return open_overlay(root, readonly=readonly)
 
     def open_layer(self, id: str) -> int:
@@ -373,6 +385,8 @@ class OverlayDriver:
             if is_opaque(fd):
                 yield packer.marker(OPAQUE)
             for above, base, path, found in walk(fd):
+                if self.marks and base.startswith(PREFIX):
+                    continue
                 if is_whiteout(found):
                     parent, slash, name = path.rpartition(b"/")
                     yield packer.marker(parent + slash + PREFIX + name)
@@ -431,8 +445,8 @@ class OverlayDriver:
             return Remainder(0, (), frozenset(known))
         links = os.path.join(self._home, "l")
         own = blocks(self._home) + blocks(links)
-        own += sum(measure(os.path.join(self._home, name)).disk for name in ("empty", SKELETON))
-        strays = [self._dir(id) for id in sorted(present.difference(known, _RESERVED))]
+        own += sum(measure(os.path.join(self._home, name)).disk for name in self.reserved if name != "l")
+        strays = [self._dir(id) for id in sorted(present.difference(known, self.reserved))]
         short: dict[str, list[str]] = {}
         for name in os.listdir(links) if "l" in present else ():
             short.setdefault(os.readlink(os.path.join(links, name)).removesuffix("/diff")[3:], []).append(name)

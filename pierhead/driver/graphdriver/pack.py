@@ -123,7 +123,7 @@ def read_xattrs(node: bytes) -> dict[bytes, bytes]:
             raise
         return found
     for key in keys:
-        if key.startswith("trusted.overlay.") or key == "security.selinux":
+        if key.startswith(("trusted.overlay.", "user.fuseoverlayfs.")) or key == "security.selinux":
             continue
         try:
             found[os.fsencode(key)] = os.getxattr(node, key, follow_symlinks=False)

@@ -6,6 +6,7 @@
 
 import os
 from collections.abc import Iterator, Sequence, Set
+from contextlib import AbstractContextManager, nullcontext
 from typing import BinaryIO
 
 from pierhead.difference import Difference
@@ -19,7 +20,7 @@ from pierhead.driver.graphdriver.remove import remove_tree
 from pierhead.driver.graphdriver.tree import copy_tree
 from pierhead.driver.graphdriver.usage import Tally, blocks, measure
 from pierhead.driver.graphdriver.whiteout import PREFIX, CopyExtractor
-from pierhead.linux.mount import DirectoryRoot
+from pierhead.linux.mount import DirectoryRoot, Root
 from pierhead.linux.openat import open_in_root
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -108,6 +109,10 @@ class VfsDriver:
     def root(self, id: str) -> DirectoryRoot:
         """The copy itself."""
         return DirectoryRoot(self._dir(id, "root"))
+
+    def mounted(self, id: str) -> AbstractContextManager[Root]:
+        """There is nothing to mount."""
+        return nullcontext(self.root(id))
 
     def open_root(self, id: str, *, readonly: bool = True) -> int:
         """A detached bind mount of the copy."""
