@@ -22,6 +22,8 @@ class Config:
     exec_opts: of the exec driver ("native.cgroupdriver=systemd").
     cgroup_parent: of containers that are not given another; empty: this daemon's own.
     default_shm_size: bytes.  default_cgroupns_mode: empty: as the cgroup version has it.
+    max_concurrent_unpacks: layers of an archive at a time.
+    compressed_blobs: of layers that are pulled or loaded: "keep", or "drop" once they are unpacked.
     registry_certs: a folder of folders, each of the certificates for one registry.
     init, no_new_privileges, seccomp_profile (a file's content, "unconfined" or empty): of containers that do not say.
     userns_remap: whose subordinate ids containers get, as given; id_maps: what came of it (``subids``).
@@ -58,6 +60,8 @@ class Config:
     max_concurrent_downloads: int = 3
     max_concurrent_uploads: int = 5
     max_download_attempts: int = 5
+    max_concurrent_unpacks: int = 3
+    compressed_blobs: str = "keep"
     dns: tuple[str, ...] = ()
     dns_opts: tuple[str, ...] = ()
     dns_search: tuple[str, ...] = ()

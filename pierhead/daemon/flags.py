@@ -293,6 +293,18 @@ OPTIONS = (
         _count,
         "how often a layer's download is begun (default 5)",
     ),
+    Option(
+        ("--max-concurrent-unpacks",),
+        "max-concurrent-unpacks",
+        _count,
+        "layers of an archive that are unpacked at a time (default 3)",
+    ),
+    Option(
+        ("--compressed-blobs",),
+        "compressed-blobs",
+        _one_of("compressed blobs", "keep", "drop"),
+        "of layers, as they came: keep (default), or drop when they are unpacked",
+    ),
     Option(("--dns",), "dns", _address, "name server for containers", many=True),
     Option(("--dns-opt",), "dns-opts", str, "option for containers' resolv.conf", many=True),
     Option(("--dns-search",), "dns-search", str, "search domain for containers", many=True),

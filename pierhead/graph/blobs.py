@@ -1,4 +1,4 @@
-"""Which compressed blobs a layer is known as, and in which repositories: table ``blob`` of GraphDB.
+"""What images and layers are in registries: tables ``blob`` (of layers, by repository) and ``manifest`` of GraphDB.
 
 Verified: the blob's bytes had its digest, and what they unpacked to had the DiffID.  What a repository merely said of a
 layer that was here already is good for that repository alone.
@@ -22,7 +22,7 @@ class Blob:
 
 
 class Blobs:
-    """The table. Rows go with the last layer of their DiffID."""
+    """Both tables. Rows go with the last layer of their DiffID, and with the image."""
 
     def __init__(self, db: GraphDB) -> None:
         self._db = db
@@ -46,6 +46,17 @@ class Blobs:
         """A repository says that a blob, which was not fetched, is the layer."""
         verified = any(known.digest == blob.digest and known.verified for known in self.of(diff_id))
         self.add(diff_id, replace(blob, verified=verified))
+
+    def put_manifest(self, image_id: str, digest: str, media_type: str, document: bytes) -> None:
+        """Remember the manifest that an image came with."""
+        self._db.execute(
+            "INSERT OR REPLACE INTO manifest VALUES (?, ?, ?, ?)", (digest, image_id, media_type, document)
+        )
+
+    def manifests(self, image_id: str) -> list[tuple[bytes, str]]:
+        """The manifests that an image came with, each with its media type."""
+        rows = self._db.all("SELECT document, media_type FROM manifest WHERE image_id = ? ORDER BY digest", (image_id,))
+        return [(row["document"], row["media_type"]) for row in rows]
 
     def tidy(self) -> None:
         """Rows of layers that are not here any more."""

@@ -1,4 +1,4 @@
-"""The graph compared with what is on disk: scratch files, layers and their archives' recipes, images.
+"""The graph compared with what is on disk: scratch files, layers and their archives' recipes, images, kept blobs.
 
 The daemon's start mends what this finds, ``pier system fsck`` tells it.  It may run beside everything else: cache ids
 are never used twice, and their row is there before anything of them is on disk and until nothing is.  So what is on
@@ -15,6 +15,7 @@ from pierhead.difference import Difference, Kind, Tell, quiet
 from pierhead.driver.graphdriver.api import Kept
 from pierhead.driver.graphdriver.remove import remove_tree
 from pierhead.errors import plain
+from pierhead.graph.content_comparison import blob_contents, blobs
 from pierhead.graph.graph import Graph, Image, Layer
 from pierhead.graph.graphdb import Row
 from pierhead.graph.image import chain_ids, digest_of
@@ -25,11 +26,15 @@ def compare(graph: Graph, tell: Tell = quiet, *, deep: bool = False) -> Iterator
 
     deep: read every layer and compare digests.
     """
-    for part in (_scratch, _unfinished, _unknown_layers, _unknown_splits, _unneeded, _missing, _structure, _images):
+    for part in (
+        *(_scratch, _unfinished, _unknown_layers, _unknown_splits, _unneeded),
+        *(_missing, _structure, _images, blobs),
+    ):
         tell(part.__name__.strip("_").replace("_", " "), 0, 0)
         yield from part(graph)
     if deep:
         yield from _contents(graph, tell)
+        yield from blob_contents(graph, tell)
 
 
 def _short(id: str) -> str:

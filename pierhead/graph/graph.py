@@ -22,6 +22,7 @@ from pierhead.driver.graphdriver.usage import blocks
 from pierhead.errors import Conflict, InvalidParameter, NoSuchImage
 from pierhead.graph.blobs import Blobs
 from pierhead.graph.claims import Claims, Releases
+from pierhead.graph.content import Content
 from pierhead.graph.graphdb import GraphDB, Row
 from pierhead.graph.image import ConfigFile, chain_id, chain_ids, digest_of, parse_config
 from pierhead.graph.split import SplitWriter, replay
@@ -109,11 +110,12 @@ class Lease:
 class Graph:
     """The images and layers of one data root. Every method may be called from any thread."""
 
-    def __init__(self, db: GraphDB, driver: GraphDriver, data_root: str) -> None:
+    def __init__(self, db: GraphDB, driver: GraphDriver, data_root: str, *, keep_blobs: bool = True) -> None:
         self.db = db
         self.driver = driver
         self.tags = TagStore(db)
         self.blobs = Blobs(db)
+        self.content = Content(db, data_root, keeps=keep_blobs)
         self.claims = Claims()
         self.scratch = os.path.join(data_root, "tmp")
         self.splits = os.path.join(data_root, "split")
@@ -272,7 +274,7 @@ class Graph:
         with self.db.transaction():
             self.db.execute("DELETE FROM layer WHERE cache_id = ?", (cache_id,))
             self.blobs.tidy()
-        return freed
+        return freed + self.content.tidy()
 
     def collect(self, chain: str | None) -> tuple[list[str], int]:
         """Delete a layer and those below it as far as nothing needs them: (chain ids, topmost first; bytes)."""

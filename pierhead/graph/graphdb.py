@@ -25,7 +25,7 @@ IntegrityError = sqlite3.IntegrityError
 Row = sqlite3.Row
 Parameters = Sequence[Any] | Mapping[str, Any]
 
-SCHEMA_VERSION = 9
+SCHEMA_VERSION = 10
 WAL_SIZE = 4 * 1024 * 1024 + 64 * 1024
 """SQLite folds the log into the database at 1,000 pages and then begins at the front again."""
 
@@ -87,6 +87,24 @@ CREATE TABLE blob (                             -- what a layer is in registries
 ) WITHOUT ROWID;
 """
 
+_CONTENT = """
+CREATE TABLE content (                          -- compressed blobs that are kept: <data root>/blobs/sha256
+    digest     TEXT PRIMARY KEY,
+    diff_id    TEXT NOT NULL,                   -- of layers that are here: it goes with the last of them
+    size       INTEGER NOT NULL,
+    media_type TEXT NOT NULL,
+    state      TEXT NOT NULL CHECK (state IN ('making', 'ready', 'removing'))
+) WITHOUT ROWID;
+CREATE INDEX content_layer ON content (diff_id);
+CREATE TABLE manifest (                         -- what an image was pulled as
+    digest     TEXT PRIMARY KEY,
+    image_id   TEXT NOT NULL REFERENCES image (id) ON DELETE CASCADE,
+    media_type TEXT NOT NULL,
+    document   BLOB NOT NULL                    -- the very bytes
+) WITHOUT ROWID;
+CREATE INDEX manifest_image ON manifest (image_id);
+"""
+
 SCHEMA = f"""
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 
@@ -116,7 +134,7 @@ CREATE TABLE tag (
     tagged    INTEGER NOT NULL                  -- ns
 ) WITHOUT ROWID;
 CREATE INDEX tag_image ON tag (image_id);
-{_BLOBS}
+{_BLOBS}{_CONTENT}
 
 -- Containers --------------------------------------------------------------------------------------------------------
 CREATE TABLE container (
@@ -270,6 +288,8 @@ MIGRATIONS = (
     _BLOBS,
     # 8 → 9: until now directories were left out
     "UPDATE layer SET disk = -1;",
+    # 9 → 10
+    _CONTENT,
 )
 """What makes of a file of version N one of version N + 1, by N - 1. New columns are the last of their table."""
 

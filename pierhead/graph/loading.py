@@ -3,22 +3,28 @@
 manifest.json (docker save) is preferred where both are present, as Docker 25 and later write them.
 """
 
+import os
 import posixpath
 import re
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from hashlib import sha256
-from io import RawIOBase
+from io import FileIO, RawIOBase
 from typing import BinaryIO, cast
 
 import msgspec
 
 from pierhead import manifest
 from pierhead.errors import InvalidParameter
-from pierhead.graph.bundle import Bundle, Part
-from pierhead.graph.graph import Graph, Image, Lease
-from pierhead.graph.image import CONFIG_LIMIT, digest_of, parse_config
+from pierhead.graph.bundle import Bundle
+from pierhead.graph.content import Copied
+from pierhead.graph.graph import Graph, Image, Lease, Unpacked
+from pierhead.graph.image import CONFIG_LIMIT, chain_id, digest_of, parse_config
 from pierhead.graph.importing import host_architecture
+from pierhead.graph.stream import SNIFF, sniff
 from pierhead.reference import Reference, parse
 
 MAX_IMAGES = 1000
@@ -26,6 +32,8 @@ MANIFEST_LIMIT = 16 << 20
 
 _BLOB = re.compile(r"(?:.*/)?blobs/sha256/([0-9a-f]{64})")
 _HEX = re.compile(r"([0-9a-f]{64})(?:\.json)?")
+_KINDS = {"gzip": manifest.DOCKER_LAYER_GZIP, "zstd": manifest.OCI_LAYER + "+zstd"}
+"""Compressions that a registry has a media type for."""
 _NAME = "io.containerd.image.name"
 _REF_NAME = "org.opencontainers.image.ref.name"
 
@@ -64,7 +72,7 @@ Progress = Callable[[str, int, int], None]
 class _Checked(RawIOBase):
     """A blob that must have a digest; what was read is digested on the way."""
 
-    def __init__(self, part: Part, tell: Callable[[int], None], digest: str | None) -> None:
+    def __init__(self, part: RawIOBase, tell: Callable[[int], None], digest: str | None) -> None:
         super().__init__()
         self._part = part
         self._tell = tell
@@ -91,8 +99,11 @@ class _Checked(RawIOBase):
             raise InvalidParameter(f"invalid archive: blob sha256:{self._wanted} has another digest")
 
 
-def load(graph: Graph, fd: int, progress: Progress) -> list[Loaded]:
-    """Load every image of the archive in a file. Raises InvalidParameter; then nothing has changed."""
+def load(graph: Graph, fd: int, progress: Progress, parallel: int = 1) -> list[Loaded]:
+    """Load every image of the archive in a file. Raises InvalidParameter; then nothing has changed.
+
+    parallel: how many layers are unpacked at a time, where the driver can.
+    """
     bundle = Bundle(fd)
     if "manifest.json" in bundle:
         found = _docker(bundle)
@@ -103,8 +114,7 @@ def load(graph: Graph, fd: int, progress: Progress) -> list[Loaded]:
     if not found:
         raise InvalidParameter("invalid archive: no image in it")
     with graph.lease() as lease:
-        for image in found:
-            _layers(lease, bundle, image, progress)
+        _Unpacking(graph, lease, bundle, progress, parallel).run(_planned(bundle, found))
         with graph.db.transaction(durable=True):
             return [_commit(graph, image) for image in found]
 
@@ -119,24 +129,105 @@ def _commit(graph: Graph, found: Found) -> Loaded:
     return Loaded(image, found.names, tuple(moved))
 
 
-def _layers(lease: Lease, bundle: Bundle, found: Found, progress: Progress) -> None:
-    parent: str | None = None
-    for diff_id, path, size in zip(parse_config(found.config).diff_ids, found.layers, found.sizes, strict=True):
-        total = bundle.size(path)
-        if size is not None and size != total:
-            raise InvalidParameter(f"invalid archive: {path} has {total} bytes, its descriptor says {size}")
-        layer = lease.find(diff_id, parent)
-        if layer is None:
-            blob = _BLOB.fullmatch(posixpath.normpath(path))
-            # An uncompressed blob's digest is the DiffID, which is checked anyway.
-            wanted = blob[1] if blob is not None and "sha256:" + blob[1] != diff_id else None
-            source = _Checked(bundle.open(path), _telling(progress, diff_id, total), wanted)
-            layer = lease.register(cast("BinaryIO", source), parent, diff_id, source.check)
-        parent = layer.chain_id
+@dataclass(frozen=True, slots=True)
+class _Planned:
+    """A layer of the archive. parent: chain id; blob: the digest that its bytes must have, "" where it is the DiffID.
+
+    total: bytes in the archive.
+    """
+
+    diff_id: str
+    parent: str | None
+    path: str
+    total: int
+    blob: str
 
 
-def _telling(progress: Progress, diff_id: str, total: int) -> Callable[[int], None]:
-    return lambda count: progress(diff_id, count, total)
+def _planned(bundle: Bundle, found: list[Found]) -> dict[str, _Planned]:
+    """Every layer once, by its chain id, parents first. Raises InvalidParameter."""
+    planned: dict[str, _Planned] = {}
+    for image in found:
+        parent: str | None = None
+        for diff_id, path, size in zip(parse_config(image.config).diff_ids, image.layers, image.sizes, strict=True):
+            total = bundle.size(path)
+            if size is not None and size != total:
+                raise InvalidParameter(f"invalid archive: {path} has {total} bytes, its descriptor says {size}")
+            chain = chain_id(parent, diff_id)
+            if chain not in planned:
+                named = _BLOB.fullmatch(posixpath.normpath(path))
+                # An uncompressed blob's digest is the DiffID, which is checked anyway.
+                blob = named[1] if named is not None and "sha256:" + named[1] != diff_id else ""
+                planned[chain] = _Planned(diff_id, parent, path, total, blob)
+            parent = chain
+    return planned
+
+
+class _Unpacking:
+    """The layers of one archive, several at a time where the graph driver can."""
+
+    def __init__(self, graph: Graph, lease: Lease, bundle: Bundle, progress: Progress, parallel: int) -> None:
+        self._graph = graph
+        self._lease = lease
+        self._bundle = bundle
+        self._progress = progress
+        self._parallel = parallel if graph.driver.stacks else 1
+        self._failing = threading.Lock()
+        self._failed: BaseException | None = None
+        """What went wrong first: the others end because of it."""
+
+    def run(self, planned: Mapping[str, _Planned]) -> None:
+        """All of them become layers. Raises what was wrong first."""
+        missing = {chain: one for chain, one in planned.items() if self._lease.find_chain(chain) is None}
+        with ThreadPoolExecutor(self._parallel, "layer unpack") as pool, ExitStack() as copies:
+            coming = {}
+            if self._parallel > 1 and len(missing) > 1:
+                coming = {chain: pool.submit(self._unpack, one, copies) for chain, one in missing.items()}
+            try:
+                for chain, one in missing.items():
+                    if chain in coming:
+                        unpacked, copy = coming[chain].result()
+                        self._lease.stack(unpacked, one.parent)
+                    else:
+                        source, copy = self._source(one, copies)
+                        self._lease.register(cast("BinaryIO", source), one.parent, one.diff_id, source.check)
+                    if copy is not None and os.fstat(copy.fileno()).st_size == one.total:
+                        kind = _KINDS[sniff(self._bundle.open(one.path).read(SNIFF))]
+                        self._graph.content.keep(copy, "sha256:" + one.blob, one.diff_id, kind)
+            except BaseException as error:
+                self._fail(error)
+                raise self._failed or error from None
+            finally:
+                for left in coming.values():
+                    left.cancel()
+
+    def _fail(self, error: BaseException) -> None:
+        with self._failing:
+            self._failed = self._failed or error
+
+    def _unpack(self, one: _Planned, copies: ExitStack) -> tuple[Unpacked, FileIO | None]:
+        """In a thread of its own."""
+        try:
+            source, copy = self._source(one, copies)
+            return self._lease.unpack(cast("BinaryIO", source), one.diff_id, source.check), copy
+        except BaseException as error:
+            self._fail(error)
+            raise
+
+    def _source(self, one: _Planned, copies: ExitStack) -> tuple["_Checked", FileIO | None]:
+        """What a layer is read from, and where a compressed blob is copied to meanwhile."""
+        copy = None
+        part = self._bundle.open(one.path)
+        if one.blob and self._graph.content.keeps and sniff(part.read(SNIFF)) in _KINDS:
+            copy = copies.enter_context(self._graph.content.begin())
+        part = self._bundle.open(one.path)
+        raw = cast("RawIOBase", part if copy is None else Copied(cast("BinaryIO", part), copy))
+
+        def tell(count: int) -> None:
+            if self._failed is not None:
+                raise self._failed
+            self._progress(one.diff_id, count, one.total)
+
+        return _Checked(raw, tell, one.blob or None), copy
 
 
 def _decode(data: bytes, what: str) -> list[_Saved]:

@@ -32,11 +32,17 @@ log = logging.getLogger("pierd")
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """An image in a registry. digest: of what the reference names (the index's, where it is one)."""
+    """An image in a registry.
+
+    digest: of what the reference names (the index's, where it is one); document: the image's own manifest as it came,
+    described by ``descriptor``.
+    """
 
     digest: str
     manifest: Manifest
     config: bytes
+    descriptor: Descriptor
+    document: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,8 +228,8 @@ class Registry:
 
 def _document(
     place: Repository, what: str, descriptor: Descriptor | None
-) -> tuple[Descriptor, Manifest | manifest.Index]:
-    """A manifest by tag or digest, and what it is; verified where a digest was asked for."""
+) -> tuple[Descriptor, Manifest | manifest.Index, bytes]:
+    """A manifest by tag or digest: what it is, read and as it came; verified where a digest was asked for."""
     answer = place.manifest(what)
     digest = "sha256:" + sha256(answer.body).hexdigest()
     if what.startswith("sha256:") and digest != what:
@@ -234,25 +240,26 @@ def _document(
     document = manifest.parse(answer.body, media_type)
     if media_type not in manifest.ACCEPTED:
         media_type = manifest.OCI_MANIFEST if isinstance(document, Manifest) else manifest.OCI_INDEX
-    return Descriptor(media_type, digest, len(answer.body)), document
+    return Descriptor(media_type, digest, len(answer.body)), document, answer.body
 
 
 def _resolve(place: Repository, reference: Reference, platform: Platform, attempts: int) -> Resolved:
-    found, document = _document(place, reference.digest or reference.tag or "latest", None)
+    found, document, raw = _document(place, reference.digest or reference.tag or "latest", None)
+    own = found
     for _ in range(MAX_DEPTH):
         if isinstance(document, Manifest):
             break
         chosen = manifest.choose(document, platform)
         if chosen is None:
             raise NotFound(f"no matching manifest for {platform} in the manifest list entries")
-        _, document = _document(place, chosen.digest, chosen)
+        own, document, raw = _document(place, chosen.digest, chosen)
     if not isinstance(document, Manifest):
         raise InvalidParameter("invalid index: it nests too deeply")
-    return Resolved(found.digest, document, _config(place, document.config, attempts))
+    return Resolved(found.digest, document, _config(place, document.config, attempts), own, raw)
 
 
 def _describe(place: Repository, reference: Reference, attempts: int) -> Described:
-    found, document = _document(place, reference.digest or reference.tag or "latest", None)
+    found, document, _ = _document(place, reference.digest or reference.tag or "latest", None)
     if isinstance(document, manifest.Index):
         entries = (entry.platform for entry in document.manifests)
         return Described(found, tuple(platform for platform in entries if platform is not None), b"")

@@ -16,7 +16,7 @@ import pytest
 from tests.harness.api import Api, UnixConnection
 from tests.harness.engines import Pierd, mounts_below
 from tests.harness.engines import engine as started_engine
-from tests.harness.images import tar
+from tests.harness.images import compressed, digest, oci_archive, tar
 from tests.harness.processes import run, wait_until
 
 pytestmark = pytest.mark.only_pierhead("fsck is ours")
@@ -255,6 +255,25 @@ def test_a_changed_byte_in_a_layer_is_found_by_its_digest(pierd: Pierd) -> None:
     found = fsck(pierd, deep=1)
     assert said(found) == {("damaged", "layer")} and "no such file" in found[0]["Found"]
     pierd.api.ok("DELETE", "/images/rotten:1")
+
+
+def test_kept_blobs_are_compared_and_a_damaged_one_goes(pierd: Pierd) -> None:
+    folder = pierd.data_root / "blobs/sha256"
+    layers = (tar({"one": "1"}), tar({"two": "2"}))
+    pierd.api.ok(
+        "POST", "/images/load", raw=oci_archive(layers, "docker.io/library/kept:1"), content_type="application/x-tar"
+    )
+    first, second = (folder / digest(compressed(layer))[7:] for layer in layers)
+    assert {first, second} == set(folder.iterdir())
+    (folder / ID).write_text("x")
+    mended(pierd, ("leftover", "blob"))
+    sql(pierd, "UPDATE content SET state = 'making' WHERE digest LIKE ?", f"%{first.name}")
+    mended(pierd, ("unfinished", "blob"))
+    assert not first.exists()
+    second.write_bytes(b"?" + second.read_bytes()[1:])
+    assert fsck(pierd) == []
+    assert said(fsck(pierd, deep=1, repair=1)) == {("damaged", "blob")} and not second.exists()
+    pierd.api.ok("DELETE", "/images/kept:1")
 
 
 # -- beside everything else -------------------------------------------------------------------------------------------

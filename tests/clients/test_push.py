@@ -16,6 +16,7 @@ from tests.harness.tokens import token_server
 
 LAYERS = (tar({"bin/cargo": "first\n"}), tar({"etc/pushed": "over the wire\n"}))
 CLIENTS = ("docker", "pier")
+OTHER = 5002
 
 
 @pytest.fixture
@@ -118,6 +119,59 @@ def test_a_push_asks_the_token_server_for_what_it_does(own_engine: Engine, peers
         own_engine.docker("tag", "busybox", f"{harbour.address}/team/two:v1").check()
         second = own_engine.docker("push", f"{harbour.address}/team/two:v1").check()
         assert "Mounted from team/one" in second.stdout and "repository:team/one:pull" in tokens.scopes
+
+
+@pytest.fixture
+def other(own_engine: Engine, peers: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    with started_registry(own_engine.host, tmp_path_factory.mktemp("other"), OTHER) as made:
+        yield made
+
+
+def kept(engine: Engine) -> set[str]:
+    return {"sha256:" + path.name for path in (engine.data_root / "blobs/sha256").iterdir()}
+
+
+@pytest.mark.only_pierhead("Docker makes blobs and manifest anew")
+def test_the_very_bytes_that_were_pulled_go_to_another_registry(
+    own_engine: Engine, other: Registry, tmp_path: Path
+) -> None:
+    with started_registry(own_engine.host, tmp_path) as registry:
+        original = registry.push("team/app", "v1", LAYERS, docker=False)
+        source = f"{registry.address}/team/app:v1"
+        own_engine.docker("pull", source).check()
+    blobs = {digest(compressed(layer)) for layer in LAYERS}
+    assert kept(own_engine) == blobs
+    name = f"{other.address}/harbour/app:v1"
+    own_engine.docker("tag", source, name).check()
+    said = own_engine.docker("push", name).check()
+    assert said.stdout.count(": Pushed") == 2 and f"v1: digest: {original} " in said.stdout
+    own_engine.docker("rmi", source, name).check()
+    assert kept(own_engine) == set()
+    own_engine.docker("pull", f"{name.removesuffix(':v1')}@{original}").check()
+
+
+@pytest.mark.only_pierhead("Docker makes blobs and manifest anew")
+def test_blobs_that_were_dropped_are_fetched_from_where_they_came_or_said_to_be_others(
+    own_engine: Engine, other: Registry, tmp_path: Path
+) -> None:
+    own_engine.stop()
+    own_engine.start("--compressed-blobs", "drop")
+    name = f"{other.address}/harbour/app"
+    with started_registry(own_engine.host, tmp_path) as registry:
+        original = registry.push("team/app", "v1", LAYERS)
+        source = f"{registry.address}/team/app:v1"
+        own_engine.docker("pull", source).check()
+        for tag in ("one", "two"):
+            own_engine.docker("tag", source, f"{name}-{tag}").check()
+        said = own_engine.api.ok("POST", f"/images/{name}-one/push", tag="latest").body.decode()
+        assert said.count(f"Fetching from {registry.address}/team/app") == 2 and original in said
+        assert kept(own_engine) == set()
+        # What is not in the one registry any more, and the other is gone:
+        registry.push("team/plain", "v1", (tar({"etc/other": "x\n"}),))
+        own_engine.docker("pull", f"{registry.address}/team/plain:v1").check()
+        own_engine.docker("tag", f"{registry.address}/team/plain:v1", f"{name}-plain").check()
+    said = own_engine.api.ok("POST", f"/images/{name}-plain/push", tag="latest").body.decode()
+    assert "Compressing: the blob that was pulled is not to be had" in said and '"Pushed"' in said
 
 
 @pytest.mark.only_pierhead("Docker fetches a layer that it has no blob of")

@@ -28,9 +28,10 @@ from pierhead.graph.graphdb import GraphDB
 from pierhead.graph.holdings import holdings
 from pierhead.graph.image import chain_ids, parse_config
 from pierhead.graph.importing import import_rootfs
+from pierhead.manifest import DOCKER_LAYER_GZIP
 from pierhead.reference import parse
 from tests.harness.archives import archive, file, folder, hardlink, opaque, symlink, whiteout
-from tests.harness.images import config_of, digest, docker_archive, oci_archive, tar
+from tests.harness.images import compressed, config_of, digest, docker_archive, oci_archive, tar
 
 LAYERS = [
     archive(folder("etc"), file("etc/one", "1"), file("etc/two", "2"), hardlink("etc/three", "etc/two")),
@@ -251,6 +252,26 @@ def test_of_several_images_all_or_none_are_loaded(store: Store) -> None:
 def test_a_configuration_that_is_none_is_refused(config: bytes) -> None:
     with pytest.raises(InvalidParameter):
         parse_config(config)
+
+
+@pytest.mark.parametrize("driver", [OverlayDriver, VfsDriver])
+def test_blobs_of_a_loaded_layout_stay_as_long_as_their_layers(
+    tmp_path: Path, driver: type[OverlayDriver] | type[VfsDriver]
+) -> None:
+    store = store_in(tmp_path, driver)
+    (first,) = store.load(oci_archive(LAYERS, "docker.io/library/a:1"))
+    store.load(docker_archive(LAYERS[:2], ["b:1"]))
+    blobs = {digest(compressed(layer)): digest(layer) for layer in LAYERS}
+    assert {kept.digest: kept.diff_id for kept in store.graph.content.all()} == blobs
+    assert {kept.media_type for kept in store.graph.content.all()} == {DOCKER_LAYER_GZIP}
+    removed, freed = store.graph.delete_image(first.image.id)
+    assert len(removed) == 1 and freed > 0, "the others are b's too"
+    left = {kept.digest for kept in store.graph.content.all()}
+    assert left == {digest(compressed(layer)) for layer in LAYERS[:2]} == on_disk(tmp_path)
+
+
+def on_disk(root: Path) -> set[str]:
+    return {"sha256:" + name for name in os.listdir(root / "blobs/sha256")}
 
 
 def test_a_crash_at_any_moment_leaves_nothing(store: Store) -> None:

@@ -4,12 +4,13 @@ Several layers come at a time, each unpacked and digested while it is downloaded
 after the other.  Where the graph driver needs a layer's parent first (vfs) they wait in files without a name.
 """
 
-import tempfile
+import os
 import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import IO, TYPE_CHECKING, BinaryIO, cast
+from io import FileIO
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 from pierhead import manifest
 from pierhead.daemon.engine.engine import Engine
@@ -18,6 +19,7 @@ from pierhead.daemon.jobs.progress import bar, retrying
 from pierhead.daemon.jobs.registries import credentials, hosts
 from pierhead.errors import InvalidParameter, NotFound
 from pierhead.graph.blobs import Blob
+from pierhead.graph.content import Copied, write_all
 from pierhead.graph.graph import Graph, Lease, Unpacked
 from pierhead.graph.image import ConfigFile, chain_ids, parse_config
 from pierhead.graph.importing import host_architecture
@@ -67,6 +69,19 @@ class _Wanted:
     blob: Descriptor
     diff_id: str
     chain: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Arrived:
+    """A layer that has come. unpacked: its files, where the driver takes them without the parent; file: its blob."""
+
+    unpacked: Unpacked | None
+    file: FileIO | None
+
+    def close(self) -> None:
+        """The blob is needed no more."""
+        if self.file is not None:
+            self.file.close()
 
 
 class _Pull:
@@ -119,6 +134,7 @@ class _Pull:
             with graph.db.transaction(durable=True):
                 before = graph.tags.get(name)
                 image = graph.put_image(found.config)
+                graph.blobs.put_manifest(image.id, found.descriptor.digest, found.descriptor.media_type, found.document)
                 graph.tags.set(name.with_digest(found.digest), image.id)
                 if name.tag is not None:
                     graph.tags.set(name, image.id)
@@ -159,19 +175,15 @@ class _Pull:
                 raise
             finally:
                 for left in coming:
-                    if not left.cancel() and left.exception() is None:
-                        file = left.result()
-                        if file is not None and not isinstance(file, Unpacked):
-                            file.close()
+                    if not left.cancel() and left.exception() is None and (unused := left.result()) is not None:
+                        unused.close()
                 for chain in tuple(self._claimed):
                     self._release(chain)
 
-    def _fetch(self, lease: Lease, one: "_Wanted") -> "Unpacked | IO[bytes] | None":
-        """In a thread of its own: the layer's files, or its blob in a file; None where another pull has got it."""
+    def _fetch(self, lease: Lease, one: "_Wanted") -> "_Arrived | None":
+        """In a thread of its own; None where another pull has got the layer."""
         try:
-            if not self._claim(lease, one):
-                return None
-            return self._come(lease, one) if self._graph.driver.stacks else self._download(one.blob)
+            return self._come(lease, one) if self._claim(lease, one) else None
         except BaseException as error:
             with self._failing:
                 self._failed = self._failed or error
@@ -194,45 +206,65 @@ class _Pull:
         self._claimed.discard(chain)
         self._graph.claims.release(chain)
 
-    def _come(self, lease: Lease, one: "_Wanted") -> Unpacked:
-        """One pass: downloaded, digested, decompressed, unpacked."""
+    def _come(self, lease: Lease, one: "_Wanted") -> "_Arrived":
+        """In one pass: downloaded, digested, decompressed, unpacked, and its blob kept."""
+        content = self._graph.content
+        stacks = self._graph.driver.stacks
+        file = content.open(one.blob.digest)  # of another layer with the same content
+        if file is None and not stacks:
+            file = self._download(one.blob)
+        if file is not None:
+            if not stacks:
+                return _Arrived(None, file)
+            with file:
+                return _Arrived(lease.unpack(cast("BinaryIO", file), one.diff_id), None)
         source = self._registry.blob(one.blob, self._bar(one.blob, "Downloading"), self._retrying(one.blob))
+        copy = content.begin() if content.keeps else None
         try:
-            unpacked = lease.unpack(cast("BinaryIO", source), one.diff_id, source.check)
+            reading = source if copy is None else Copied(cast("BinaryIO", source), copy)
+            unpacked = lease.unpack(cast("BinaryIO", reading), one.diff_id, source.check)
+        except BaseException:
+            if copy is not None:
+                copy.close()
+            raise
         finally:
             source.close()
         self._status(one.blob, "Download complete")
-        return unpacked
+        return _Arrived(unpacked, copy)
 
-    def _settle(self, lease: Lease, one: "_Wanted", parent: str | None, arrived: "Unpacked | IO[bytes] | None") -> None:
+    def _settle(self, lease: Lease, one: "_Wanted", parent: str | None, arrived: "_Arrived | None") -> None:
         """The layer is one from here on; its parent is."""
-        if isinstance(arrived, Unpacked):
-            lease.stack(arrived, parent)
-            self._verified.add(one.blob.digest)
-        elif arrived is not None:
-            with arrived:
-                arrived.seek(0)
-                reading = _Counting(arrived, self._bar(one.blob, "Extracting"))
+        if arrived is not None:
+            blob, file = one.blob, arrived.file
+            verified = True
+            if arrived.unpacked is not None:
+                lease.stack(arrived.unpacked, parent)
+            elif file is not None:
+                file.seek(0)
+                reading = _Counting(file, self._bar(blob, "Extracting"))
                 lease.register(cast("BinaryIO", reading), parent, one.diff_id)
-            if reading.count:  # else it has come from elsewhere meanwhile
-                self._verified.add(one.blob.digest)
+                verified = reading.count > 0  # else it has come from elsewhere meanwhile
+            if verified:
+                self._verified.add(blob.digest)
+                if file is not None and os.fstat(file.fileno()).st_size == blob.size:
+                    self._graph.content.keep(file, blob.digest, one.diff_id, blob.media_type)
+            arrived.close()
         if one.chain in self._claimed:
             self._release(one.chain)
         self._status(one.blob, "Pull complete")
 
-    def _download(self, blob: Descriptor) -> IO[bytes]:
+    def _download(self, blob: Descriptor) -> FileIO:
         """A blob in a file without a name, verified."""
-        file = tempfile.TemporaryFile(dir=self._graph.scratch)  # closed by who unpacks it
+        file = self._graph.content.begin()
         try:
             source = self._registry.blob(blob, self._bar(blob, "Downloading"), self._retrying(blob))
             try:
                 while piece := source.read():
-                    file.write(piece)
+                    write_all(file, piece)
                 self._status(blob, "Verifying Checksum")
                 source.check()
             finally:
                 source.close()
-            file.flush()
         except BaseException:
             file.close()
             raise
@@ -268,7 +300,7 @@ class _Pull:
 class _Counting:
     """A file that says how much of it was read."""
 
-    def __init__(self, file: IO[bytes], tell: Callable[[int], None]) -> None:
+    def __init__(self, file: FileIO, tell: Callable[[int], None]) -> None:
         self._file = file
         self._tell = tell
         self.count = 0

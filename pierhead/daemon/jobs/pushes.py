@@ -1,16 +1,20 @@
 """The push job: graph → registry, with the messages that Docker's clients show.
 
-What a layer's blob was when it came is remembered (``graph.blobs``), so that the same blob is pushed back; any other
-layer is compressed into a file without a name, always to the same bytes.
+What a layer's blob was when it came is remembered (``graph.blobs``), and the blob itself kept (``graph.content``) or
+fetched again, so that the same blobs are pushed, with the manifest that they came with; any other layer is compressed
+into a file without a name, always to the same bytes.
 """
 
 import json
+import logging
 import tempfile
+import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from hashlib import sha256
-from typing import IO, TYPE_CHECKING, BinaryIO, cast
+from io import FileIO
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 import msgspec
 from isal import isal_zlib
@@ -20,15 +24,19 @@ from pierhead.daemon.engine.engine import Engine
 from pierhead.daemon.jobs.pipes import Cancelled, Outflow, on_loop, stream
 from pierhead.daemon.jobs.progress import bar, retrying
 from pierhead.daemon.jobs.registries import credentials, hosts
-from pierhead.errors import InvalidParameter, NotFound
+from pierhead.errors import InvalidParameter, NotFound, PierheadError
 from pierhead.graph.blobs import Blob
+from pierhead.graph.content import write_all
 from pierhead.graph.graph import Graph, Image, Layer
 from pierhead.graph.image import digest_of
-from pierhead.manifest import Platform
+from pierhead.manifest import Descriptor, Platform
 from pierhead.reference import Reference, parse
+from pierhead.registry.auth import Credentials
+from pierhead.registry.hosts import Hosts
 from pierhead.wire.images import AuthConfig, JSONMessage, ProgressDetail
 
 if TYPE_CHECKING:
+    from pierhead.registry.client import Registry
     from pierhead.registry.upload import Uploads
 
 CHECKS = 3
@@ -37,6 +45,8 @@ SOURCES = 4
 """How many repositories are mounted from at most: each is a scope of the token."""
 STEP = 512 << 10
 LEVEL = 2
+
+log = logging.getLogger("pierd")
 
 
 async def push(
@@ -63,6 +73,11 @@ async def push(
         engine.events.publish("image", "push", one.familiar, {"name": one.familiar_name})
 
     tell = on_loop(told)
+    elsewhere = _Elsewhere(reference.domain, credentials(auth), hosts(engine))
+
+    def cancel() -> None:
+        session.cancel()
+        elsewhere.cancel()
 
     def work(out: Outflow[JSONMessage]) -> None:
         out.put(JSONMessage(status=f"The push refers to repository [{reference.name}]"))
@@ -70,12 +85,12 @@ async def push(
         session.connect()
         try:
             for one, id in chosen:
-                _Push(graph, uploads, one, out, session.cancel, parallel).run(graph.image(id), platform)
+                _Push(graph, uploads, one, out, elsewhere.fetch, cancel, parallel).run(graph.image(id), platform)
                 tell(one)
         finally:
             session.close()
 
-    return stream(work, "image push", session.cancel)
+    return stream(work, "image push", cancel)
 
 
 def _chosen(graph: Graph, reference: Reference) -> list[tuple[Reference, str]]:
@@ -112,6 +127,58 @@ def _sources(graph: Graph, reference: Reference) -> list[str]:
     return list(found)[:SOURCES]
 
 
+class _Elsewhere:
+    """Where blobs came from that are not kept. Other registries than the one that is pushed to get no credentials."""
+
+    def __init__(self, domain: str, credentials: Credentials | None, hosts: Hosts) -> None:
+        self._domain = domain
+        self._credentials = credentials
+        self._hosts = hosts
+        self._lock = threading.Lock()
+        self._under_way: set[Registry] = set()
+        self._cancelled = False
+
+    def fetch(self, blob: Blob, file: FileIO) -> bool:
+        """Get a blob into a file, verified; whether that has worked. Raises Cancelled."""
+        from pierhead.registry.client import Registry
+
+        reference = parse(blob.repository)
+        known = self._credentials if reference.domain == self._domain else None
+        registry = Registry(reference, known, self._hosts)
+        with self._lock:
+            self._under_way.add(registry)
+        try:
+            if self._cancelled:
+                raise Cancelled
+            with registry:
+                source = registry.blob(Descriptor(blob.media_type, blob.digest, blob.size), lambda count: None)
+                try:
+                    while piece := source.read():
+                        write_all(file, piece)
+                    source.check()
+                finally:
+                    source.close()
+            return True
+        except PierheadError as error:
+            if self._cancelled:
+                raise Cancelled from error
+            log.info("blob %s cannot be fetched from %s: %s", blob.digest, blob.repository, error)
+            return False
+        finally:
+            with self._lock:
+                self._under_way.discard(registry)
+
+    def cancel(self) -> None:
+        """From another thread: end every transfer."""
+        with self._lock:
+            self._cancelled = True
+            for registry in self._under_way:
+                registry.cancel()
+
+
+Fetch = Callable[[Blob, FileIO], bool]
+
+
 class _Push:
     """One tag."""
 
@@ -121,6 +188,7 @@ class _Push:
         uploads: "Uploads",
         reference: Reference,
         out: Outflow[JSONMessage],
+        fetch: "Fetch",
         cancel: Callable[[], None],
         parallel: int,
     ) -> None:
@@ -128,8 +196,10 @@ class _Push:
         self._graph = graph
         self._uploads = uploads
         self._reference = reference
+        self._here = reference.name
         self._put = out.put
         self._out = out
+        self._fetch = fetch
         self._cancel = cancel
 
     def run(self, image: Image, platform: Platform | None) -> None:
@@ -147,13 +217,23 @@ class _Push:
                 lease.find(layer.diff_id, layer.parent)
             blobs = self._layers(chain)
             config = self._config(image.raw)
-            document, kind = _manifest(config, [blobs[layer.diff_id] for layer in chain])
+            parts = [blobs[layer.diff_id] for layer in chain]
+            document, kind = self._as_pulled(image, parts) or _manifest(config, parts)
             digest = digest_of(document)
             self._uploads.manifest(name.tag or "latest", document, kind, digest)
             graph.tags.set(name.with_digest(digest), image.id)
         self._put(JSONMessage(status=f"{name.tag}: digest: {digest} size: {len(document)}"))
         aux = msgspec.Raw(msgspec.json.encode({"Tag": name.tag, "Digest": digest, "Size": len(document)}))
         self._put(JSONMessage(progress_detail=ProgressDetail(), aux=aux))
+
+    def _as_pulled(self, image: Image, layers: list[Blob]) -> tuple[bytes, str] | None:
+        """The manifest that the image was pulled with, if it names these very blobs."""
+        wanted = [(layer.digest, layer.size) for layer in layers]
+        for document, kind in self._graph.blobs.manifests(image.id):
+            found = manifest.parse(document, kind)
+            if isinstance(found, manifest.Manifest) and [(one.digest, one.size) for one in found.layers] == wanted:
+                return document, kind
+        return None
 
     def _layers(self, chain: list[Layer]) -> dict[str, Blob]:
         """Every layer's blob in the repository, by DiffID; the topmost goes first, as in Docker."""
@@ -171,23 +251,44 @@ class _Push:
                 raise
 
     def _layer(self, layer: Layer) -> Blob:
-        diff_id = layer.diff_id
-        known, location = self._known(diff_id)
+        known, location = self._known(layer.diff_id)
         if known is None:
-            with tempfile.TemporaryFile(dir=self._graph.scratch) as file:
-                digest, size = self._compress(layer, file)
-                known = Blob(digest, size, manifest.DOCKER_LAYER_GZIP, self._reference.name)
-                if self._uploads.exists(digest):
-                    self._status(diff_id, "Layer already exists")
-                else:
-                    self._upload(file, known, diff_id, location)
-                    self._status(diff_id, "Pushed")
-        self._graph.blobs.add(diff_id, known)
+            known = self._send(layer, location)
+        self._graph.blobs.add(layer.diff_id, known)
         return known
+
+    def _send(self, layer: Layer, location: str) -> Blob:
+        """The blob that the layer came as: kept, or fetched from where it came; else a new one."""
+        diff_id = layer.diff_id
+        for kept in self._graph.content.of(diff_id):
+            if (file := self._graph.content.open(kept.digest)) is not None:
+                with file:
+                    return self._put_file(file, kept.digest, kept.size, kept.media_type, diff_id, location)
+        came = [blob for blob in self._graph.blobs.of(diff_id) if blob.verified and blob.repository != self._here]
+        for blob in came[:CHECKS]:
+            with self._graph.content.begin() as file:
+                self._status(diff_id, f"Fetching from {blob.repository}")
+                if self._fetch(blob, file):
+                    self._graph.content.keep(file, blob.digest, diff_id, blob.media_type)
+                    return self._put_file(file, blob.digest, blob.size, blob.media_type, diff_id, location)
+        if came:
+            self._status(diff_id, "Compressing: the blob that was pulled is not to be had, this will be another one")
+        with self._graph.content.begin() as file:
+            digest, size = self._compress(layer, file)
+            return self._put_file(file, digest, size, manifest.DOCKER_LAYER_GZIP, diff_id, location)
+
+    def _put_file(self, file: FileIO, digest: str, size: int, kind: str, diff_id: str, location: str) -> Blob:
+        blob = Blob(digest, size, kind, self._here)
+        if self._uploads.exists(digest):
+            self._status(diff_id, "Layer already exists")
+        else:
+            self._upload(file, blob, diff_id, location)
+            self._status(diff_id, "Pushed")
+        return blob
 
     def _known(self, diff_id: str) -> tuple[Blob | None, str]:
         """A blob that the layer was before, if the repository has it or gets it from another; else where to upload."""
-        here = self._reference.name
+        here = self._here
         domain = self._reference.domain
         blobs = [blob for blob in self._graph.blobs.of(diff_id) if blob.verified or blob.repository == here]
         blobs.sort(key=lambda blob: blob.repository != here)
@@ -215,7 +316,7 @@ class _Push:
                 return None, location
         return None, ""
 
-    def _compress(self, layer: Layer, file: IO[bytes]) -> tuple[str, int]:
+    def _compress(self, layer: Layer, file: FileIO) -> tuple[str, int]:
         """Its archive as gzip without name and time, so that the same layer is always the same blob: digest, size."""
         digest = sha256()
         size = 0
@@ -225,14 +326,15 @@ class _Push:
                 raise Cancelled
             packed = compressor.compress(piece)
             digest.update(packed)
-            size += file.write(packed)
+            write_all(file, packed)
+            size += len(packed)
         packed = compressor.flush()
         digest.update(packed)
-        size += file.write(packed)
-        file.flush()
+        write_all(file, packed)
+        size += len(packed)
         return "sha256:" + digest.hexdigest(), size
 
-    def _upload(self, file: IO[bytes], blob: Blob, diff_id: str, location: str) -> None:
+    def _upload(self, file: FileIO, blob: Blob, diff_id: str, location: str) -> None:
         last = 0
 
         def tell(sent: int) -> None:

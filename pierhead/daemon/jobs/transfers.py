@@ -13,7 +13,7 @@ import msgspec
 from pierhead import manifest
 from pierhead.daemon.engine.engine import Engine, blocking
 from pierhead.daemon.jobs.image_names import event, find, names_id, parse_target
-from pierhead.daemon.jobs.pipes import Inflow, Outflow, on_loop, pour, stream
+from pierhead.daemon.jobs.pipes import Cancelled, Inflow, Outflow, on_loop, pour, stream
 from pierhead.daemon.jobs.progress import bar
 from pierhead.errors import InvalidParameter, NoSuchImage, NotFound
 from pierhead.graph import loading, saving
@@ -227,14 +227,15 @@ async def load(engine: Engine, source: AsyncIterator[bytes], quiet: bool) -> Asy
         event(engine, "load", image)
 
     loaded = on_loop(told)
+    parallel = engine.config.max_concurrent_unpacks
 
     def work(out: Outflow[JSONMessage]) -> None:
         told: dict[str, int] = {}
 
         def progress(diff_id: str, count: int, total: int) -> None:
+            if out.cancelled:
+                raise Cancelled
             if quiet or (count < total and count - told.get(diff_id, 0) < STEP) or told.get(diff_id) == count:
-                if out.cancelled:
-                    flow.cancel()
                 return
             told[diff_id] = count
             out.put(
@@ -251,7 +252,7 @@ async def load(engine: Engine, source: AsyncIterator[bytes], quiet: bool) -> Asy
             for piece in decompressed(cast("BinaryIO", flow)):
                 spool.write(piece)
             spool.flush()
-            for found in loading.load(engine.graph, spool.fileno(), progress):
+            for found in loading.load(engine.graph, spool.fileno(), progress, parallel):
                 for name, before in found.moved:
                     out.put(
                         JSONMessage(
