@@ -93,6 +93,7 @@ volume prune||prune:volumes|Remove unused local volumes
 volume rm|volume remove|volumes:rm|Remove one or more volumes
 doctor||doctor:doctor|Say what this machine lacks for containers, and what would fix it
 inspect||inspect:inspect|Return low-level information on Docker objects
+search||search:search|Search Docker Hub for images
 login||login:login|Authenticate to a registry
 logout||login:logout|Log out from a registry
 jobs||jobs:jobs|List the daemon's jobs, with their phases and durations

@@ -38,6 +38,12 @@ Return low-level information on Docker objects
 --type string  Only inspect objects of the given type""",
     "doctor": """[OPTIONS]
 Say what this machine lacks for containers, and what would fix it""",
+    "search": """[OPTIONS] TERM
+Search Docker Hub for images
+-f, --filter filter  Filter output based on conditions provided
+--format string  Pretty-print search using a Go template
+--limit int  Max number of search results
+--no-trunc  Don't truncate output""",
     "login": """[OPTIONS] [SERVER]
 Authenticate to a registry
 -p, --password string  Password or Personal Access Token (PAT)

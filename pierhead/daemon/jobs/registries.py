@@ -9,12 +9,21 @@ from pierhead.graph.image import parse_config
 from pierhead.reference import is_domain, parse
 from pierhead.registry.auth import Credentials
 from pierhead.registry.hosts import Hosts
-from pierhead.wire.images import AuthConfig, AuthResponse, DistributionInspect, OCIDescriptor, OCIPlatform
+from pierhead.wire.filters import Filters
+from pierhead.wire.images import (
+    AuthConfig,
+    AuthResponse,
+    DistributionInspect,
+    ImageSearchResult,
+    OCIDescriptor,
+    OCIPlatform,
+)
 
 if TYPE_CHECKING:
     from pierhead.registry.client import Described
 
 HUB = "docker.io"
+SEARCH_FILTERS = frozenset({"is-automated", "is-official", "stars"})
 
 
 def hosts(engine: Engine) -> Hosts:
@@ -62,6 +71,48 @@ async def distribution(engine: Engine, name: str, auth: AuthConfig | None) -> Di
         descriptor=OCIDescriptor(media_type=thing.media_type, digest=thing.digest, size=thing.size),
         platforms=platforms,
     )
+
+
+def _stars(filters: Filters) -> int:
+    """The most that is asked for."""
+    most = 0
+    for text in filters.values_of("stars"):
+        if not re.fullmatch(r"[+-]?[0-9]{1,18}", text):
+            raise InvalidParameter(f"invalid filter 'stars={text}': strconv.Atoi: parsing \"{text}\": invalid syntax")
+        most = max(most, int(text))
+    return most
+
+
+async def search(
+    engine: Engine, term: str, limit: int | None, filters: Filters, auth: AuthConfig | None
+) -> list[ImageSearchResult]:
+    """``docker search``: of Docker Hub, or of the registry that the term begins with. Raises InvalidParameter."""
+    filters.validate(SEARCH_FILTERS)
+    automated, official = filters.flag("is-automated"), filters.flag("is-official")
+    stars = _stars(filters)
+    from pierhead.registry.search import LIMIT, MOST, Found, Search, split_term  # urllib3 with it
+
+    if automated:
+        return []  # as Docker since 25: nothing is
+    domain, what = split_term(term)
+    limit = limit or LIMIT
+    if not 1 <= limit <= MOST:
+        raise InvalidParameter(f"limit {limit} is outside the range of [1, {MOST}]")
+    registry = Search(domain, credentials(auth), hosts(engine))
+    try:
+        answer: list[Found] = await blocking(registry.run, what, limit)
+    finally:
+        registry.cancel()
+    return [
+        ImageSearchResult(
+            star_count=one.star_count,
+            is_official=one.is_official,
+            name=one.name,
+            description=one.description or "",
+        )
+        for one in answer
+        if one.star_count >= stars and ("is-official" not in filters or one.is_official == official)
+    ]
 
 
 async def login(engine: Engine, auth: AuthConfig) -> AuthResponse:

@@ -120,8 +120,18 @@ async def save(call: Call) -> Answer:
     return Stream(await after_first(chunks), "application/x-tar")
 
 
+async def search(call: Call) -> Answer:
+    try:
+        limit = call.number("limit")
+    except InvalidParameter as error:
+        raise InvalidParameter(f"invalid limit specified: {error}") from None
+    found = await call.engine.run(registries.search, call.text("term"), limit, call.filters(), call.registry_auth())
+    return answer.json(found)
+
+
 ROUTES = (
     Route("GET", "/images/json", list_),
+    Route("GET", "/images/search", search, cancellable=True),
     Route("POST", "/images/create", create, cancellable=True),
     Route("POST", "/images/load", load, cancellable=True),
     Route("POST", "/images/prune", prune),

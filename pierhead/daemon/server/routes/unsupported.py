@@ -55,7 +55,6 @@ _MISSING = (
     ("POST", "/build/cancel", "building images"),
     ("POST", "/session", "building images with BuildKit"),
     ("POST", "/grpc", "building images with BuildKit"),
-    ("GET", "/images/search", "searching registries"),
     ("GET", "/containers/{name}/attach/ws", "attaching through a websocket"),
     ("GET", "/plugins/{name*}", "plugins"),
     ("POST", "/plugins/{name*}", "plugins"),
