@@ -383,4 +383,6 @@ def test_a_directory_that_is_swapped_for_a_link_leads_nobody_out(
                 answer = ask(api, method, "c1", path, *new)
                 assert HOSTS not in answer.body
                 statuses.add(answer.status)
+            if state == "running":
+                assert HOSTS not in answered(api, "GET", "/containers/c1/export", None).body
     assert 200 in statuses

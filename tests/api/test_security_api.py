@@ -4,11 +4,15 @@ Classes H (what is written into a container's files) and I (API, daemon) of the 
 docs/security.md says which test is for which.
 """
 
+import base64
 import http.client
+import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -286,3 +290,52 @@ def test_clients_that_come_go_and_never_read_cost_nothing_that_stays(api: Api, e
 def resident(pid: int) -> int:
     """Bytes of memory."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_no_password_is_written_down(api: Api, engine: Engine) -> None:
+    """CVE-2019-13509, GHSA-gc89-7gcr-jxqc: logs, events and histories, of requests that fail."""
+    marker = "S3CR3T-" + "x" * 9
+    since = time.time()
+    auth = base64.urlsafe_b64encode(json.dumps({"username": "u", "password": marker}).encode()).decode()
+    nowhere = "127.0.0.1:9"  # discard: nobody listens
+    for path in (f"/images/create?fromImage={nowhere}/a&tag=b", f"/images/{nowhere}/a/push?tag=b"):
+        connection = UnixConnection(engine.socket)
+        connection.request("POST", f"/v1.41{path}", headers={"X-Registry-Auth": auth})
+        assert marker.encode() not in connection.getresponse().read()
+        connection.close()
+    said = api.send("POST", "/auth", {"username": "u", "password": marker, "serveraddress": nowhere})
+    assert said.status >= 400 and marker not in said.body.decode()
+    source = f"http://u:{marker}@{nowhere}/x.tar"
+    said = api.send("POST", f"/images/create?fromSrc={quote(source, safe='')}&repo=made")
+    assert b"error" in said.body or said.status >= 400
+    events = api.ok("GET", "/events", since=int(since), until=int(time.time()) + 1).body.decode()
+    places = [engine.log.read_text(), events, json.dumps(api.get("/images/json"))]
+    places += [path.read_bytes().decode("latin-1") for path in engine.data_root.glob("graph.db*")]
+    for text in places:
+        assert marker not in text and auth not in text
+
+
+def test_what_cannot_be_kept_is_not_promised(api: Api) -> None:
+    """CVE-2023-28840, CVE-2023-28841, CVE-2023-28842: a network that says it is encrypted and is not."""
+    before = api.get("/networks")
+    for driver, options in (("overlay", {"encrypted": ""}), ("overlay", {}), ("macsec", {})):
+        refused = api.send("POST", "/networks/create", {"Name": "secret", "Driver": driver, "Options": options})
+        assert refused.status >= 400 and refused.message
+    assert len(api.get("/networks")) == len(before)
+
+
+def test_a_container_that_spoils_its_own_hosts_file_spoils_no_more(api: Api, engine: Engine) -> None:
+    """Its hosts, hostname and resolv.conf lie on the host's disk, and the daemon writes to them while it runs."""
+    id = api.run("sleep", "1000")
+    spoil = "cd /etc; for f in hosts hostname resolv.conf; do : >$f; chmod 000 $f; chown 5:5 $f; done; ln -sf /x hosts"
+    made = api.ok("POST", f"/containers/{id}/exec", {"Cmd": ["sh", "-c", spoil]}).json["Id"]
+    api.ok("POST", f"/exec/{made}/start", {"Detach": False})
+    network = api.ok("POST", "/networks/create", {"Name": "another"}).json["Id"]
+    for job in ("connect", "disconnect"):
+        api.ok("POST", f"/networks/{network}/{job}", {"Container": id})
+    api.ok("POST", f"/containers/{id}/restart", t=0)
+    assert "localhost" in api.output("cat", "/etc/hosts")
+    if engine.kind == "pierd":
+        for name in ("hosts", "hostname", "resolv.conf"):
+            (file,) = engine.data_root.glob(f"containers/{id}/{name}")
+            assert file.is_file() and not file.is_symlink(), name
