@@ -27,6 +27,7 @@ from pierhead.libcontainer.spec import (
     Resources,
     Spec,
 )
+from pierhead.linux.idmap import Range
 
 VERSION = "1.0.2"
 
@@ -41,6 +42,9 @@ NAMESPACES: Mapping[NamespaceKind, str] = {
     NamespaceKind.CGROUP: "cgroup",
 }
 """The specification's names."""
+
+USER = "user"
+"""Its name of a user namespace, which is none of a Spec's."""
 
 ROOT = "rootfs"
 """The root file system's folder in a bundle."""
@@ -83,15 +87,19 @@ def config(
     """
     _check(spec)
     _check(spec.resources)
-    if spec.process.user_maps is not None:
-        raise ValueError("user namespaces (--userns-remap) need the native exec driver: use it, or --userns=host")
+    maps = spec.process.user_maps
+    # In a user namespace a runtime binds the host's node of the same path, for nobody can make one there.
+    moved = [device for device in spec.devices if maps is not None and device.source not in ("", device.path)]
     linux: Config = {
         "resources": resources(spec.resources),
         "namespaces": list(_namespaces(spec, joined or {})),
         "maskedPaths": list(spec.masked_paths),
         "readonlyPaths": list(spec.readonly_paths),
-        "devices": [_device(device) for device in spec.devices],
+        "devices": [_device(device) for device in spec.devices if device not in moved],
     }
+    if maps is not None:
+        linux["namespaces"].append({"type": USER})
+        linux |= {"uidMappings": _ranges(maps.uids), "gidMappings": _ranges(maps.gids)}
     if spec.cgroup:
         linux["cgroupsPath"] = spec.cgroup
     if spec.rootfs_propagation not in ("private", "rprivate"):  # what a runtime does unasked
@@ -109,7 +117,10 @@ def config(
         "ociVersion": VERSION,
         "process": process(spec.process),
         "root": {"path": ROOT, "readonly": spec.root_readonly},
-        "mounts": [_mount(mount, sources or {}) for mount in spec.mounts],
+        "mounts": [
+            *(_mount(mount, sources or {}) for mount in spec.mounts),
+            *(_plain(Mount(device.path, "bind", device.source, ("bind",))) for device in moved),
+        ],
         "linux": linux,
     }
     if spec.hostname:
@@ -231,6 +242,10 @@ def _namespaces(spec: Spec, joined: Mapping[NamespaceKind, str]) -> Iterable[Con
             yield {"type": name}
         elif mode is NamespaceMode.JOIN:
             yield {"type": name, "path": joined[kind]}
+
+
+def _ranges(ranges: Iterable[Range]) -> list[Config]:
+    return [{"containerID": one.inside, "hostID": one.outside, "size": one.length} for one in ranges]
 
 
 def prepared(mount: Mount) -> bool:

@@ -53,8 +53,8 @@ def admit(
     _adjust_oom_score(pid, user["oom"])
     mounts: tuple[int, ...] = ()
     if "uids" in user:
-        _write(f"/proc/{pid}/gid_map", user["gids"])
-        _write(f"/proc/{pid}/uid_map", user["uids"])
+        write_map(f"/proc/{pid}/gid_map", user["gids"])
+        write_map(f"/proc/{pid}/uid_map", user["uids"])
     try:
         if "root" in user:
             namespace = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
@@ -96,8 +96,8 @@ def _adjust_oom_score(pid: int, value: int) -> None:
         os.close(descriptor)
 
 
-def _write(path: str, content: str) -> None:
-    """One write: the kernel takes a map whole or not at all."""
+def write_map(path: str, content: str) -> None:
+    """Write a process's uid_map or gid_map at once: the kernel takes a map whole or not at all. Raises OSError."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.write(descriptor, content.encode())

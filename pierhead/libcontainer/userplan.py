@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 from pierhead.libcontainer.spec import Process, Spec
 from pierhead.linux.idmap import text
+from pierhead.linux.mount import DirectoryRoot, Root
 
 Operation = tuple[object, ...]
 
@@ -41,7 +42,7 @@ def start(spec: Spec, operations: Iterable[Operation]) -> dict[str, object]:
             images.append(operation)
             number = max(number, int(str(operation[1])))
         elif operation[0] in _ROOTS:
-            users |= {"root": operation, "base": _base(operation)}
+            users |= {"root": operation, "base": base(spec.root)}
             own.append(("given_root",))
         elif operation[0] == "device":
             node = next(devices)
@@ -76,11 +77,10 @@ def _limits(process: Process, operations: tuple[Operation, ...]) -> dict[str, ob
     }
 
 
-def _base(root: Operation) -> str:
-    paths = [str(root[1])]
-    if isinstance(root[1], tuple):
-        paths = [*map(str, root[1]), *(str(path) for path in root[2:] if path)]
-    base = os.path.commonpath(paths)
-    if base == "/":
+def base(root: Root) -> str:
+    """The folder that has all layers of a root. Raises ValueError where there is none."""
+    paths = [root.path] if isinstance(root, DirectoryRoot) else [*root.lower, root.upper or "", root.work or ""]
+    found = os.path.commonpath(list(filter(None, paths)))
+    if found == "/":
         raise ValueError("layers in different folders cannot be shown with other owners")
-    return base
+    return found

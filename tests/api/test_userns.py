@@ -11,6 +11,7 @@ from tests.harness.api import Api
 from tests.harness.archives import archive, file, folder, listing, symlink
 from tests.harness.engines import PIERD, Engine, Pierd
 from tests.harness.engines import engine as started_engine
+from tests.harness.ociruntimes import oci_runtime
 from tests.harness.processes import run, wait_until
 
 UID, GID = 100000, 200000
@@ -22,13 +23,18 @@ FILES = {
 }
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=["native", "oci"])
 def shared_engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
-    """A remapped daemon for the file, that finds a user dockremap."""
+    """A remapped daemon for the file, that finds a user dockremap; containers are made by us, or by a runtime."""
     kind = request.config.getoption("--engine")
+    options = ["--userns-remap", "default"]
     if kind == "docker":
         request.getfixturevalue("peers")
-    with started_engine(kind, ["--userns-remap", "default"], files=FILES) as made:
+        if request.param == "oci":
+            pytest.skip("dockerd has no other way")
+    elif request.param == "oci":
+        options += ["--add-runtime", f"peer={oci_runtime()}", "--default-runtime", "peer"]
+    with started_engine(kind, options, files=FILES) as made:
         yield made
 
 

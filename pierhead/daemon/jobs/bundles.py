@@ -55,6 +55,11 @@ def _spec(engine: Engine, container: Container) -> Spec:
     made = specs.build(
         engine, container, config_of(container), host_config_of(container), DirectoryRoot(oci.ROOT), NetworkSetup()
     )
+    if made.process.user_maps is not None:
+        raise Conflict(
+            f"container {container.name} has a user namespace (--userns-remap), for which the engine shows its files "
+            "with other owners: a bundle stands alone"
+        )
     joined = [oci.NAMESPACES[kind] for kind, mode in made.namespaces.items() if mode is NamespaceMode.JOIN]
     if joined:
         raise Conflict(

@@ -25,8 +25,9 @@ from pierhead.driver.execdriver.runtime import VERSION, Runtime
 from pierhead.driver.execdriver.shims import Shims
 from pierhead.driver.execdriver.spawn import Zygote
 from pierhead.errors import InvalidParameter
-from pierhead.libcontainer import cgroupfs, cgroups, oci, plan, scopes
-from pierhead.libcontainer.spec import NamespaceKind, NamespaceMode, Process
+from pierhead.libcontainer import cgroupfs, cgroups, oci, plan, scopes, userplan
+from pierhead.libcontainer.spec import NamespaceKind, NamespaceMode, Process, Spec
+from pierhead.linux import idmap
 from pierhead.linux.mount import DirectoryRoot
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,10 @@ _ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH")
 
 STANDARD = {"runc": "runc", "io.containerd.runc.v2": "runc", "crun": "crun"}
 """Runtimes that are there if they are installed, and their programs; the first two are Docker's names of the same."""
+
+
+PLACES = ("/mnt", "/media", "/srv", "/opt", "/tmp", "/var/tmp")
+"""Folders that everybody may enter, of which one is covered, for the shim and its runtime alone."""
 
 
 class OciMonitor(ShimMonitor):
@@ -138,6 +143,7 @@ class OciDriver(Shims):
                 for name, mount in prepared
             ),
             "user": (spec.process.user, tuple(spec.process.groups)),
+            "users": self._users(spec, config),
             "network_namespace": new,
             "network": (
                 tuple(setup.host),
@@ -148,9 +154,29 @@ class OciDriver(Shims):
                 tuple(setup.busy),
             ),
             "sysctls": tuple(of_network),
-            "joined": {oci.NAMESPACES[kind]: f"ns:{kind}" for kind in (*joined, *((network,) if new else ()))},
+            "joined": {oci.NAMESPACES[kind]: f"ns:{kind}" for kind in (*joined, *((network,) if new else ()))}
+            | ({oci.USER: "ns:user"} if spec.process.user_maps is not None else {}),
         }
         return marshal.dumps(program, 2)
+
+    def _users(self, spec: Spec, config: oci.Config) -> dict[str, object] | None:
+        """What the shim needs to know of a user namespace: its root on the host, maps, the folder of all layers, and
+        where the root is mounted. Raises ValueError where there is no such place."""
+        maps = spec.process.user_maps
+        if maps is None:
+            return None
+        needed = [str(mount["source"]) for mount in config["mounts"]] + [self.folder(spec.id)]
+        needed += [spec.root.path] if isinstance(spec.root, DirectoryRoot) else spec.root.lower
+        for place in PLACES:
+            if os.path.isdir(place) and not any(f"{path}/".startswith(f"{place}/") for path in needed):
+                return {
+                    "ids": maps.root,
+                    "uids": idmap.text(maps.uids),
+                    "gids": idmap.text(maps.gids),
+                    "base": userplan.base(spec.root),
+                    "place": place,
+                }
+        raise ValueError(f"a user namespace needs one of the folders {', '.join(PLACES)}, empty of what is mounted")
 
     # Afterwards
 

@@ -18,6 +18,7 @@ from pierhead.linux.mountapi import attach, mount
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any
 
 MOUNTS = "mounts"
@@ -26,20 +27,36 @@ MOUNTS = "mounts"
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 
-def mount_root(root: tuple[Any, ...], bundle: str) -> str:
-    """Leave the host's mount namespace, and mount the root file system; returns its path."""
+def leave_host(bundle: str, place: str) -> None:
+    """Be in a mount namespace of our own.
+
+    place: for a container with a user namespace, a folder that everybody may enter and nobody needs: covered by an
+    empty one, for its root, since whoever is root in there may not even pass through the folders of ours.
+    """
     calls.unshare(const.CLONE_NEWNS)
-    _keep_private(bundle)
-    if root[0] == "directory":
+    if place:
+        mount("", "/", "", const.MS_SLAVE | const.MS_REC)
+        mount("tmpfs", place, "tmpfs", const.MS_NOSUID | const.MS_NODEV, "mode=711")
+    else:
+        _keep_private(bundle)
+
+
+def mount_root(root: tuple[Any, ...], folder: str, apart: bool) -> str:
+    """Mount the root file system, below ``folder`` if it is not a directory that can stay where it is (``apart``: it
+    may not); returns its path."""
+    if root[0] == "directory" and not apart:
         return str(root[1])
-    _, lower, upper, work = root
-    target = f"{bundle}/rootfs"
+    target = f"{folder}/rootfs"
     os.makedirs(target, 0o755, exist_ok=True)
-    _overlay(target, lower, tuple(path for path in (upper, work) if path))
+    if root[0] == "directory":
+        mount(root[1], target, "", const.MS_BIND)
+    else:
+        _, lower, upper, work = root
+        _overlay(target, lower, tuple(path for path in (upper, work) if path))
     return target
 
 
-def mount_sources(wanted: tuple[tuple[Any, ...], ...], bundle: str, namespace: int) -> None:
+def mount_sources(wanted: Iterable[tuple[Any, ...]], bundle: str, namespace: int) -> None:
     """Mount parts of volumes, images and another container's /dev/shm (``namespace`` is its mount namespace) below
     the bundle's MOUNTS, for the runtime to bind."""
     for name, kind, source, layers, subpath, recursive in wanted:

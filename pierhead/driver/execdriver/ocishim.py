@@ -18,14 +18,14 @@ import marshal
 import os
 import time
 
-from pierhead.driver.execdriver import ocibundle, protocol
+from pierhead.driver.execdriver import ocibundle, ociusers, protocol
 from pierhead.driver.execdriver.job import Job, close_all, failure, pipes
 from pierhead.driver.execdriver.jsonlog import JSONLog
 from pierhead.driver.execdriver.protocol import RUNTIME
 from pierhead.driver.execdriver.runtime import VERSION, Runtime
 from pierhead.driver.execdriver.shim import Shim, ended_children
 from pierhead.driver.execdriver.starter import bind
-from pierhead.libcontainer import container
+from pierhead.libcontainer import container, userentry, usernamespace
 from pierhead.libcontainer.init import SetupError
 from pierhead.libcontainer.user import UserError, resolve
 from pierhead.linux import calls, const
@@ -62,6 +62,8 @@ class OciShim(Shim):
         self.unclaimed: dict[int, int] = {}
         """Status of processes that ended before the runtime had said which they are."""
         self.launched = 0
+        self.owner: tuple[int, int] | None = None
+        """Who the container's root is on the host, where it has a user namespace."""
 
     # Start
 
@@ -105,9 +107,23 @@ class OciShim(Shim):
         config = program["config"]
         bundle = f"{self.path}/bundle"
         os.makedirs(bundle, 0o700, exist_ok=True)
+        users = program["users"]
+        new = program["network_namespace"]
         try:
-            config["root"]["path"] = ocibundle.mount_root(program["root"], bundle)
-            ocibundle.mount_sources(program["mounts"], bundle, joins.get("ns:mnt", -1))
+            if users:
+                joined = joins.pop("ns:user", -1)
+                try:
+                    joins["ns:user"], network = ociusers.namespaces(users, joined, new)
+                finally:
+                    close_all((joined,))
+            elif new:
+                network = _network_namespace()
+            if new:
+                joins["ns:net"] = network
+        except OSError as error:
+            raise _at_stage(error, "clone") from None
+        try:
+            config["root"]["path"] = self._mount(program, bundle, joins)
             root = os.open(config["root"]["path"], _DIRECTORY)
         except OSError as error:
             raise _at_stage(error, "mount") from None
@@ -115,18 +131,36 @@ class OciShim(Shim):
             _become(config["process"], root, *program["user"])
         finally:
             os.close(root)
-        namespace = joins.get("ns:net", -1)
-        if program["network_namespace"]:
-            namespace = joins["ns:net"] = _network_namespace()
-        self._furnish(namespace, program)
+        self._furnish(joins.get("ns:net", -1), program)
         for entry in config["linux"]["namespaces"]:
             kind = program["joined"].get(entry["type"])
             if kind is not None:
                 entry["path"] = f"/proc/{os.getpid()}/fd/{joins[kind]}"
         _write(f"{bundle}/config.json", config)
+        self.owner = users["ids"] if users else None
         self._create(runtime, bundle, terminal, open_stdin)
         runtime.run("start")
         self.started_at = time.time_ns()
+
+    def _mount(self, program: Program, bundle: str, joins: dict[str, int]) -> str:
+        """Everything that the runtime is given mounted; returns the root's path."""
+        users = program["users"]
+        images = [wanted for wanted in program["mounts"] if wanted[1] == "image"]
+        others = [wanted for wanted in program["mounts"] if wanted[1] != "image"]
+        ocibundle.leave_host(bundle, users["place"] if users else "")
+        ocibundle.mount_sources(others, bundle, joins.get("ns:mnt", -1))
+        if not users:
+            path = ocibundle.mount_root(program["root"], bundle, False)
+            ocibundle.mount_sources(images, bundle, -1)
+            return path
+        own = os.geteuid(), os.getegid()
+        userentry.owners(joins["ns:user"], users["base"], *users["ids"])
+        try:
+            path = ocibundle.mount_root(program["root"], users["place"], True)
+            ocibundle.mount_sources(images, bundle, -1)
+        finally:
+            calls.use_files_as(*own)
+        return path
 
     def _furnish(self, namespace: int, program: Program) -> None:
         """The network, as the starter does it, before there is a container; then the container's own sysctls of it."""
@@ -146,7 +180,7 @@ class OciShim(Shim):
             if terminal:
                 console = self._console("console", words)
             else:
-                theirs, ours = pipes(open_stdin)
+                theirs, ours = self._pipes(open_stdin)
             runtime.run("create", *words, stdio=theirs)
             stdio = (_master(console),) if console is not None else _ours(ours)
             ours = -1, -1, -1
@@ -159,6 +193,13 @@ class OciShim(Shim):
         pid = _pid(f"{bundle}/pid")
         self.main.take(pid, calls.pidfd_open(pid), terminal, stdio)
         self.jobs[pid] = self.main
+
+    def _pipes(self, open_stdin: bool) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+        """As ``pipes``; the container's root owns its ends."""
+        theirs, ours = pipes(open_stdin)
+        if self.owner is not None:
+            usernamespace.own(theirs, self.owner)
+        return theirs, ours
 
     def _console(self, name: str, words: list[str]) -> socket.socket:
         """A socket on which the runtime hands out a terminal's master, and the words that say so."""
@@ -194,7 +235,7 @@ class OciShim(Shim):
             if terminal:
                 launch.console = self._console(f"{launch.name}.console", words)
             else:
-                theirs, ours = pipes(open_stdin)
+                theirs, ours = self._pipes(open_stdin)
                 launch.stdio = _ours(ours)
             self.launches[self.runtime.begin("exec", *words, self.id, stdio=theirs)] = launch
         except Exception as error:  # as in start
