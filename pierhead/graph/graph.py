@@ -13,7 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import BinaryIO, cast
 
@@ -221,9 +221,9 @@ class Graph:
         applied = unpacked.applied
         if parent is not None and self.driver.stacks:
             self.driver.stack(unpacked.cache_id, self.layer(parent).cache_id, applied)
-        chain = chain_id(parent, unpacked.diff_id)
-        layer = Layer(chain, unpacked.diff_id, parent, unpacked.cache_id, applied.size, applied.disk, unpacked.archive)
-        return self._ready(lease, layer)
+        chain, id = chain_id(parent, unpacked.diff_id), unpacked.cache_id
+        disk = self.on_disk(id)
+        return self._ready(lease, Layer(chain, unpacked.diff_id, parent, id, applied.size, disk, unpacked.archive))
 
     def _apply(self, cache_id: str, source: BinaryIO) -> tuple[str, int, Applied]:
         """DiffID, bytes of the plain archive, what the driver says."""
@@ -239,7 +239,6 @@ class Graph:
 
     def _ready(self, lease: Lease, layer: Layer) -> Layer:
         """The layer exists from here on; where the same was made meanwhile, that one is taken."""
-        layer = replace(layer, disk=self.on_disk(layer.cache_id))
         with self._lock, self.db.transaction():
             row = self.db.first("SELECT * FROM layer WHERE chain_id = ?", (layer.chain_id,))
             if row is None:

@@ -332,7 +332,7 @@ def test_removing_gives_every_byte_back(driver: GraphDriver, home: Path) -> None
 def test_what_was_unpacked_is_counted(driver: GraphDriver) -> None:
     driver.create("a", None)
     applied = driver.apply("a", io.BytesIO(archive(folder("d"), file("d/x", b"x" * 5000), hardlink("y", "d/x"))))
-    assert applied.size == 5000 and applied.entries == 3 and applied.disk >= 8192
+    assert applied.size == 5000 and applied.entries == 3
     assert driver.measure("a").content == 5000
     assert driver.parent("a") is None and driver.parent("nothing") is None
 

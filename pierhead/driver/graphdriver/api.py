@@ -19,14 +19,13 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What ``apply`` did: bytes of regular file content, bytes on disk (st_blocks × 512), number of entries.
+    """What ``apply`` did: bytes of regular file content, number of entries.
 
     inherits: directories that the archive uses and says nothing of (b"": the root), which are as the parent has them.
     opaque: nothing of what is below it shows through the layer.
     """
 
     size: int
-    disk: int
     entries: int
     inherits: tuple[bytes, ...] = ()
     opaque: bool = False

@@ -54,7 +54,6 @@ class Extractor:
         self._places: dict[bytes, int] = {}
         self._times: dict[bytes, int] = {}
         self._size = 0
-        self._blocks = 0
         self._entries = 0
 
     def run(self, stream: BinaryIO) -> Applied:
@@ -71,7 +70,7 @@ class Extractor:
             raise
         finally:
             self._forget()
-        return Applied(self._size, self._blocks * 512, self._entries)
+        return Applied(self._size, self._entries)
 
     # -- where things go ------------------------------------------------------------------------------------------
 
@@ -208,7 +207,6 @@ class Extractor:
             if entry.xattrs:
                 self._xattrs(fd, entry)
             os.utime(fd, ns=(entry.mtime, entry.mtime))
-            self._blocks += os.fstat(fd).st_blocks
             self._size += entry.size
         finally:
             os.close(fd)

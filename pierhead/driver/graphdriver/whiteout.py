@@ -85,7 +85,7 @@ class OverlayExtractor(LayerExtractor):
     def run(self, stream: BinaryIO) -> Applied:
         """As the base's."""
         applied = super().run(stream)
-        return Applied(applied.size, applied.disk, applied.entries, tuple(self._inherits), self._root_opaque)
+        return Applied(applied.size, applied.entries, tuple(self._inherits), self._root_opaque)
 
     def _mark(self, above: int, base: bytes) -> None:
         fd = open_directory(above, base)
