@@ -113,10 +113,10 @@ def _descriptor(given: _Descriptor) -> Descriptor:
     return Descriptor(given.media_type or "", given.digest, given.size, platform, given.annotations or {})
 
 
-def parse(data: bytes, media_type: str = "") -> Manifest | Index:
+def parse(data: bytes, media_type: str = "", limit: int = LIMIT) -> Manifest | Index:
     """Read a manifest or an index. media_type: what it was delivered as. Raises InvalidParameter."""
-    if len(data) > LIMIT:
-        raise InvalidParameter(f"manifest of more than {LIMIT} bytes")
+    if len(data) > limit:
+        raise InvalidParameter(f"manifest of more than {limit} bytes")
     try:
         document = msgspec.json.decode(data, type=_Document)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:

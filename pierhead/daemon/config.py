@@ -24,6 +24,8 @@ class Config:
     default_shm_size: bytes.  default_cgroupns_mode: empty: as the cgroup version has it.
     max_concurrent_unpacks: layers of an archive at a time.
     compressed_blobs: of layers that are pulled or loaded: "keep", or "drop" once they are unpacked.
+    max_manifest_size, max_unpacked_size (of a layer): bytes.  max_layers: of an image.  max_unpack_ratio: of a layer or
+    an archive, beyond its first GiB.  0: no bound but the disk's and the storage driver's.
     registry_certs: a folder of folders, each of the certificates for one registry.
     init, no_new_privileges, seccomp_profile (a file's content, "unconfined" or empty): of containers that do not say.
     userns_remap: whose subordinate ids containers get, as given; id_maps: what came of it (``subids``).
@@ -62,6 +64,10 @@ class Config:
     max_download_attempts: int = 5
     max_concurrent_unpacks: int = 3
     compressed_blobs: str = "keep"
+    max_manifest_size: int = 4 << 20
+    max_layers: int = 0
+    max_unpacked_size: int = 0
+    max_unpack_ratio: int = 1000
     dns: tuple[str, ...] = ()
     dns_opts: tuple[str, ...] = ()
     dns_search: tuple[str, ...] = ()

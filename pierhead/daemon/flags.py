@@ -70,6 +70,12 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _bound(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) > 1_000_000:
+        raise ValueError(f"invalid number: {text} (0: no bound)")
+    return int(text)
+
+
 def _mtu(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not (text == "0" or 68 <= int(text) <= 65535):
         raise ValueError(f"invalid default MTU: {text} (68 to 65535, or 0: chosen)")
@@ -305,6 +311,15 @@ OPTIONS = (
         _one_of("compressed blobs", "keep", "drop"),
         "of layers, as they came: keep (default), or drop when they are unpacked",
     ),
+    Option(("--max-manifest-size",), "max-manifest-size", _bytes, "of an image's manifest or index (default 4M)"),
+    Option(("--max-layers",), "max-layers", _bound, "of an image (default 0: as many as the storage driver can)"),
+    Option(("--max-unpacked-size",), "max-unpacked-size", _bytes, "of a layer (default 0: what the disk has room for)"),
+    Option(
+        ("--max-unpack-ratio",),
+        "max-unpack-ratio",
+        _bound,
+        "how many times its size a layer may unpack to, beyond its first GiB (default 1000; 0: any)",
+    ),
     Option(("--dns",), "dns", _address, "name server for containers", many=True),
     Option(("--dns-opt",), "dns-opts", str, "option for containers' resolv.conf", many=True),
     Option(("--dns-search",), "dns-search", str, "search domain for containers", many=True),
@@ -511,7 +526,7 @@ def _from_file(option: Option, value: Any) -> str | list[str]:
         wanted = (list,)
     elif option.read is _truth:
         wanted = (bool,)
-    elif option.read in (_mtu, _count):
+    elif option.read in (_mtu, _count, _bound):
         wanted = (int,)
     entries = value if option.many and isinstance(value, list) else [value]
     if not isinstance(value, wanted) or (wanted == (int,) and isinstance(value, bool)):

@@ -39,13 +39,15 @@ from pierhead.errors import PierheadError, plain
 from pierhead.graph.containers import Containers
 from pierhead.graph.graph import Graph
 from pierhead.graph.graphdb import GraphDB
+from pierhead.graph.stream import Limits
 
 log = logging.getLogger("pierd")
 
 RELOADED = frozenset(
     "debug default_address_pools default_network_opts default_ulimits dns dns_opts dns_search host_gateway_ips "
     "insecure_registries registry_mirrors registry_certs "
-    "max_concurrent_downloads max_concurrent_uploads max_download_attempts max_concurrent_unpacks".split()
+    "max_concurrent_downloads max_concurrent_uploads max_download_attempts max_concurrent_unpacks "
+    "max_manifest_size max_layers".split()
 )
 """Settings that a running daemon takes up on SIGHUP."""
 
@@ -146,7 +148,13 @@ def assemble(config: Config, descriptors: int) -> Engine:
         config=config,
         db=db,
         containers=Containers(db),
-        graph=Graph(db, layers, config.data_root, keep_blobs=config.compressed_blobs == "keep"),
+        graph=Graph(
+            db,
+            layers,
+            config.data_root,
+            keep_blobs=config.compressed_blobs == "keep",
+            limits=Limits(config.max_unpacked_size, config.max_unpack_ratio),
+        ),
         layers=layers,
         networks={driver.name: driver for driver in network_drivers},
         exec=_exec_driver(config, db.instance, descriptors),

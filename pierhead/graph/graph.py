@@ -26,7 +26,7 @@ from pierhead.graph.content import Content
 from pierhead.graph.graphdb import GraphDB, Row
 from pierhead.graph.image import ConfigFile, chain_id, chain_ids, digest_of, parse_config
 from pierhead.graph.split import SplitWriter, replay
-from pierhead.graph.stream import LayerStream
+from pierhead.graph.stream import NO_LIMITS, LayerStream, Limits
 from pierhead.graph.tagstore import TagStore
 from pierhead.reference import Reference
 
@@ -110,9 +110,12 @@ class Lease:
 class Graph:
     """The images and layers of one data root. Every method may be called from any thread."""
 
-    def __init__(self, db: GraphDB, driver: GraphDriver, data_root: str, *, keep_blobs: bool = True) -> None:
+    def __init__(
+        self, db: GraphDB, driver: GraphDriver, data_root: str, *, keep_blobs: bool = True, limits: Limits = NO_LIMITS
+    ) -> None:
         self.db = db
         self.driver = driver
+        self.limits = limits
         self.tags = TagStore(db)
         self.blobs = Blobs(db)
         self.content = Content(db, data_root, keeps=keep_blobs)
@@ -229,7 +232,7 @@ class Graph:
         """DiffID, bytes of the plain archive, what the driver says."""
         split = SplitWriter(self.split(cache_id))
         try:
-            with LayerStream(source) as stream:
+            with LayerStream(source, self.limits) as stream:
                 applied = self.driver.apply(cache_id, cast("BinaryIO", stream), split)
                 diff_id, archive = stream.finish()
             split.close()

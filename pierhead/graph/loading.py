@@ -99,10 +99,10 @@ class _Checked(RawIOBase):
             raise InvalidParameter(f"invalid archive: blob sha256:{self._wanted} has another digest")
 
 
-def load(graph: Graph, fd: int, progress: Progress, parallel: int = 1) -> list[Loaded]:
+def load(graph: Graph, fd: int, progress: Progress, parallel: int = 1, most: int = 0) -> list[Loaded]:
     """Load every image of the archive in a file. Raises InvalidParameter; then nothing has changed.
 
-    parallel: how many layers are unpacked at a time, where the driver can.
+    parallel: how many layers are unpacked at a time, where the driver can.  most: how many an image may have; 0: any.
     """
     bundle = Bundle(fd)
     if "manifest.json" in bundle:
@@ -113,6 +113,8 @@ def load(graph: Graph, fd: int, progress: Progress, parallel: int = 1) -> list[L
         raise InvalidParameter("invalid archive: it has neither manifest.json nor index.json")
     if not found:
         raise InvalidParameter("invalid archive: no image in it")
+    if most and any(len(image.layers) > most for image in found):
+        raise InvalidParameter("max depth exceeded")
     with graph.lease() as lease:
         _Unpacking(graph, lease, bundle, progress, parallel).run(_planned(bundle, found))
         with graph.db.transaction(durable=True):

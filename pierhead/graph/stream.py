@@ -14,8 +14,9 @@ import queue
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol, cast
 
 from isal import igzip_lib
 
@@ -59,6 +60,28 @@ class Decompressor(Protocol):
 
     def decompress(self, data: bytes, max_length: int = -1) -> bytes:
         """At most max_length bytes of output; keeps what it has not used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a compressed stream may unpack to; 0: whatever there is room for.
+
+    size: bytes.  ratio: times the bytes that were read, as soon as it is more than ``allowance`` bytes.
+    """
+
+    size: int = 0
+    ratio: int = 0
+    allowance: int = 1 << 30
+
+    def check(self, size: int, read: int) -> None:
+        """Raises BadStream when it is too much."""
+        if self.size and size > self.size:
+            raise BadStream(f"the archive unpacks to more than {self.size} bytes (--max-unpacked-size)")
+        if self.ratio and size > self.allowance and size > self.ratio * read:
+            raise BadStream(f"the archive unpacks to more than {self.ratio} times its size (--max-unpack-ratio)")
+
+
+NO_LIMITS = Limits()
 
 
 class BadStream(InvalidParameter):
@@ -138,6 +161,29 @@ def _members(source: BinaryIO, data: bytes, name: str, make: Callable[[], Decomp
                 raise BadStream(f"{name}: unexpected EOF")
 
 
+class _Counted:
+    """A source, with the bytes that were read of it."""
+
+    def __init__(self, source: BinaryIO) -> None:
+        self._source = source
+        self.count = 0
+
+    def read(self, size: int = -1) -> bytes:
+        piece = self._source.read(size)
+        self.count += len(piece)
+        return piece
+
+
+def limited(source: BinaryIO, limits: Limits) -> Iterator[bytes]:
+    """``decompressed``, as far as the limits go. Raises BadStream."""
+    counted = _Counted(source)
+    size = 0
+    for piece in decompressed(cast("BinaryIO", counted)):
+        size += len(piece)
+        limits.check(size, counted.count)
+        yield piece
+
+
 class _Digest(threading.Thread):
     """sha256 in a thread of its own."""
 
@@ -160,8 +206,9 @@ class LayerStream(io.RawIOBase):
     Used as a context manager, which ends both threads, whatever happened.
     """
 
-    def __init__(self, source: BinaryIO) -> None:
+    def __init__(self, source: BinaryIO, limits: Limits = NO_LIMITS) -> None:
         super().__init__()
+        self._limits = limits
         self._pieces: queue.Queue[bytes | BaseException | None] = queue.Queue(DEPTH)
         self._stopped = threading.Event()
         self._rest = b""
@@ -173,7 +220,7 @@ class LayerStream(io.RawIOBase):
     def _read(self, source: BinaryIO) -> None:
         end: BaseException | None = None
         try:
-            for piece in decompressed(source):
+            for piece in limited(source, self._limits):
                 self._pieces.put(piece)
                 if self._stopped.is_set():
                     break

@@ -19,12 +19,13 @@ from pierhead.registry.auth import Credentials
 from pierhead.registry.hosts import Hosts, RegistryError, parse_mirror
 from pierhead.registry.repository import Repository
 from pierhead.registry.session import Session
-from pierhead.registry.transport import CANCELLED
+from pierhead.registry.transport import CANCELLED, backoff
 
 CHUNK = 1 << 20
 BACKOFF = 0.5
-"""Seconds before a broken download goes on; twice as many each time."""
+"""Seconds before a broken download goes on (``transport.backoff``)."""
 MAX_DEPTH = 2
+CONFIG_LIMIT = 4 << 20
 _NO_HOSTS = Hosts()
 T = TypeVar("T")
 log = logging.getLogger("pierd")
@@ -133,7 +134,7 @@ class Blob(RawIOBase):
                 raise error
         elif self._broke >= self._left:
             raise RegistryError(f"blob {self._descriptor.digest}: unexpected EOF ({type(error).__name__})") from error
-        seconds = BACKOFF * 2**self._broke
+        seconds = backoff(BACKOFF, self._broke)
         self._broke += 1
         self._retrying(seconds)
         transport.pause(seconds)
@@ -237,7 +238,7 @@ def _document(
     if descriptor is not None and descriptor.size != len(answer.body):
         raise InvalidParameter(f"manifest {what} has {len(answer.body)} bytes, not {descriptor.size}")
     media_type = answer.headers.get("Content-Type", "").partition(";")[0].strip()
-    document = manifest.parse(answer.body, media_type)
+    document = manifest.parse(answer.body, media_type, place.session.hosts.manifest_size)
     if media_type not in manifest.ACCEPTED:
         media_type = manifest.OCI_MANIFEST if isinstance(document, Manifest) else manifest.OCI_INDEX
     return Descriptor(media_type, digest, len(answer.body)), document, answer.body
@@ -267,8 +268,8 @@ def _describe(place: Repository, reference: Reference, attempts: int) -> Describ
 
 
 def _config(place: Repository, descriptor: Descriptor, attempts: int) -> bytes:
-    if descriptor.size > manifest.LIMIT:
-        raise InvalidParameter(f"image configuration of more than {manifest.LIMIT} bytes")
+    if descriptor.size > CONFIG_LIMIT:
+        raise InvalidParameter(f"image configuration of more than {CONFIG_LIMIT} bytes")
     blob = Blob([place], descriptor, lambda count: None, attempts)
     try:
         data = b"".join(iter(blob.read, b""))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from pierhead.errors import InvalidParameter, PierheadError
+from pierhead.manifest import LIMIT as MANIFEST_LIMIT
 
 CERTIFICATES = "/etc/docker/certs.d"
 
@@ -26,12 +27,14 @@ class Hosts:
     """What the administrator says of registries.
 
     mirrors: URLs, of docker.io.  certificates: a folder.  attempts: how often a blob's download is begun.
+    manifest_size: bytes that a manifest or an index may have.
     """
 
     insecure: tuple[str, ...] = ()
     mirrors: tuple[str, ...] = ()
     certificates: str = CERTIFICATES
     attempts: int = 5
+    manifest_size: int = MANIFEST_LIMIT
 
     def is_insecure(self, domain: str) -> bool:
         """Whether a registry may be spoken to without TLS, or with a certificate that nobody signed."""

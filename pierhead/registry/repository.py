@@ -51,7 +51,8 @@ class Repository:
 
     def manifest(self, what: str) -> Answer:
         """GET a manifest by tag or digest. Raises NotFound with Docker's wording, RegistryError."""
-        answer = self._get(f"{self.url}/manifests/{what}", ", ".join(manifest.ACCEPTED))
+        limit = self.session.hosts.manifest_size
+        answer = self._get(f"{self.url}/manifests/{what}", ", ".join(manifest.ACCEPTED), limit)
         if answer.status == 200:
             return answer
         told = entries(answer.body)

@@ -4,6 +4,7 @@ The Authorization header goes to the registry's own host in the scheme that it w
 is retried over HTTP that failed over HTTPS, except at registries that may be spoken to without TLS (``hosts``).
 """
 
+import copy
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +22,8 @@ from pierhead.registry.transport import ANSWER_LIMIT, Answer, Transport, Upload
 HUB = "registry-1.docker.io"
 HUB_NAMES = ("docker.io", "index.docker.io", HUB)
 REDIRECTS = 5
+PARTING_SECONDS = 5
+"""How long an answer to a last word is waited for."""
 
 
 class _Entry(msgspec.Struct):
@@ -53,6 +56,7 @@ class Session:
         self._scheme = mirror.scheme if mirror else "https"
         self._authorization = ""
         self._refresh = ""
+        self.hosts = hosts
         self.transport = Transport(self.domain, hosts)
         self._connecting = threading.Lock()
         self._connected = False
@@ -90,6 +94,12 @@ class Session:
     def cancel(self) -> None:
         """From another thread: end every transfer and refuse new ones."""
         self.transport.cancel()
+
+    def parting(self) -> "Session":
+        """The same registry as it is spoken to now, for a last word after ``cancel``; it is closed on its own."""
+        other = copy.copy(self)
+        other.transport = Transport(self.domain, self.hosts, PARTING_SECONDS)
+        return other
 
     @property
     def cancelled(self) -> bool:

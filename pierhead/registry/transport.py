@@ -4,6 +4,7 @@ Plain blocking code on urllib3.  The registry itself and everybody it sends us t
 connections of their own: what belongs to the registry never gets to the others.
 """
 
+import random
 import socket
 import ssl
 import threading
@@ -25,6 +26,11 @@ CONNECT_SECONDS = 15
 READ_SECONDS = 60
 CANCELLED = "the request was cancelled"
 _BLOCK = 256 << 10
+
+
+def backoff(first: float, attempt: int) -> float:
+    """Seconds until the next attempt: twice as many each time, a quarter more or less: not everybody comes at once."""
+    return first * 2.0**attempt * random.uniform(0.75, 1.25)
 
 
 class Unreachable(RegistryError):
@@ -70,9 +76,10 @@ def _tracking(connected: Callable[[socket.socket], None]) -> dict[str, type[urll
 
 
 class Transport:
-    """Requests on behalf of the registry at ``domain`` (host and port)."""
+    """Requests on behalf of the registry at ``domain`` (host and port). patience: seconds for each answer."""
 
-    def __init__(self, domain: str, hosts: Hosts) -> None:
+    def __init__(self, domain: str, hosts: Hosts, patience: float = READ_SECONDS) -> None:
+        self._patience = patience
         self._domain = domain
         self._hosts = hosts
         self._lock = threading.Lock()
@@ -88,7 +95,7 @@ class Transport:
                 pool = urllib3.PoolManager(
                     num_pools=4,
                     maxsize=8,
-                    timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS),
+                    timeout=urllib3.Timeout(connect=min(CONNECT_SECONDS, self._patience), read=self._patience),
                     retries=False,
                     blocksize=_BLOCK,
                     ssl_context=self._hosts.context(domain, self._domain),

@@ -4,6 +4,7 @@ A blob is uploaded at most once: what the repository has is found by its digest,
 has is mounted from there, and an upload that breaks goes on where the registry says it broke.
 """
 
+import logging
 import os
 from collections.abc import Callable
 from typing import BinaryIO
@@ -13,14 +14,15 @@ from pierhead.errors import Forbidden, PierheadError, Unauthorized
 from pierhead.registry.hosts import RegistryError
 from pierhead.registry.repository import Repository
 from pierhead.registry.session import entries, said
-from pierhead.registry.transport import Answer, Unreachable
+from pierhead.registry.transport import Answer, Unreachable, backoff
 
 ATTEMPTS = 5
 BACKOFF = 1.0
-"""Seconds before a broken upload goes on; twice as many each time."""
+"""Seconds before a broken upload goes on (``transport.backoff``)."""
 MONOLITHIC = 1 << 20
 """Bytes that are sent together with the request that completes an upload."""
 _OCTETS = "application/octet-stream"
+log = logging.getLogger("pierd")
 
 
 class _Slice:
@@ -98,24 +100,39 @@ class Uploads:
         Raises RegistryError, Unauthorized, Forbidden.
         """
         sent = 0
-        for attempt in range(ATTEMPTS):
+        try:
+            for attempt in range(ATTEMPTS):
+                try:
+                    if attempt:
+                        if self.exists(digest):
+                            return  # only the answer was lost
+                        location, sent = self._resumed(location)
+                    location = location or self._begin()
+                    if size - sent > MONOLITHIC:
+                        location = self._patch(location, file, sent, size, tell)
+                        sent = size
+                    self._complete(location, digest, file, sent, size, tell)
+                    return
+                except Unreachable:
+                    if attempt == ATTEMPTS - 1:
+                        raise
+                seconds = backoff(BACKOFF, attempt)
+                retrying(seconds)
+                self._session.transport.pause(seconds)
+        except BaseException:
+            self._abandon(location)
+            raise
+
+    def _abandon(self, location: str) -> None:
+        """End an upload that will not be completed, so that the registry can give its bytes back; if it can be told."""
+        if location:
+            parting = self._session.parting()
             try:
-                if attempt:
-                    if self.exists(digest):
-                        return  # only the answer was lost
-                    location, sent = self._resumed(location)
-                location = location or self._begin()
-                if size - sent > MONOLITHIC:
-                    location = self._patch(location, file, sent, size, tell)
-                    sent = size
-                self._complete(location, digest, file, sent, size, tell)
-                return
-            except Unreachable:
-                if attempt == ATTEMPTS - 1:
-                    raise
-            seconds = BACKOFF * 2**attempt
-            retrying(seconds)
-            self._session.transport.pause(seconds)
+                parting.call("DELETE", location)
+            except PierheadError as error:
+                log.info("an upload is left unfinished at %s: %s", urlsplit(location).netloc, error)
+            finally:
+                parting.close()
 
     def _resumed(self, location: str) -> tuple[str, int]:
         """Where an upload goes on, and after how many bytes; ("", 0): it must begin anew."""

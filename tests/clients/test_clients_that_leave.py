@@ -13,7 +13,7 @@ from tests.harness.engines import Engine, Pierd
 from tests.harness.images import docker_archive, tar
 from tests.harness.processes import wait_until
 from tests.harness.reality import settled
-from tests.harness.registry import StallingRegistry, stalling_registry
+from tests.harness.registry import StallingRegistry, receiving_registry, stalling_registry
 from tests.harness.terminal import Terminal
 
 TALKS = "n=0; while :; do n=$((n+1)); echo line $n; sleep 0.02; done"
@@ -234,3 +234,19 @@ def test_a_pull_that_is_given_up_leaves_nothing_and_can_be_repeated(
     assert "Downloaded newer image" in engine.docker("pull", stalling.image).check().stdout
     engine.docker("rmi", stalling.image).check()
     nothing_half(engine, images)
+
+
+@ends
+def test_a_push_that_is_given_up_ends_its_uploads_at_the_registry(start: Start, engine: Engine, signum: int) -> None:
+    name = "127.0.0.1:5000/app:1"
+    # One layer: of several, one might be left whose upload had begun at the registry and not been answered yet.
+    engine.docker("load", stdin=docker_archive(LAYERS[:1], [name])).check()
+    images = len(engine.api.get("/images/json"))
+    with receiving_registry(engine.host) as registry:
+        client = start("push", name)
+        assert registry.stalled.wait(60)
+        quit(client, signum)
+        if engine.kind == "pierd":
+            wait_until(lambda: registry.ended == ["/v2/app/blobs/uploads/1"], "the end of the upload")
+        nothing_half(engine, images)
+    engine.docker("rmi", name).check()

@@ -1,6 +1,7 @@
 """`run` of an image that is not there: pulled from a registry first, and said."""
 
 import json
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 from tests.harness.api import UnixConnection
 from tests.harness.engines import Engine, Pierd
-from tests.harness.images import DOCKER_MANIFEST, busybox_rootfs, digest, tar
+from tests.harness.images import DOCKER_MANIFEST, busybox_rootfs, compressed, digest, tar
 from tests.harness.processes import wait_until
 from tests.harness.registry import Answers, Registry, serving_registry, stalling_registry
 from tests.harness.registry import registry as started_registry
@@ -102,6 +103,53 @@ def test_a_pull_that_fails_in_one_layer_leaves_nothing_of_the_others(pierd: Pier
         answer = pierd.api.send("POST", "/images/create", fromImage=f"{address}/app", tag="1")
         assert "error" in answer.records[-1]
     assert layers_on_disk(pierd) == before
+
+
+def test_layers_whose_downloads_break_go_on_where_they_broke_all_at_once(pierd: Pierd) -> None:
+    layers = [tar({name: os.urandom(2_000_000)}) for name in "abcd"]
+    answers = Answers()
+    blobs = {f"/v2/app/blobs/{digest(blob)}": len(blob) for blob in answers.image("app", layers)[1:]}
+    answers.break_once = set(blobs)
+    with serving_registry(pierd.host, answers) as address:
+        said = pierd.api.ok("POST", "/images/create", fromImage=f"{address}/app", tag="1").records
+    assert [record["status"] for record in said].count("Retrying in 1 second") == len(layers)
+    found = pierd.api.get(f"/images/{address}/app:1/json")["RootFS"]["Layers"]
+    assert found == [digest(layer) for layer in layers]
+    for path, size in blobs.items():
+        assert [wanted for asked, wanted in answers.asked if asked == path] == ["", f"bytes={size // 2}-"]
+
+
+def test_pulls_of_images_with_the_same_layers_at_once_fetch_each_once(pierd: Pierd) -> None:
+    shared = [tar({name: os.urandom(1_000_000)}) for name in "abc"]
+    answers = Answers()
+    for number in range(3):
+        answers.image(f"app{number}", [*shared, tar({"own": f"{number}"})])
+    with serving_registry(pierd.host, answers) as address, ThreadPoolExecutor() as pool:
+        pulls = [
+            pool.submit(pierd.api.ok, "POST", "/images/create", fromImage=f"{address}/app{number}", tag="1")
+            for number in range(3)
+        ]
+        for one in pulls:
+            assert "Downloaded newer image" in one.result().records[-1]["status"]
+    blobs = [path.rpartition("/")[2] for path, _ in answers.asked]
+    assert [blobs.count(digest(compressed(layer))) for layer in shared] == [1, 1, 1]
+
+
+def peak(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:"))
+
+
+def test_memory_does_not_grow_with_the_image(pierd: Pierd) -> None:
+    answers = Answers()
+    answers.image("small", [tar({name: os.urandom(1_000_000)}) for name in "abc"])
+    answers.image("large", [tar({name: os.urandom(50_000_000)}) for name in "def"])
+    with serving_registry(pierd.host, answers) as address:
+        pierd.api.ok("POST", "/images/create", fromImage=f"{address}/small", tag="1")
+        before = peak(pierd.pid)
+        pierd.api.ok("POST", "/images/create", fromImage=f"{address}/large", tag="1")
+        # Three layers at a time, each with queues of a few pieces: not 150 MB of content.
+        assert peak(pierd.pid) - before < 80 << 20
 
 
 def test_a_mirror_is_asked_first_and_a_dead_one_costs_nothing_but_the_attempt(

@@ -211,11 +211,72 @@ def stalling_registry(
         server.server_close()
 
 
+class ReceivingRegistry:
+    """A registry that has nothing, and stops in the middle of what is uploaded. ended: uploads that were given up."""
+
+    def __init__(self) -> None:
+        self.stalled = threading.Event()
+        self.go = threading.Event()
+        self.ended: list[str] = []
+        self.begun = 0
+
+    def answer(self, request: BaseHTTPRequestHandler) -> None:
+        """Answer whatever is asked."""
+        status, location = {"GET": 200, "HEAD": 404, "POST": 202, "DELETE": 204}.get(request.command, 400), ""
+        if request.command == "POST":
+            self.begun += 1
+            location = f"/v2/app/blobs/uploads/{self.begun}"
+        elif request.command == "DELETE":
+            self.ended.append(request.path)
+        elif request.command in ("PATCH", "PUT"):
+            request.rfile.read(1000)
+            self.stalled.set()
+            self.go.wait(60)
+            request.close_connection = True
+            return
+        request.send_response(status)
+        if location:
+            request.send_header("Location", location)
+        request.send_header("Content-Length", "0")
+        request.end_headers()
+
+
+@contextmanager
+def receiving_registry(host: Namespace, port: int = PORT) -> Iterator[ReceivingRegistry]:
+    """One at 127.0.0.1:5000 of a machine."""
+    made = ReceivingRegistry()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            made.answer(self)
+
+        do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_GET
+
+        def log_message(self, *arguments: object) -> None:
+            """Nothing."""
+
+    server = host.call(lambda: ThreadingHTTPServer(("127.0.0.1", port), Handler))
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        yield made
+    finally:
+        made.go.set()
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
 class Answers:
     """What a registry says, path by path; the bodies may be changed while it serves."""
 
     def __init__(self) -> None:
         self.bodies: dict[str, bytes] = {"/v2/": b"{}"}
+        self.asked: list[tuple[str, str]] = []
+        """Paths that were got, each with the stretch that was wanted ("": all)."""
+        self.break_once: set[str] = set()
+        """Paths whose first answer ends in the middle."""
 
     def image(self, repository: str, layers: Sequence[bytes]) -> list[bytes]:
         """An image with the tag 1; returns its blobs: configuration and compressed layers."""
@@ -234,14 +295,24 @@ def serving_registry(host: Namespace, answers: Answers, port: int = PORT) -> Ite
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             body = answers.bodies.get(self.path)
-            self.send_response(404 if body is None else 200)
-            self.send_header("Content-Length", str(len(body or b"")))
+            wanted = self.headers.get("Range") or ""
+            if self.command == "GET":
+                answers.asked.append((self.path, wanted))
+            status = 404 if body is None else 206 if wanted else 200
+            body = body or b""
+            if wanted:
+                body = body[int(wanted.removeprefix("bytes=").partition("-")[0]) :]
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
             if "/manifests/" in self.path:
                 self.send_header("Content-Type", DOCKER_MANIFEST)
             self.end_headers()
+            if self.path in answers.break_once:
+                answers.break_once.remove(self.path)
+                body = body[: len(body) // 2]
             if self.command == "GET":
                 with suppress(ConnectionError):
-                    self.wfile.write(body or b"")
+                    self.wfile.write(body)
 
         do_HEAD = do_GET
 

@@ -6,7 +6,8 @@ import hashlib
 import json
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -57,11 +58,20 @@ class Rogue:
     def __init__(self) -> None:
         self.answers: dict[str, list[tuple[int, dict[str, str], bytes]]] = {}
         self.seen: list[tuple[str, dict[str, str]]] = []
+        self.endless: set[str] = set()
         rogue = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 rogue.seen.append((self.path, {key.lower(): value for key, value in self.headers.items()}))
+                if self.path.partition("?")[0] in rogue.endless:
+                    self.send_response(200)
+                    self.send_header("Content-Type", OCI_MANIFEST)
+                    self.end_headers()
+                    with suppress(OSError):
+                        while True:
+                            self.wfile.write(b"[" * 65536)
+                    return
                 listed = rogue.answers.get(self.path.partition("?")[0], [(404, {}, b"")])
                 status, headers, body = listed.pop(0) if len(listed) > 1 else listed[0]
                 self.send_response(status)
@@ -185,6 +195,13 @@ LIES: dict[str, bytes] = {
         config={"mediaType": "application/vnd.cncf.helm.config.v1+json", "digest": digest(CONFIG), "size": 1}
     ),
     "layers as text": manifest(layers="many"),
+    "layers without end": manifest(layers=[{"digest": digest(LAYER), "size": 1}] * 30_000),
+    "huge configuration": manifest(
+        config={"mediaType": "application/vnd.oci.image.config.v1+json", "digest": digest(CONFIG), "size": 5 << 20}
+    ),
+    "two thousand manifests": json.dumps(
+        {"schemaVersion": 2, "manifests": [{"digest": digest(LAYER), "size": 1}] * 2000}
+    ).encode(),
 }
 
 
@@ -193,6 +210,109 @@ def test_a_manifest_that_lies_is_refused(rogue: Rogue, lie: str) -> None:
     rogue.image(LIES[lie])
     with pytest.raises(InvalidParameter):
         resolve(rogue)
+
+
+@pytest.mark.parametrize("kind", [OCI_INDEX, "text/html", "application/json; charset=x", ""])
+def test_what_a_document_is_called_does_not_change_what_it_is(rogue: Rogue, kind: str) -> None:
+    """CVE-2021-41190: one client's image is another's index."""
+    rogue.image(manifest(), kind)
+    if kind == OCI_INDEX:
+        with pytest.raises(InvalidParameter, match="but was delivered as"):
+            resolve(rogue)
+    else:
+        assert resolve(rogue).digest == digest(manifest())
+
+
+def test_an_index_of_indexes_is_not_amplified(rogue: Rogue) -> None:
+    """Ten levels of ten: 10^10 manifests, of which three are asked for."""
+    platform = {"os": "linux", "architecture": "amd64"}
+    document, kind = manifest(), OCI_MANIFEST
+    for _ in range(10):
+        entry = {"mediaType": kind, "digest": digest(document), "size": len(document), "platform": platform}
+        rogue.put(f"/v2/x/manifests/{digest(document)}", document, Content_Type=kind)
+        document = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [entry] * 10}).encode()
+        kind = OCI_INDEX
+    rogue.put("/v2/x/manifests/1", document, Content_Type=OCI_INDEX)
+    with pytest.raises(InvalidParameter, match="nests too deeply"):
+        resolve(rogue)
+    assert len([path for path, _ in rogue.seen if "/manifests/" in path]) == 3
+
+
+ENDLESS: dict[str, tuple[str, Callable[[Registry], object]]] = {
+    "manifest": ("/v2/x/manifests/1", lambda registry: registry.resolve(parse("reg.io/x:1"), AMD64)),
+    "tags": ("/v2/x/tags/list", lambda registry: registry.tags()),
+    "ping": ("/v2/", lambda registry: registry.tags()),
+    "token": ("/token", lambda registry: registry.tags()),
+    "layer": (
+        f"/v2/x/blobs/{digest(LAYER)}",
+        lambda registry: registry.blob(Descriptor("", digest(LAYER), len(LAYER)), lambda count: None).check(),
+    ),
+    "configuration": (
+        f"/v2/x/blobs/{digest(CONFIG)}",
+        lambda registry: registry.resolve(parse("reg.io/x:1"), AMD64),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", ENDLESS)
+def test_an_answer_without_end_is_cut_off(rogue: Rogue, what: str) -> None:
+    path, ask = ENDLESS[what]
+    rogue.image()
+    rogue.put("/v2/x/tags/list", b"", 401, WWW_Authenticate=f'Bearer realm="http://{rogue.address}/token"')
+    rogue.endless.add(path)
+    with pytest.raises(PierheadError), Registry(parse(f"{rogue.address}/x"), SECRET, Hosts(attempts=1)) as registry:
+        ask(registry)
+    assert len(rogue.seen) < 12
+
+
+@pytest.mark.parametrize("scheme", ['Basic realm="x"', 'Bearer realm="http://{}/token"', "Digest realm=x", ""])
+@pytest.mark.parametrize("path", ["/v2/x/manifests/1", f"/v2/x/blobs/{digest(CONFIG)}", "/v2/x/tags/list"])
+def test_a_registry_that_always_wants_to_know_who_we_are_is_given_up(rogue: Rogue, scheme: str, path: str) -> None:
+    rogue.image()
+    rogue.answers[path] = [(401, {"WWW-Authenticate": scheme.format(rogue.address)}, b"")]
+    rogue.put("/token", b'{"token": "once-more"}')
+    with pytest.raises(PierheadError), Registry(parse(f"{rogue.address}/x"), SECRET, Hosts(attempts=2)) as registry:
+        registry.tags() if path.endswith("list") else registry.resolve(parse(f"{rogue.address}/x:1"), AMD64)
+    assert len(rogue.seen) < 16
+
+
+@pytest.mark.parametrize("body", [b"", b"null", b"[]", b"{", b'{"token": 5}', b'{"token": "a\\nb: c"}', b"[" * 100_000])
+def test_a_token_server_that_answers_nonsense_is_said(rogue: Rogue, body: bytes) -> None:
+    rogue.put("/v2/x/manifests/1", b"", 401, WWW_Authenticate=f'Bearer realm="http://{rogue.address}/token"')
+    rogue.put("/token", body)
+    with pytest.raises(InvalidParameter, match="token server"):
+        resolve(rogue)
+
+
+@pytest.mark.parametrize("location", ["http://{}/v2/x/tags/list?n=2", "//{}/v2/x/tags/list"])
+def test_a_list_of_tags_does_not_go_on_at_another_host(rogue: Rogue, location: str) -> None:
+    other = Rogue()
+    try:
+        rogue.put("/v2/x/tags/list", b'{"tags": ["1"]}', Link=f'<{location.format(other.address)}>; rel="next"')
+        with (
+            pytest.raises(RegistryError, match="another host"),
+            Registry(parse(f"{rogue.address}/x"), SECRET) as registry,
+        ):
+            registry.tags()
+        assert other.seen == []
+    finally:
+        other.close()
+
+
+def test_a_list_of_tags_that_never_ends_does(rogue: Rogue) -> None:
+    rogue.put("/v2/x/tags/list", b'{"tags": ["1"]}', Link='</v2/x/tags/list?last=1>; rel="next"')
+    with Registry(parse(f"{rogue.address}/x"), None) as registry:
+        assert len(registry.tags()) <= 100
+
+
+def test_a_bound_on_manifests_is_the_administrators(rogue: Rogue) -> None:
+    rogue.image()
+    reference = parse(f"{rogue.address}/x:1")
+    with (
+        Registry(reference, None, Hosts(manifest_size=100)) as registry,
+        pytest.raises(RegistryError, match="larger than 100 bytes"),
+    ):
+        registry.resolve(reference, AMD64)
 
 
 def test_a_manifest_of_another_digest_is_refused(rogue: Rogue) -> None:

@@ -47,7 +47,7 @@ class Harbour:
             def handle_one(self) -> None:
                 harbour.serve(self)
 
-            do_GET = do_HEAD = do_POST = do_PATCH = do_PUT = handle_one
+            do_GET = do_HEAD = do_POST = do_PATCH = do_PUT = do_DELETE = handle_one
 
             def log_message(self, *arguments: object) -> None:
                 pass
@@ -96,6 +96,9 @@ class Harbour:
             return 202, {"Location": f"{self.elsewhere}{place}?state=1"}, b""
         if path not in self.parts:
             return 404, {}, b""
+        if method == "DELETE":
+            del self.parts[path]
+            return 204, {}, b""
         if method == "GET":
             return 204, {"Range": f"0-{max(0, len(self.parts[path]) - 1)}"}, b""
         self.parts[path] += body
@@ -176,6 +179,31 @@ def test_a_registry_that_breaks_for_ever_is_given_up(harbour: Harbour, tmp_path:
     with pytest.raises(RegistryError):
         put(harbour, tmp_path)
     assert len([method for method, _, _ in harbour.seen if method == "PATCH"]) == upload.ATTEMPTS
+
+
+def test_an_upload_that_is_given_up_is_ended_at_the_registry(harbour: Harbour, tmp_path: Path) -> None:
+    (tmp_path / "blob").write_bytes(DATA)
+    writing = uploads(harbour)
+    harbour.break_patch_after = [10]
+
+    def leave(seconds: float) -> None:
+        writing._session.cancel()
+
+    with open(tmp_path / "blob", "rb") as file, pytest.raises(RegistryError, match="cancelled"):
+        writing.put(cast("BinaryIO", file), DIGEST, len(DATA), lambda sent: None, leave)
+    assert harbour.seen[-1][:2] == ("DELETE", "/v2/x/blobs/uploads/0?state=1") and harbour.parts == {}
+
+
+def test_every_wait_is_twice_as_long_and_never_the_same(harbour: Harbour, tmp_path: Path) -> None:
+    seen = []
+    for _ in range(2):
+        harbour.break_patch_after = [10] * (upload.ATTEMPTS - 1)
+        seen.append(put(harbour, tmp_path, DATA, DIGEST)[1])
+        harbour.blobs.clear()
+    assert seen[0] != seen[1]
+    for waits in seen:
+        assert len(waits) == upload.ATTEMPTS - 1
+        assert all(0.75 <= wait / (upload.BACKOFF * 2**n) <= 1.25 for n, wait in enumerate(waits))
 
 
 def test_a_refusal_is_said_in_the_registrys_words_and_not_repeated(harbour: Harbour, tmp_path: Path) -> None:

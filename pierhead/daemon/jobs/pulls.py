@@ -50,13 +50,13 @@ async def pull(engine: Engine, reference: str, platform: str, auth: AuthConfig |
         engine.events.publish("image", "pull", name.familiar, {"name": name.familiar_name})
 
     tell = on_loop(told)
-    downloads = engine.config.max_concurrent_downloads
+    downloads, most = engine.config.max_concurrent_downloads, engine.config.max_layers
 
     def work(out: Outflow[JSONMessage]) -> None:
         with registry:
             tags = registry.tags() if wanted.is_name_only else []
             for one in [wanted.with_tag(tag) for tag in tags] or [wanted]:
-                _Pull(engine.graph, registry, one, out, downloads).run(target, exact=bool(platform))
+                _Pull(engine.graph, registry, one, out, downloads, most).run(target, exact=bool(platform))
                 tell(one)
 
     return stream(work, "image pull", registry.cancel)
@@ -94,8 +94,10 @@ class _Pull:
         reference: Reference,
         out: Outflow[JSONMessage],
         downloads: int,
+        most: int,
     ) -> None:
         self._downloads = downloads
+        self._most = most
         self._graph = graph
         self._registry = registry
         self._reference = reference
@@ -115,6 +117,8 @@ class _Pull:
         config = parse_config(found.config)
         if len(config.diff_ids) != len(found.manifest.layers):
             raise InvalidParameter("invalid image: its manifest and its configuration differ in the number of layers")
+        if self._most and len(config.diff_ids) > self._most:
+            raise InvalidParameter("max depth exceeded")
         if exact and (config.os, config.architecture) != (platform.os, platform.architecture):
             raise NotFound(
                 f"image with reference {name.familiar} was found but does not provide the specified platform "

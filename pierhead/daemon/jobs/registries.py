@@ -30,7 +30,11 @@ def hosts(engine: Engine) -> Hosts:
     """What the daemon's settings say of registries."""
     config = engine.config
     return Hosts(
-        config.insecure_registries, config.registry_mirrors, config.registry_certs, config.max_download_attempts
+        config.insecure_registries,
+        config.registry_mirrors,
+        config.registry_certs,
+        config.max_download_attempts,
+        config.max_manifest_size,
     )
 
 

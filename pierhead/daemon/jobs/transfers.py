@@ -6,6 +6,7 @@ import re
 import shlex
 import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from typing import BinaryIO, cast
 
 import msgspec
@@ -19,7 +20,7 @@ from pierhead.errors import InvalidParameter, NoSuchImage, NotFound
 from pierhead.graph import loading, saving
 from pierhead.graph.graph import Image
 from pierhead.graph.importing import host_architecture, import_rootfs
-from pierhead.graph.stream import decompressed
+from pierhead.graph.stream import limited
 from pierhead.reference import Reference, parse
 from pierhead.wire import codec
 from pierhead.wire.containers import ContainerConfig, HealthConfig
@@ -227,7 +228,7 @@ async def load(engine: Engine, source: AsyncIterator[bytes], quiet: bool) -> Asy
         event(engine, "load", image)
 
     loaded = on_loop(told)
-    parallel = engine.config.max_concurrent_unpacks
+    parallel, most = engine.config.max_concurrent_unpacks, engine.config.max_layers
 
     def work(out: Outflow[JSONMessage]) -> None:
         told: dict[str, int] = {}
@@ -249,10 +250,10 @@ async def load(engine: Engine, source: AsyncIterator[bytes], quiet: bool) -> Asy
 
         # Without a name: nothing is left of it, whatever ends this process.
         with tempfile.TemporaryFile(dir=engine.graph.scratch) as spool:
-            for piece in decompressed(cast("BinaryIO", flow)):
+            for piece in limited(cast("BinaryIO", flow), replace(engine.graph.limits, size=0)):
                 spool.write(piece)
             spool.flush()
-            for found in loading.load(engine.graph, spool.fileno(), progress, parallel):
+            for found in loading.load(engine.graph, spool.fileno(), progress, parallel, most):
                 for name, before in found.moved:
                     out.put(
                         JSONMessage(
