@@ -245,11 +245,15 @@ DELEGATED = ("cgroup.procs", "cgroup.threads", "cgroup.subtree_control")
 def delegated(layout: Layout, made: Plan, owner: tuple[int, int]) -> Plan:
     """The plan with a cgroup (v2) in which ``owner`` may make others and move processes between them; its limits stay
     the host root's. On v1 nothing is given away."""
+    return replace(made, steps=(*made.steps, *gifts(layout, made.into, owner)))
+
+
+def gifts(layout: Layout, directory: str, owner: tuple[int, int]) -> tuple[Step, ...]:
+    """The steps of ``delegated``, for a cgroup that is there."""
     if layout.version != 2:
-        return made
+        return ()
     files = (cgroupfs.read("/sys/kernel/cgroup/delegate") or "").split() or DELEGATED
-    ids = f"{owner[0]}:{owner[1]}"
-    return replace(made, steps=(*made.steps, *(("own", f"{made.into}/{file}", ids) for file in ("", *files))))
+    return tuple(("own", f"{directory}/{file}", f"{owner[0]}:{owner[1]}") for file in ("", *files))
 
 
 def limits(layout: Layout, path: str, resources: Resources) -> tuple[Step, ...]:

@@ -15,6 +15,7 @@ from tests.harness.ociruntimes import oci_runtime
 from tests.harness.processes import run, wait_until
 
 UID, GID = 100000, 200000
+UNIFIED = Path("/sys/fs/cgroup/cgroup.controllers").exists()
 FILES = {
     "/etc/subuid": f"dockremap:{UID}:65536\n",
     "/etc/subgid": f"dockremap:{GID}:65536\n",
@@ -155,6 +156,21 @@ def test_changes_are_those_of_the_container_alone(engine: Engine, api: Api) -> N
     wait_until(lambda: len(api.get(f"/containers/{id}/changes") or []) >= 3, "changes")
     found = {(change["Path"], change["Kind"]) for change in api.get(f"/containers/{id}/changes")}
     assert found == {("/new", 1), ("/bin", 0), ("/bin/ash", 2)}
+
+
+@pytest.mark.skipif(not UNIFIED, reason="of cgroup v1 nothing can be given away")
+def test_the_containers_root_makes_groups_below_its_own_and_changes_no_limit_of_the_hosts(
+    engine: Engine, api: Api
+) -> None:
+    id = api.run("sleep", "1000")
+    nested = "cd /sys/fs/cgroup; mkdir -p new/er; sleep 1000 & echo $! >new/er/cgroup.procs; wc -l <new/er/cgroup.procs"
+    assert engine.docker("exec", id, "sh", "-c", f"{nested}; grep ^0: /proc/$!/cgroup").stdout == "1\n0::/new/er\n"
+    refused = engine.docker("exec", id, "sh", "-c", "echo 5 >/sys/fs/cgroup/cgroup.max.descendants")
+    assert refused.status != 0 and "Permission denied" in refused.stderr
+    assert "sleep 1000" in str(api.get(f"/containers/{id}/top")["Processes"][1:]), "a process of the group below it"
+    api.ok("POST", f"/containers/{id}/pause")
+    api.ok("POST", f"/containers/{id}/unpause")
+    api.ok("DELETE", f"/containers/{id}", force=1)  # and the groups below go with it: looked at when the daemon ends
 
 
 def test_what_does_not_go_with_user_namespaces_is_refused_in_dockers_words(api: Api) -> None:

@@ -143,7 +143,7 @@ class OciDriver(Shims):
                 for name, mount in prepared
             ),
             "user": (spec.process.user, tuple(spec.process.groups)),
-            "users": self._users(spec, config),
+            "users": self._users(spec, config, request.spec.cgroup),
             "network_namespace": new,
             "network": (
                 tuple(setup.host),
@@ -159,12 +159,14 @@ class OciDriver(Shims):
         }
         return marshal.dumps(program, 2)
 
-    def _users(self, spec: Spec, config: oci.Config) -> dict[str, object] | None:
+    def _users(self, spec: Spec, config: oci.Config, cgroup: str) -> dict[str, object] | None:
         """What the shim needs to know of a user namespace: its root on the host, maps, the folder of all layers, and
-        where the root is mounted. Raises ValueError where there is no such place."""
+        where the root is mounted, and what of its cgroup is given to it. Raises ValueError where there is no such
+        place."""
         maps = spec.process.user_maps
         if maps is None:
             return None
+        own = spec.namespaces.get(NamespaceKind.CGROUP, NamespaceMode.NEW) is NamespaceMode.NEW
         needed = [str(mount["source"]) for mount in config["mounts"]] + [self.folder(spec.id)]
         needed += [spec.root.path] if isinstance(spec.root, DirectoryRoot) else spec.root.lower
         for place in PLACES:
@@ -175,6 +177,7 @@ class OciDriver(Shims):
                     "gids": idmap.text(maps.gids),
                     "base": userplan.base(spec.root),
                     "place": place,
+                    "gifts": cgroups.gifts(self.layout, self.layout.unified + cgroup, maps.root) if own else (),
                 }
         raise ValueError(f"a user namespace needs one of the folders {', '.join(PLACES)}, empty of what is mounted")
 

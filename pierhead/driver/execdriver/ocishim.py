@@ -25,7 +25,7 @@ from pierhead.driver.execdriver.protocol import RUNTIME
 from pierhead.driver.execdriver.runtime import VERSION, Runtime
 from pierhead.driver.execdriver.shim import Shim, ended_children
 from pierhead.driver.execdriver.starter import bind
-from pierhead.libcontainer import container, userentry, usernamespace
+from pierhead.libcontainer import cgroupfs, container, userentry, usernamespace
 from pierhead.libcontainer.init import SetupError
 from pierhead.libcontainer.user import UserError, resolve
 from pierhead.linux import calls, const
@@ -139,6 +139,8 @@ class OciShim(Shim):
         _write(f"{bundle}/config.json", config)
         self.owner = users["ids"] if users else None
         self._create(runtime, bundle, terminal, open_stdin)
+        if users:
+            cgroupfs.execute(users["gifts"])
         runtime.run("start")
         self.started_at = time.time_ns()
 
