@@ -63,12 +63,14 @@ image import|import|archives:import_|Import the contents from a tarball to creat
 image inspect||inspect:image|Display detailed information on one or more images
 image load|load|archives:load|Load an image from a tar archive or STDIN
 image ls|image list,images|images:ls|List images
+image pin||pins:pin|Keep images whatever is pruned or cleaned up
 image prune||prune:images|Remove unused images
 image pull|pull|pull:pull|Download an image from a registry
 image push|push|push:push|Upload an image to a registry
 image rm|image remove,rmi|images:rm|Remove one or more images
 image save|save|archives:save|Save one or more images to a tar archive (streamed to STDOUT by default)
 image tag|tag|images:tag|Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE
+image unpin||pins:unpin|No longer keep images from being pruned or cleaned up
 network check||network_check:check|Say whether a container, the host or the outside reaches something, and if not, why
 network connect||networks:connect|Connect a container to a network
 network create||networks:create|Create a network

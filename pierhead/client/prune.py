@@ -11,8 +11,8 @@ from pierhead.client.session import Session
 
 
 def _confirm(options: Options, warning: str) -> None:
-    """Ask, unless ``--force``; anything but y ends the command."""
-    if options.on("force"):
+    """Ask, unless ``--force`` or ``--dry-run``; anything but y ends the command."""
+    if options.on("force") or options.on("dry-run"):
         return
     sys.stdout.write(f"{warning}\nAre you sure you want to continue? [y/N] ")
     sys.stdout.flush()
@@ -26,28 +26,40 @@ def _filters(session: Session, options: Options) -> list[str]:
     return options.all("filter") + [str(pair) for pair in session.config.get("pruneFilters") or ()]
 
 
-def _show(found: Any) -> int:
+def _space(options: Options, *answers: Any) -> None:
     total = Reclaimed()
-    total.add(found)
-    total.show()
-    return 0
+    for answer in answers:
+        total.add(answer)
+    total.show("reclaimable" if options.on("dry-run") else "reclaimed")
 
 
-def _list(title: str, names: list[str] | None) -> None:
+def _list(options: Options, kind: str, names: list[str] | None) -> None:
     if names:
-        print(title + "\n" + "\n".join(names) + "\n")
+        print(f"{'Would delete' if options.on('dry-run') else 'Deleted'} {kind}:\n" + "\n".join(names) + "\n")
 
 
-def _prune(session: Session, kind: str, filters: list[str]) -> Any:
-    return session.api.post(f"/{kind}/prune", {"filters": filter_query(filters)})
+def _prune(session: Session, options: Options, kind: str, filters: list[str]) -> Any:
+    query = {"filters": filter_query(filters)}
+    if options.on("dry-run"):
+        _check_ours(session)
+        query["dry-run"] = "1"
+    return session.api.post(f"/{kind}/prune", query)
+
+
+def _check_ours(session: Session) -> None:
+    """Raise ClientError where the daemon would take a dry run for the real thing."""
+    components = session.api.get("/version").get("Components") or ()
+    if not any(component.get("Name") == "pierhead" for component in components):
+        raise ClientError("This daemon has no --dry-run: it is not Pierhead's. Nothing was removed.")
 
 
 def containers(session: Session, options: Options) -> int:
     """Remove stopped containers."""
     _confirm(options, "WARNING! This will remove all stopped containers.")
-    found = _prune(session, "containers", _filters(session, options))
-    _list("Deleted Containers:", found.get("ContainersDeleted"))
-    return _show(found)
+    found = _prune(session, options, "containers", _filters(session, options))
+    _list(options, "Containers", found.get("ContainersDeleted"))
+    _space(options, found)
+    return 0
 
 
 def images(session: Session, options: Options) -> int:
@@ -59,24 +71,28 @@ def images(session: Session, options: Options) -> int:
         if every
         else "WARNING! This will remove all dangling images.",
     )
-    found = _prune(session, "images", [*_filters(session, options), f"dangling={'false' if every else 'true'}"])
-    _images(found)
-    return _show(found)
+    found = _prune(
+        session, options, "images", [*_filters(session, options), f"dangling={'false' if every else 'true'}"]
+    )
+    _images(options, found)
+    _space(options, found)
+    return 0
 
 
-def _images(found: Any) -> None:
+def _images(options: Options, found: Any) -> None:
     entries = found.get("ImagesDeleted") or ()
-    if entries:
-        print("Deleted Images:")
-        for entry in entries:
-            print(f"untagged: {entry['Untagged']}" if entry.get("Untagged") else f"deleted: {entry['Deleted']}")
-        print()
+    lines = [
+        f"untagged: {entry['Untagged']}" if entry.get("Untagged") else f"deleted: {entry['Deleted']}"
+        for entry in entries
+    ]
+    _list(options, "Images", lines)
 
 
 def networks(session: Session, options: Options) -> int:
     """Remove networks that no container uses."""
     _confirm(options, "WARNING! This will remove all custom networks not used by at least one container.")
-    _list("Deleted Networks:", _prune(session, "networks", _filters(session, options)).get("NetworksDeleted"))
+    found = _prune(session, options, "networks", _filters(session, options))
+    _list(options, "Networks", found.get("NetworksDeleted"))
     return 0
 
 
@@ -95,9 +111,10 @@ def volumes(session: Session, options: Options) -> int:
     )
     if every and session.api.version >= (1, 42):
         filters.append("all=true")
-    found = _prune(session, "volumes", filters)
-    _list("Deleted Volumes:", found.get("VolumesDeleted"))
-    return _show(found)
+    found = _prune(session, options, "volumes", filters)
+    _list(options, "Volumes", found.get("VolumesDeleted"))
+    _space(options, found)
+    return 0
 
 
 def system(session: Session, options: Options) -> int:
@@ -115,17 +132,19 @@ def system(session: Session, options: Options) -> int:
     if filters:
         warning += "\n  Items to be pruned will be filtered with:\n" + "".join(f"  - {pair}\n" for pair in filters)
     _confirm(options, warning)
-    total = Reclaimed()
-    found = _prune(session, "containers", filters)
-    _list("Deleted Containers:", found.get("ContainersDeleted"))
-    total.add(found)
-    _list("Deleted Networks:", _prune(session, "networks", filters).get("NetworksDeleted"))
-    if with_volumes:
-        found = _prune(session, "volumes", filters)
-        _list("Deleted Volumes:", found.get("VolumesDeleted"))
-        total.add(found)
-    found = _prune(session, "images", [*filters, f"dangling={'false' if every else 'true'}"])
-    _images(found)
-    total.add(found)
-    total.show()
+    preview = None
+    if options.on("dry-run"):
+        _check_ours(session)
+        query = {"filters": filter_query(filters)} | {name: "1" for name in ("all", "volumes") if options.on(name)}
+        preview = session.api.get("/system/prune", query)
+    answers = []
+    for kind in ("Containers", "Networks", *(("Volumes",) if with_volumes else ()), "Images"):
+        chosen = [*filters, f"dangling={'false' if every else 'true'}"] if kind == "Images" else filters
+        found = preview[kind] if preview else _prune(session, options, kind.lower(), chosen)
+        if kind == "Images":
+            _images(options, found)
+        else:
+            _list(options, kind, found.get(f"{kind}Deleted"))
+        answers.append(found)
+    _space(options, *answers)
     return 0

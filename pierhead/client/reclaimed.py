@@ -27,9 +27,9 @@ class Reclaimed:
         if change is not None:
             self.change = change + (self.change or 0)
 
-    def show(self) -> None:
+    def show(self, what: str = "reclaimed") -> None:
         """Print it."""
-        print("Total reclaimed space:", "N/A" if self.bytes is None else human_size(self.bytes))
+        print(f"Total {what} space:", "N/A" if self.bytes is None else human_size(self.bytes))
         if self.change is not None:
             sign = "-" if self.change < 0 else "+"
             print(f"Free space on the disk: {sign}{human_size(abs(self.change))}")

@@ -25,6 +25,7 @@ from pierhead.graph.claims import Claims, Releases
 from pierhead.graph.content import Content
 from pierhead.graph.graphdb import GraphDB, Row
 from pierhead.graph.image import ConfigFile, chain_id, chain_ids, digest_of, parse_config
+from pierhead.graph.pins import Pins
 from pierhead.graph.split import SplitWriter, replay
 from pierhead.graph.stream import NO_LIMITS, LayerStream, Limits
 from pierhead.graph.tagstore import TagStore
@@ -119,6 +120,7 @@ class Graph:
         self.tags = TagStore(db)
         self.blobs = Blobs(db)
         self.content = Content(db, data_root, keeps=keep_blobs)
+        self.pins = Pins(db)
         self.claims = Claims()
         self.scratch = os.path.join(data_root, "tmp")
         self.splits = os.path.join(data_root, "split")

@@ -25,7 +25,7 @@ IntegrityError = sqlite3.IntegrityError
 Row = sqlite3.Row
 Parameters = Sequence[Any] | Mapping[str, Any]
 
-SCHEMA_VERSION = 10
+SCHEMA_VERSION = 11
 WAL_SIZE = 4 * 1024 * 1024 + 64 * 1024
 """SQLite folds the log into the database at 1,000 pages and then begins at the front again."""
 
@@ -105,6 +105,24 @@ CREATE TABLE manifest (                         -- what an image was pulled as
 CREATE INDEX manifest_image ON manifest (image_id);
 """
 
+_KEEPING = """
+CREATE TABLE pin (                              -- images that neither prune nor clean-up takes
+    name   TEXT PRIMARY KEY,                    -- a normalized reference, or an image's id
+    pinned INTEGER NOT NULL                     -- ns
+) WITHOUT ROWID;
+CREATE TABLE image_use (                        -- when a container was last made of an image, or ended being one
+    image_id TEXT PRIMARY KEY REFERENCES image (id) ON DELETE CASCADE,
+    used     INTEGER NOT NULL                   -- ns
+) WITHOUT ROWID;
+CREATE TRIGGER image_used AFTER INSERT ON container
+BEGIN INSERT OR REPLACE INTO image_use SELECT id, new.created FROM image WHERE id = new.image_id; END;
+CREATE TRIGGER image_was_used AFTER DELETE ON container
+BEGIN
+    INSERT OR REPLACE INTO image_use
+    SELECT id, max(old.created, old.started, old.finished) FROM image WHERE id = old.image_id;
+END;
+"""
+
 SCHEMA = f"""
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 
@@ -162,7 +180,7 @@ CREATE TABLE container (
     intent        TEXT NOT NULL DEFAULT '',     -- what was going on when the row was written: 'start', 'create', …
     reason        TEXT NOT NULL DEFAULT ''      -- of its last end, in words
 ) WITHOUT ROWID;
-{_LINKS}{_HEALTH}
+{_LINKS}{_HEALTH}{_KEEPING}
 CREATE TABLE transition (before TEXT NOT NULL, after TEXT NOT NULL, PRIMARY KEY (before, after)) WITHOUT ROWID;
 CREATE TRIGGER container_state BEFORE UPDATE OF state ON container
 WHEN old.state <> new.state
@@ -290,6 +308,8 @@ MIGRATIONS = (
     "UPDATE layer SET disk = -1;",
     # 9 → 10
     _CONTENT,
+    # 10 → 11
+    _KEEPING,
 )
 """What makes of a file of version N one of version N + 1, by N - 1. New columns are the last of their table."""
 

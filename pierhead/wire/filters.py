@@ -34,6 +34,10 @@ class Filters(Mapping[str, tuple[str, ...]]):
         """The values of a key, () without it."""
         return self._values.get(key, ())
 
+    def also(self, key: str, value: str) -> "Filters":
+        """These, and one more value of a key."""
+        return Filters({**self._values, key: (*self.values_of(key), value)})
+
     def validate(self, accepted: frozenset[str] | set[str]) -> None:
         """Raise Docker's error for the first key that this call does not know."""
         for key in self._values:

@@ -1,6 +1,10 @@
-"""What the daemon does for its disk, told line by line: fsck, trim (none of it is part of Docker's API)."""
+"""What the daemon does for its disk, fsck, trim, previews of prune (none of it is part of Docker's API)."""
 
-from pierhead.wire.codec import Message, always
+from pierhead.wire.codec import Message, always, always_new
+from pierhead.wire.containers import ContainerPruneResponse
+from pierhead.wire.images import ImagePruneResponse
+from pierhead.wire.networks import NetworkPruneResponse
+from pierhead.wire.volumes import VolumePruneResponse
 
 
 class Progress(Message):
@@ -57,3 +61,12 @@ class TrimMessage(Message):
 
     progress: Progress | None = None
     result: TrimResult | None = None
+
+
+class PrunePreview(Message):
+    """The answer to GET /system/prune: what the prunes of ``system prune`` would answer, one after the other."""
+
+    containers: ContainerPruneResponse = always_new(ContainerPruneResponse)
+    networks: NetworkPruneResponse = always_new(NetworkPruneResponse)
+    volumes: VolumePruneResponse = always_new(VolumePruneResponse)
+    images: ImagePruneResponse = always_new(ImagePruneResponse)

@@ -68,6 +68,7 @@ Pause all processes within one or more containers""",
 List port mappings or a specific mapping for the container""",
     "prune": """[OPTIONS]
 Remove all stopped containers
+--dry-run  Say what would be removed, and remove nothing
 --filter filter  Provide filter values (e.g. "until=<timestamp>")
 -f, --force  Do not prompt for confirmation""",
     "rename": """CONTAINER NEW_NAME

@@ -32,9 +32,12 @@ List images
 --format string  @table
 --no-trunc  Don't truncate output
 -q, --quiet  Only show image IDs""",
+    "pin": """[IMAGE...]
+Keep images whatever is pruned or cleaned up; without a name: list what is kept""",
     "prune": """[OPTIONS]
 Remove unused images
 -a, --all  Remove all unused images, not just dangling ones
+--dry-run  Say what would be removed, and remove nothing
 --filter filter  Provide filter values (e.g. "until=<timestamp>")
 -f, --force  Do not prompt for confirmation""",
     "pull": """[OPTIONS] NAME[:TAG|@DIGEST]
@@ -63,4 +66,6 @@ Save one or more images to a tar archive (streamed to STDOUT by default)
 --platform string  Save only the given platform variant. Formatted as "os[/arch[/variant]]" (e.g., "linux/amd64")""",
     "tag": """SOURCE_IMAGE[:TAG] TARGET_IMAGE[:TAG]
 Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE""",
+    "unpin": """IMAGE [IMAGE...]
+No longer keep images from being pruned or cleaned up""",
 }

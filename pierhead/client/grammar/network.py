@@ -51,6 +51,7 @@ Draw the networks as they really are: interfaces, bridges, containers, ports
 -o, --output string  Write to a file, instead of STDOUT""",
     "prune": """[OPTIONS]
 Remove all unused networks
+--dry-run  Say what would be removed, and remove nothing
 --filter filter  Provide filter values (e.g. "until=<timestamp>")
 -f, --force  Do not prompt for confirmation""",
     "reload": """[OPTIONS]

@@ -23,6 +23,7 @@ Display system-wide information
     "prune": """[OPTIONS]
 Remove unused data
 -a, --all  Remove all unused images not just dangling ones
+--dry-run  Say what would be removed, and remove nothing
 --filter filter  Provide filter values (e.g. "label=<key>=<value>")
 -f, --force  Do not prompt for confirmation
 --volumes  Prune anonymous volumes""",

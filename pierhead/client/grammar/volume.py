@@ -28,6 +28,7 @@ List volumes
     "prune": """[OPTIONS]
 Remove unused local volumes
 -a, --all  Remove all unused volumes, not just anonymous ones
+--dry-run  Say what would be removed, and remove nothing
 --filter filter  Provide filter values (e.g. "label=<label>")
 -f, --force  Do not prompt for confirmation""",
     "rm": """[OPTIONS] VOLUME [VOLUME...]

@@ -330,31 +330,49 @@ async def remove(
     return await removal.remove(engine, name, force, volumes, link)
 
 
-async def prune(engine: Engine, filters: Filters) -> ContainerPruneResponse:
-    """Remove every container that does not run."""
+_ENDED = (State.CREATED, State.EXITED, State.DEAD)
+
+
+def prunable(engine: Engine, filters: Filters) -> builtins.list[Container]:
+    """The containers that do not run and that the filters mean. Raises InvalidParameter."""
     filters.validate(PRUNE_FILTERS)
     until = [parse_moment(text, "until") for text in filters.values_of("until")]
     if len(until) > 1:
         raise InvalidParameter("more than one until filter specified")
-    deleted: builtins.list[str] = []
-    freed, before = 0, space.free(engine)
+    found = []
     for container in engine.containers.all():
         labels = config_of(container).labels
-        if container.state not in (State.CREATED, State.EXITED, State.DEAD):
+        if container.state not in _ENDED:
             continue
         if (until and container.created > until[0]) or not filters.matches_labels("label", labels):
             continue
         if "label!" in filters and filters.matches_labels("label!", labels):
             continue
-        async with engine.locks.hold(container.id):
-            await launch.settled(engine, container.id)
-            try:
-                if engine.containers.get(container.id).state not in (State.CREATED, State.EXITED, State.DEAD):
-                    continue
-            except NoSuchContainer:
-                continue
-            freed += await removal.erase(engine, container.id, False)
-        deleted.append(container.id)
+        found.append(container)
+    return found
+
+
+async def remove_ended(engine: Engine, id: str) -> int | None:
+    """Remove a container that does not run: the bytes given back; None: it runs, or is gone already."""
+    async with engine.locks.hold(id):
+        await launch.settled(engine, id)
+        try:
+            if engine.containers.get(id).state not in _ENDED:
+                return None
+        except NoSuchContainer:
+            return None
+        return await removal.erase(engine, id, False)
+
+
+async def prune(engine: Engine, filters: Filters) -> ContainerPruneResponse:
+    """Remove every container that does not run."""
+    deleted: builtins.list[str] = []
+    freed, before = 0, space.free(engine)
+    for container in prunable(engine, filters):
+        given_back = await remove_ended(engine, container.id)
+        if given_back is not None:
+            freed += given_back
+            deleted.append(container.id)
     engine.events.publish("container", "prune", "", {"reclaimed": str(freed)})
     change = space.free(engine) - before
     return ContainerPruneResponse(containers_deleted=deleted or None, space_reclaimed=freed, free_space_change=change)
@@ -395,8 +413,10 @@ __all__ = [
     "create",
     "inspect",
     "list",
+    "prunable",
     "prune",
     "remove",
+    "remove_ended",
     "rename",
     "top",
     "update",

@@ -1,6 +1,8 @@
 """Jobs on images that are here: list, inspect, history, tag, remove, prune. What moves bytes is in ``transfers``."""
 
 import builtins
+from collections.abc import Set
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from pierhead.daemon.engine.engine import Engine, blocking
@@ -44,6 +46,7 @@ from pierhead.wire.time import parse_moment, rfc3339
 
 __all__ = [
     "ImageRecord",
+    "Unused",
     "count",
     "descendants",
     "display_name",
@@ -53,15 +56,18 @@ __all__ = [
     "inspect",
     "list",
     "load",
+    "prunable",
     "prune",
     "pull",
     "push",
     "remove",
+    "remove_unused",
     "resolve",
     "save",
     "size_of",
     "tag",
     "usage",
+    "users",
 ]
 
 LIST_FILTERS = frozenset({"dangling", "label", "before", "since", "reference", "until"})
@@ -223,7 +229,7 @@ def _single(references: builtins.list[Reference]) -> bool:
     return repositories == {(tags or references)[0].name}
 
 
-def _users(engine: Engine, image: Image) -> builtins.list[tuple[str, bool]]:
+def users(engine: Engine, image: Image) -> builtins.list[tuple[str, bool]]:
     """Containers that are of an image or mount it: (id, whether it runs)."""
     rows = engine.db.all(
         "SELECT id, state FROM container WHERE image_id = :id OR instr(mounts, :id) ORDER BY created", {"id": image.id}
@@ -244,15 +250,15 @@ def _check(engine: Engine, image: Image, *, force: bool, named: bool) -> None:
     def conflict(how: str, why: str) -> Conflict:
         return Conflict(f"conflict: unable to delete {_short(image.id)} ({how}) - {why}")
 
-    users = _users(engine, image)
-    for id, running in users:
+    found = users(engine, image)
+    for id, running in found:
         if running:
             raise conflict("cannot be forced", f"image is being used by running container {_short(id)}")
     if force:
         return
     if named:
         raise conflict("must be forced", "image is referenced in multiple repositories")
-    for id, _ in users:
+    for id, _ in found:
         raise conflict("must be forced", f"image is being used by stopped container {_short(id)}")
 
 
@@ -277,7 +283,7 @@ async def _remove(engine: Engine, name: str, force: bool) -> tuple[builtins.list
         condemned = names if _single(names) else []
     else:
         if not force and _single(names):
-            for id, _ in _users(engine, image):
+            for id, _ in users(engine, image):
                 raise Conflict(
                     f'conflict: unable to remove repository reference "{name}" (must force) - '
                     f"container {_short(id)} is using its referenced image {_short(image.id)}"
@@ -289,7 +295,7 @@ async def _remove(engine: Engine, name: str, force: bool) -> tuple[builtins.list
     try:
         _check(engine, image, force=force, named=bool(left))
     except Conflict:
-        if not by_id and _users(engine, image):
+        if not by_id and users(engine, image):
             return _untag(engine, image, condemned), 0  # a forced untag leaves what a container needs
         raise
     # With its names at once: whatever ends this daemon, an image that nobody has a name for is not what is left.
@@ -327,31 +333,62 @@ def _untagged(
     return [ImageDeleteResponseItem(untagged=reference.familiar) for reference in names]
 
 
-async def prune(engine: Engine, filters: Filters) -> ImagePruneResponse:
-    """Delete the images that no container uses and that have no name (with dangling=false: whatever their names)."""
+@dataclass(frozen=True, slots=True)
+class Unused:
+    """An image that no container has, and the names that it had when it was found to be so."""
+
+    image: Image
+    names: builtins.list[Reference]
+
+
+def prunable(engine: Engine, filters: Filters, without: Set[str] = frozenset()) -> builtins.list[Unused]:
+    """The images that no container uses and that have no name (with dangling=false: whatever their names), but for
+    pinned ones. without: containers that do not count. Raises InvalidParameter."""
     filters.validate(PRUNE_FILTERS)
     dangling = filters.flag("dangling", default=True)
     until = [parse_moment(text, "until") for text in filters.values_of("until")]
     if len(until) > 1:
         raise InvalidParameter("more than one until filter specified")
-    deleted: builtins.list[ImageDeleteResponseItem] = []
-    reclaimed, before = 0, space.free(engine)
-    for image in await blocking(engine.graph.images):
+    pinned = engine.graph.pins.images()
+    found = []
+    for image in engine.graph.images():
         labels = container_config(image).labels
         if (until and image.created > until[0]) or not filters.matches_labels("label", labels):
             continue
         if "label!" in filters and filters.matches_labels("label!", labels):
             continue
-        names = engine.graph.tags.of(image.id)
-        if _users(engine, image) or (dangling and any(name.digest is None for name in names)):
+        if image.id in pinned or any(id not in without for id, _ in users(engine, image)):
             continue
-        for name in [str(reference) for reference in names] or [image.id]:
-            try:
-                records, freed = await engine.finish(_remove(engine, name, False))
-            except (Conflict, NoSuchImage):
-                continue  # used or gone since it was listed
-            deleted += records
-            reclaimed += freed
+        names = engine.graph.tags.of(image.id)
+        if not dangling or all(name.digest is not None for name in names):
+            found.append(Unused(image, names))
+    return found
+
+
+async def remove_unused(engine: Engine, found: Unused) -> tuple[builtins.list[ImageDeleteResponseItem], int]:
+    """Take an image's names away and delete it: what was done, the bytes given back. Nothing, if it is used by now."""
+    done: builtins.list[ImageDeleteResponseItem] = []
+    reclaimed = 0
+    if engine.graph.tags.of(found.image.id) != found.names:
+        return done, reclaimed  # it has got another name since
+    for name in [str(reference) for reference in found.names] or [found.image.id]:
+        try:
+            records, freed = await engine.finish(_remove(engine, name, False))
+        except (Conflict, NoSuchImage):
+            continue  # used or gone since it was listed
+        done += records
+        reclaimed += freed
+    return done, reclaimed
+
+
+async def prune(engine: Engine, filters: Filters) -> ImagePruneResponse:
+    """Delete the images that no container uses and that have no name (with dangling=false: whatever their names)."""
+    deleted: builtins.list[ImageDeleteResponseItem] = []
+    reclaimed, before = 0, space.free(engine)
+    for found in await blocking(prunable, engine, filters):
+        done, freed = await remove_unused(engine, found)
+        deleted += done
+        reclaimed += freed
     engine.events.publish("image", "prune", "", {"reclaimed": str(reclaimed)})
     change = space.free(engine) - before
     return ImagePruneResponse(images_deleted=deleted or None, space_reclaimed=reclaimed, free_space_change=change)

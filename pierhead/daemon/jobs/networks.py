@@ -227,13 +227,13 @@ async def _take_away(engine: Engine, row: Row, network: Network) -> None:
         engine.db.execute("DELETE FROM network WHERE id = ?", (row["id"],))
 
 
-async def prune(engine: Engine, filters: Filters) -> NetworkPruneResponse:
-    """Remove every network of the user's that nothing is joined to."""
+def prunable(engine: Engine, filters: Filters) -> List[Row]:
+    """The user's networks that nothing is joined to. Raises InvalidParameter."""
     filters.validate(_PRUNE_FILTERS)
     until = [parse_moment(text, "until") for text in filters.values_of("until")]
     if len(until) > 1:
         raise InvalidParameter("more than one until filter specified")
-    removed: List[str] = []
+    found = []
     for row in engine.db.all("SELECT * FROM network WHERE state = 'ready' ORDER BY name"):
         labels = json.loads(row["labels"])
         unwanted = filters.values_of("label!")
@@ -246,6 +246,14 @@ async def prune(engine: Engine, filters: Filters) -> NetworkPruneResponse:
             or any(Filters({"label": (value,)}).matches_labels("label", labels) for value in unwanted)
         ):
             continue
+        found.append(row)
+    return found
+
+
+async def prune(engine: Engine, filters: Filters) -> NetworkPruneResponse:
+    """Remove every network of the user's that nothing is joined to."""
+    removed: List[str] = []
+    for row in prunable(engine, filters):
         try:
             await remove(engine, row["id"])
         except PierheadError as error:

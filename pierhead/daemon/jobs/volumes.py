@@ -12,7 +12,7 @@ import secrets
 import stat
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 
 from pierhead.daemon.engine.engine import Engine, blocking
@@ -224,22 +224,32 @@ async def _remove(engine: Engine, name: str, states: tuple[str, str] = ("ready",
     return freed
 
 
-async def prune(engine: Engine, filters: Filters) -> VolumePruneResponse:
-    """Delete the volumes that no container has: the anonymous ones, with the filter ``all`` every one."""
+def prunable(engine: Engine, filters: Filters, without: Set[str] = frozenset()) -> builtins.list[str]:
+    """Names of the volumes that no container has: the anonymous ones, with the filter ``all`` every one. without:
+    containers that do not count. Raises InvalidParameter."""
     filters.validate(PRUNE_FILTERS)
     everything = filters.flag("all")
-    deleted: builtins.list[str] = []
-    reclaimed, before = 0, space.free(engine)
+    names = []
     for found in _all(engine):
         if not (everything or found.anonymous) or not filters.matches_labels("label", found.labels):
             continue
         if "label!" in filters and filters.matches_labels("label!", found.labels):
             continue
+        if not set(_users(engine, found.name)) - without:
+            names.append(found.name)
+    return names
+
+
+async def prune(engine: Engine, filters: Filters) -> VolumePruneResponse:
+    """Delete the volumes that no container has: the anonymous ones, with the filter ``all`` every one."""
+    deleted: builtins.list[str] = []
+    reclaimed, before = 0, space.free(engine)
+    for name in prunable(engine, filters):
         try:
-            reclaimed += await engine.finish(_remove(engine, found.name))
+            reclaimed += await engine.finish(_remove(engine, name))
         except Conflict:
             continue
-        deleted.append(found.name)
+        deleted.append(name)
     engine.events.publish("volume", "prune", "", {"reclaimed": str(reclaimed)})
     change = space.free(engine) - before
     return VolumePruneResponse(volumes_deleted=deleted or None, space_reclaimed=reclaimed, free_space_change=change)

@@ -3,7 +3,7 @@
 from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable
 
-from pierhead.daemon.jobs import archives, bundles, commits, containers, lifecycle, log_truncation, streams
+from pierhead.daemon.jobs import archives, bundles, commits, containers, lifecycle, log_truncation, previews, streams
 from pierhead.daemon.jobs.streams import AttachOptions, LogOptions
 from pierhead.daemon.server import answer, detach
 from pierhead.daemon.server.answer import MULTIPLEXED_STREAM, NO_CONTENT, RAW_STREAM, Answer, Hijack, Reply, Stream
@@ -108,7 +108,8 @@ async def remove(call: Call) -> Answer:
 
 
 async def prune(call: Call) -> Answer:
-    return answer.json(await call.engine.run(containers.prune, call.filters()))
+    job = previews.containers if call.flag("dry-run") else containers.prune
+    return answer.json(await call.engine.run(job, call.filters()))
 
 
 async def top(call: Call) -> Answer:

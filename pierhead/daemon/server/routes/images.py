@@ -1,6 +1,6 @@
 """Images."""
 
-from pierhead.daemon.jobs import images, registries
+from pierhead.daemon.jobs import images, pins, previews, registries
 from pierhead.daemon.server import answer
 from pierhead.daemon.server.answer import Answer, Stream
 from pierhead.daemon.server.call import Call
@@ -61,7 +61,23 @@ async def remove(call: Call) -> Answer:
 
 
 async def prune(call: Call) -> Answer:
-    return answer.json(await call.engine.run(images.prune, call.filters()))
+    job = previews.images if call.flag("dry-run") else images.prune
+    return answer.json(await call.engine.run(job, call.filters()))
+
+
+async def pinned(call: Call) -> Answer:
+    """Our own, as the next two."""
+    return answer.json(await call.engine.run(pins.pinned))
+
+
+async def pin(call: Call) -> Answer:
+    await call.engine.run(pins.pin, call.path["name"])
+    return answer.NO_CONTENT
+
+
+async def unpin(call: Call) -> Answer:
+    await call.engine.run(pins.unpin, call.path["name"])
+    return answer.NO_CONTENT
 
 
 async def create(call: Call) -> Answer:
@@ -135,6 +151,9 @@ ROUTES = (
     Route("POST", "/images/create", create, cancellable=True),
     Route("POST", "/images/load", load, cancellable=True),
     Route("POST", "/images/prune", prune),
+    Route("GET", "/images/pins", pinned),
+    Route("POST", "/images/{name*}/pin", pin),
+    Route("DELETE", "/images/{name*}/pin", unpin),
     Route("GET", "/images/get", save, cancellable=True),
     Route("GET", "/images/{name*}/get", save, cancellable=True),
     Route("GET", "/images/{name*}/json", inspect),

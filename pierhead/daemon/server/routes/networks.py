@@ -1,6 +1,6 @@
 """Networks; and below /pierhead what is ours and not Docker's."""
 
-from pierhead.daemon.jobs import listening, network_check, network_map, networks, port_warnings
+from pierhead.daemon.jobs import listening, network_check, network_map, networks, port_warnings, previews
 from pierhead.daemon.server import answer
 from pierhead.daemon.server.answer import NO_CONTENT, Answer
 from pierhead.daemon.server.call import Call
@@ -43,7 +43,8 @@ async def reload(call: Call) -> Answer:
 
 
 async def prune(call: Call) -> Answer:
-    return answer.json(await call.engine.run(networks.prune, call.filters()))
+    job = previews.networks if call.flag("dry-run") else networks.prune
+    return answer.json(await call.engine.run(job, call.filters()))
 
 
 async def map_(call: Call) -> Answer:

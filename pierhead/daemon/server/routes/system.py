@@ -1,12 +1,13 @@
 """The daemon itself: ping, version, info, events, disk usage, credentials."""
 
-from pierhead.daemon.jobs import fsck, registries, system, trim
+from pierhead.daemon.jobs import fsck, previews, registries, system, trim
 from pierhead.daemon.server import answer
 from pierhead.daemon.server.answer import Answer, Reply, Stream
 from pierhead.daemon.server.call import Call
 from pierhead.daemon.server.progress import lines, progress
 from pierhead.daemon.server.router import Route
 from pierhead.errors import InvalidParameter
+from pierhead.wire import versions
 from pierhead.wire.images import AuthConfig
 from pierhead.wire.time import parse_moment
 
@@ -59,6 +60,13 @@ async def give_back(call: Call) -> Answer:
     return await progress(await call.engine.run(trim.run))
 
 
+async def prune_preview(call: Call) -> Answer:
+    """Our own."""
+    filters, named = call.filters(), call.version < versions.VOLUMES_ANONYMOUS_ONLY_PRUNED
+    found = await call.engine.run(previews.system, filters, call.flag("all"), call.flag("volumes"), named)
+    return answer.json(found)
+
+
 async def auth(call: Call) -> Answer:
     return answer.json(await call.engine.run(registries.login, await call.json(AuthConfig)))
 
@@ -71,6 +79,7 @@ ROUTES = (
     Route("GET", "/info", info),
     Route("GET", "/events", events, cancellable=True),
     Route("GET", "/system/df", data_usage),
+    Route("GET", "/system/prune", prune_preview),
     Route("POST", "/system/fsck", check, cancellable=True),
     Route("POST", "/system/trim", give_back, cancellable=True),
 )

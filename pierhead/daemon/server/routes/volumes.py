@@ -1,6 +1,6 @@
 """Volumes."""
 
-from pierhead.daemon.jobs import volumes
+from pierhead.daemon.jobs import previews, volumes
 from pierhead.daemon.server import answer
 from pierhead.daemon.server.answer import NO_CONTENT, Answer
 from pierhead.daemon.server.call import Call
@@ -31,7 +31,8 @@ async def prune(call: Call) -> Answer:
     filters = call.filters()
     if call.version < versions.VOLUMES_ANONYMOUS_ONLY_PRUNED:
         filters = Filters({**filters, "all": ("true",)})
-    return answer.json(await call.engine.run(volumes.prune, filters))
+    job = previews.volumes if call.flag("dry-run") else volumes.prune
+    return answer.json(await call.engine.run(job, filters))
 
 
 ROUTES = (

@@ -1,0 +1,89 @@
+"""What a prune would remove and give back: the very choice that it makes, and nothing is touched."""
+
+import os
+
+from pierhead.daemon.engine.engine import Engine, blocking
+from pierhead.daemon.jobs import containers as container_jobs
+from pierhead.daemon.jobs import images as image_jobs
+from pierhead.daemon.jobs import networks as network_jobs
+from pierhead.daemon.jobs import volumes as volume_jobs
+from pierhead.driver.graphdriver.usage import measure
+from pierhead.graph.needs import Needs
+from pierhead.wire.containers import ContainerPruneResponse
+from pierhead.wire.filters import Filters
+from pierhead.wire.images import ImageDeleteResponseItem, ImagePruneResponse
+from pierhead.wire.networks import NetworkPruneResponse
+from pierhead.wire.upkeep import PrunePreview
+from pierhead.wire.volumes import VolumePruneResponse
+
+
+async def containers(engine: Engine, filters: Filters) -> ContainerPruneResponse:
+    """What ``containers.prune`` would answer."""
+    return await blocking(lambda: _containers(engine, filters, Needs(engine.graph)))
+
+
+def _containers(engine: Engine, filters: Filters, needs: Needs) -> ContainerPruneResponse:
+    found = container_jobs.prunable(engine, filters)
+    size = 0
+    for container in found:
+        size += engine.layers.measure(container.layer_id).disk + needs.without_container(container.id)
+        size += measure(os.path.join(engine.config.data_root, "containers", container.id)).disk
+    return ContainerPruneResponse(
+        containers_deleted=[container.id for container in found] or None, space_reclaimed=size
+    )
+
+
+async def images(engine: Engine, filters: Filters) -> ImagePruneResponse:
+    """What ``images.prune`` would answer."""
+    return await blocking(lambda: _images(engine, filters, Needs(engine.graph), frozenset()))
+
+
+def _images(engine: Engine, filters: Filters, needs: Needs, without: frozenset[str]) -> ImagePruneResponse:
+    records: list[ImageDeleteResponseItem] = []
+    size = 0
+    for found in image_jobs.prunable(engine, filters, without):
+        layers, freed = needs.without_image(found.image.id)
+        records += [ImageDeleteResponseItem(untagged=name.familiar) for name in found.names]
+        records += [ImageDeleteResponseItem(deleted=id) for id in (found.image.id, *layers)]
+        size += freed
+    return ImagePruneResponse(images_deleted=records or None, space_reclaimed=size)
+
+
+async def volumes(engine: Engine, filters: Filters) -> VolumePruneResponse:
+    """What ``volumes.prune`` would answer."""
+    return await blocking(_volumes, engine, filters, frozenset())
+
+
+def _volumes(engine: Engine, filters: Filters, without: frozenset[str]) -> VolumePruneResponse:
+    names = volume_jobs.prunable(engine, filters, without)
+    size = sum(measure(volume_jobs.folder(engine, name)).disk for name in names)
+    return VolumePruneResponse(volumes_deleted=names or None, space_reclaimed=size)
+
+
+async def networks(engine: Engine, filters: Filters) -> NetworkPruneResponse:
+    """What ``networks.prune`` would answer."""
+    names = [str(row["name"]) for row in network_jobs.prunable(engine, filters)]
+    return NetworkPruneResponse(networks_deleted=names or None)
+
+
+async def system(engine: Engine, filters: Filters, every: bool, with_volumes: bool, named: bool) -> PrunePreview:
+    """What ``system prune`` would remove: of each kind also what only things have that go before it.
+
+    every: images with a name, too; named: volumes with one, too (as of clients that know no other volumes prune).
+    """
+    return await blocking(_system, engine, filters, every, with_volumes, named)
+
+
+def _system(engine: Engine, filters: Filters, every: bool, with_volumes: bool, named: bool) -> PrunePreview:
+    needs = Needs(engine.graph)
+    gone = _containers(engine, filters, needs)
+    without = frozenset(gone.containers_deleted or ())
+    names = [str(row["name"]) for row in network_jobs.prunable(engine, filters)]
+    of_volumes = filters.also("all", "true") if named else filters
+    of_images = filters.also("dangling", "false" if every else "true")
+    return PrunePreview(
+        containers=gone,
+        networks=NetworkPruneResponse(networks_deleted=names or None),
+        volumes=_volumes(engine, of_volumes, without) if with_volumes else VolumePruneResponse(),
+        images=_images(engine, of_images, needs, without),
+    )
