@@ -32,6 +32,9 @@ class Config:
     exec_driver: "native" or "oci": who makes the containers that name no runtime, where there is no default_runtime.
     runtimes: OCI runtimes beside the installed ones, by name: program and options.
     trim: the disk is told which of its blocks are free after something was removed.
+    disk_high_mark, disk_low_mark: per cent of the data root's disk, at which a clean-up begins and ends; 0: never.
+    disk_remove: what it may take, "dangling", "pulled" and "local" images, "containers" that have not run for so many
+    ns.  disk_keep: what was used within so many ns stays.
     mend_networks: what others change in the engine's networks is put right at once.
     """
 
@@ -74,6 +77,10 @@ class Config:
     default_bridge_names: bool = False
     mend_networks: bool = True
     trim: bool = True
+    disk_high_mark: float = 0
+    disk_low_mark: float = 0
+    disk_remove: Mapping[str, int] = field(default_factory=lambda: {"dangling": 0, "pulled": 0})
+    disk_keep: int = 120 * 10**9
     embedded: bool = False
     default_ulimits: tuple[str, ...] = ()
     exec_opts: tuple[str, ...] = ()

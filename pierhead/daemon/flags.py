@@ -20,6 +20,7 @@ from pierhead.driver.networkdriver.ipam import AddressPool
 from pierhead.errors import InvalidParameter
 from pierhead.libcontainer import cgroups, scopes
 from pierhead.registry.hosts import parse_mirror
+from pierhead.wire.time import parse_duration
 
 BOOTED_BY_SYSTEMD = "/run/systemd/system"
 """A directory that is there if it has, sd_booted(3)."""
@@ -143,6 +144,25 @@ def _bytes(text: str) -> int:
     return int(float(found[1]) * 1024 ** " kmgt".index(found[2] or " "))
 
 
+def _mark(text: str) -> float:
+    """ "85%"."""
+    found = re.fullmatch(r"(\d{1,2}(?:\.\d+)?) ?%?", text.strip())
+    if found is None or not float(found[1]):
+        raise ValueError(f"invalid mark: {text} (a share of the disk, as 85%)")
+    return float(found[1])
+
+
+def _removed(text: str) -> dict[str, int]:
+    """ "dangling,pulled,containers=72h": what a clean-up may take, and with what age in ns."""
+    found = {}
+    for word in filter(None, (word.strip() for word in text.split(","))):
+        kind, equals, age = word.partition("=")
+        if kind not in ("dangling", "pulled", "local", "containers") or bool(equals) != (kind == "containers"):
+            raise ValueError(f'"{word}" is none of dangling, pulled, local and containers=<age>')
+        found[kind] = parse_duration(age) if equals else 0
+    return found
+
+
 def _one_of(what: str, *values: str) -> Callable[[str], str]:
     def read(text: str) -> str:
         if text not in values:
@@ -243,6 +263,17 @@ OPTIONS = (
         "overlay2, fuse-overlayfs, btrfs or vfs (default: the first)",
     ),
     Option(("--trim",), "trim", _truth, "the disk is told what is free after removals (default true)"),
+    Option(
+        ("--disk-high-mark",), "disk-high-mark", _mark, "clean up when the disk is so full, as 85% (default: never)"
+    ),
+    Option(("--disk-low-mark",), "disk-low-mark", _mark, "until it is only so full (default: 10% below)"),
+    Option(
+        ("--disk-remove",),
+        "disk-remove",
+        _removed,
+        "what a clean-up may take: dangling,pulled (default), local (images), containers=<age>",
+    ),
+    Option(("--disk-keep",), "disk-keep", parse_duration, "what was used within this time stays (default 2m)"),
     Option(("--bip",), "bip", _checked(IPv4Interface), "address of the default bridge, as 172.17.0.1/16"),
     Option(("--bip6",), "bip6", _checked(IPv6Interface), "IPv6 address of the default bridge, as fd00:1::1/64"),
     Option(("--fixed-cidr",), "fixed-cidr", _checked(IPv4Network), "where containers of the default bridge get theirs"),
@@ -431,6 +462,7 @@ def _complete(config: Config, given: Mapping[str, Any]) -> Config:
     _check_gateways(config)
     if not config.exec_opts and _systemd_is_usual():
         values["exec_opts"] = (_exec_option("native.cgroupdriver=systemd"),)
+    values["disk_low_mark"] = _low_mark(config)
     made = Config(**{**values, **{key: value for key, value in defaults.items() if not given.get(key)}})
     _check_cgroups(made)
     return made
@@ -440,6 +472,13 @@ def _systemd_is_usual() -> bool:
     """Whether Docker would have systemd make containers' cgroups, unasked: it makes all others of a machine that has
     cgroup v2 alone, and v2 is for one to write."""
     return os.geteuid() == 0 and os.path.isdir(BOOTED_BY_SYSTEMD) and cgroups.detect().version == 2
+
+
+def _low_mark(config: Config) -> float:
+    high, low = config.disk_high_mark, config.disk_low_mark
+    if low and low >= high:
+        raise InvalidParameter(f"--disk-low-mark {low:g}% needs a --disk-high-mark above it")
+    return low or max(0.0, high - 10)
 
 
 def _check_cgroups(config: Config) -> None:

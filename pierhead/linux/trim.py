@@ -38,14 +38,19 @@ def discards(directory: int) -> bool:
     return True
 
 
+def settle(directory: int) -> None:
+    """Have what was deleted in a directory's file system be free: it is only when that is on the disk (ext4: when its
+    transaction has been committed; xfs and btrfs do it later by themselves)."""
+    if libc.syncfs(directory):
+        raise failure("syncfs")
+
+
 def trim(directory: int) -> Generator[tuple[int, int, int], None, None]:
     """Discard everything free in a directory's file system: (bytes looked through, of how many, bytes discarded).
 
     Raises OSError: EOPNOTSUPP where the device or the file system cannot.
     """
-    # What was deleted is free only when that is on the disk (ext4: when its transaction has been committed).
-    if libc.syncfs(directory):
-        raise failure("syncfs")
+    settle(directory)
     about = os.fstatvfs(directory)
     total = about.f_blocks * about.f_frsize
     start = 0
