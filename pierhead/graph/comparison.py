@@ -8,15 +8,15 @@ disk was listed first, has no row, and is still on disk, is nobody's; and what i
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 
 from pierhead.difference import Difference, Kind, Tell, quiet
 from pierhead.driver.graphdriver.api import Kept
 from pierhead.driver.graphdriver.remove import remove_tree
-from pierhead.errors import plain
 from pierhead.graph.content_comparison import blob_contents, blobs
-from pierhead.graph.graph import Graph, Image, Layer
+from pierhead.graph.contents import wrong
+from pierhead.graph.graph import Graph, Image
 from pierhead.graph.graphdb import Row
 from pierhead.graph.image import chain_ids, digest_of
 
@@ -288,14 +288,14 @@ def _contents(graph: Graph, tell: Tell) -> Iterator[Difference]:
             layer = lease.find_chain(row["chain_id"])
             readable = graph.driver.exists(row["cache_id"]) and os.path.lexists(graph.split(row["cache_id"]))
             if layer is not None and readable:
-                wrong = _read(graph, layer, partial(_counted, tell, done, total))
-                if wrong:
+                found = wrong(graph, layer, partial(_counted, tell, done, total))
+                if found:
                     who, advice = _concerned(graph, layer.chain_id)
                     yield Difference(
                         Kind.DAMAGED,
                         "layer",
                         layer.chain_id,
-                        f"layer {_short(layer.chain_id)} ({layer.cache_id[:12]}) is not what was unpacked: {wrong}; "
+                        f"layer {_short(layer.chain_id)} ({layer.cache_id[:12]}) is not what was unpacked: {found}; "
                         f"concerned: {who}",
                         advice,
                     )
@@ -304,22 +304,3 @@ def _contents(graph: Graph, tell: Tell) -> Iterator[Difference]:
 
 def _counted(tell: Tell, done: int, total: int, count: int) -> None:
     tell("layer contents", done + count, total)
-
-
-def _read(graph: Graph, layer: Layer, tell: Callable[[int], None]) -> str:
-    """Read all of a layer; what is wrong with it, in words, or ''."""
-    count = 0
-    pieces = graph.archive(layer)
-    try:
-        while True:
-            try:
-                piece = next(pieces, None)
-            except (OSError, ValueError, EOFError) as error:
-                return plain(error)
-            if piece is None:
-                return ""
-            count += len(piece)
-            tell(count)
-    finally:
-        if (end := getattr(pieces, "close", None)) is not None:
-            end()

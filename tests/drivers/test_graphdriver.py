@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pierhead.driver.graphdriver.api import Change, GraphDriver
+from pierhead.driver.graphdriver.api import Change, GraphDriver, Kept
 from pierhead.driver.graphdriver.tar import BadArchive
 from tests.harness.archives import (
     NS,
@@ -360,6 +360,33 @@ def test_layers_and_what_is_besides_are_all_that_is_on_disk(driver: GraphDriver,
     assert rest.missing == {"gone"} and sum(size for _, size in rest.strays) == parts["a"] + parts["w"]
     assert {id: driver.remove(id) for id in ("w", "b", "a")} == parts
     assert driver.measure("a").disk == 0
+
+
+def test_what_is_written_beside_layers_is_compared_and_written_again(driver: GraphDriver, home: Path) -> None:
+    layer(driver, "a", None, folder("etc"), file("etc/one", "1"))
+    layer(driver, "b", "a", file("etc/two", "2"))
+    layer(driver, "o", "b", opaque("."), file("alone", "3"))
+    driver.create("w", "b", writable=True)
+    known = [Kept("a", None), Kept("b", "a"), Kept("o", "b"), Kept("w", "b", writable=True)]
+    assert list(driver.check(known)) == []
+    with opened(driver, "w") as root:
+        whole = tree(root)
+    notes = [path for id in "abow" for path in (home / driver.name / id).iterdir() if not path.is_dir()]
+    links = sorted((home / driver.name).glob("l/*"))
+    for path in [*notes, *links]:
+        path.unlink()
+        found = list(driver.check(known))
+        assert found and len(list(driver.check(known))) == len(found), f"{path}: looking changes nothing"
+        while found:
+            for difference in found:
+                assert difference.mend is not None, difference
+                difference.mend()
+            found = list(driver.check(known))
+        with opened(driver, "w") as root:
+            assert tree(root) == whole, path
+        with opened(driver, "o") as root:
+            assert tree(root) == {"alone"}, path
+    assert notes
 
 
 def test_an_empty_archive_is_an_empty_layer(driver: GraphDriver) -> None:

@@ -30,7 +30,7 @@ from pierhead.graph.image import chain_ids, parse_config
 from pierhead.graph.importing import import_rootfs
 from pierhead.manifest import DOCKER_LAYER_GZIP
 from pierhead.reference import parse
-from tests.harness.archives import archive, file, folder, hardlink, opaque, symlink, whiteout
+from tests.harness.archives import archive, device, file, folder, hardlink, opaque, symlink, whiteout
 from tests.harness.images import compressed, config_of, digest, docker_archive, oci_archive, tar
 
 LAYERS = [
@@ -117,6 +117,30 @@ def test_layers_are_saved_byte_for_byte(tmp_path: Path, driver: type[OverlayDriv
     store.graph.delete_image(loaded.image.id)
     assert store.left() == set()
     assert store.load(data)[0].image.id == loaded.image.id
+    store.db.close()
+
+
+@pytest.mark.parametrize("driver", [OverlayDriver, VfsDriver], ids=["overlay2", "vfs"])
+def test_whatever_an_archive_holds_its_layer_is_found_whole(
+    tmp_path: Path, driver: type[OverlayDriver] | type[VfsDriver]
+) -> None:
+    odd = [
+        archive(folder("d"), file("d"), file("f"), folder("f"), file("f/y", "1")),
+        archive(
+            symlink("bin", "usr/bin"), folder("usr"), folder("usr/bin"), file("bin/sh", "x"), hardlink("h", "bin/sh")
+        ),
+        archive(file("gone"), whiteout("gone"), whiteout("usr/bin/sh"), file("usr/bin/sh"), file("set", mode=0o4755)),
+        archive(
+            device("null", 1, 3),
+            device("pipe", 0, 0, tarfile.FIFOTYPE),
+            file("deep/er/est", "x"),
+            folder("deep", 0o700),
+        ),
+        archive(folder(".", 0o711), opaque("usr"), file("usr/new"), file("same"), file("same", "2")),
+    ]
+    store = store_in(tmp_path, driver)
+    store.load(docker_archive([*LAYERS, *odd], ["x:1"]))
+    assert list(compare(store.graph, deep=True)) == []
     store.db.close()
 
 

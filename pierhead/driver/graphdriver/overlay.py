@@ -147,8 +147,11 @@ class OverlayDriver:
                 continue
 
     @staticmethod
-    def _like(source: str, target: str) -> None:
-        """The merged root directory looks like the topmost layer's: begin with the parent's."""
+    def _like(source: str, target: str, *, opaque: bool = False) -> None:
+        """The merged root directory looks like the topmost layer's: begin with the parent's.
+
+        opaque: the target hides what is below it, and goes on doing so.
+        """
         found = os.stat(source)
         os.chown(target, found.st_uid, found.st_gid)
         os.chmod(target, stat.S_IMODE(found.st_mode))
@@ -156,8 +159,9 @@ class OverlayDriver:
         from_fd = os.open(source, _DIRECTORY)
         try:
             copy_attributes(from_fd, to_fd)
-            with contextlib.suppress(OSError):
-                os.removexattr(to_fd, "trusted.overlay.opaque")
+            if not opaque:
+                with contextlib.suppress(OSError):
+                    os.removexattr(to_fd, "trusted.overlay.opaque")
             os.utime(to_fd, ns=(found.st_atime_ns, found.st_mtime_ns))
         finally:
             os.close(from_fd)
@@ -226,7 +230,7 @@ class OverlayDriver:
         """Directories that the archive does not have hide those of the layers below: they get their attributes."""
         wanted = [path for path in applied.inherits if path]
         if len(wanted) < len(applied.inherits):
-            self._like(self._dir(parent, "diff"), self._dir(id, "diff"))
+            self._like(self._dir(parent, "diff"), self._dir(id, "diff"), opaque=applied.opaque)
         if not wanted:
             return
         fd = self.open_layer(id)
@@ -321,29 +325,33 @@ class OverlayDriver:
         )
 
     def _rename(self, id: str) -> None:
-        """A new short name, where the old one leads nowhere; what is above it is told by ``check`` afterwards."""
+        """Make note and short name fit each other again; what is above it is told by ``check`` afterwards."""
         links = os.path.join(self._home, "l")
         old = read_note(self._dir(id, "link"))
         if old and "/" not in old and _target(os.path.join(links, old)) is None:
             os.symlink(f"../{id}/diff", os.path.join(links, old))
-        else:
-            write_note(self._dir(id, "link"), self._shorten(id))
+            return
+        there = (short for short in os.listdir(links) if _target(os.path.join(links, short)) == f"../{id}/diff")
+        write_note(self._dir(id, "link"), next(there, None) or self._shorten(id))
 
     def _check_strays(self) -> Iterator[Difference]:
+        """A short name is made after what it names and before the note of it, and removed before both."""
         links = os.path.join(self._home, "l")
         with contextlib.suppress(FileNotFoundError):
-            # A short name is made after what it names and removed before it.
             for short in sorted(os.listdir(links)):
                 path = os.path.join(links, short)
-                if not os.path.exists(path) and os.path.lexists(path):
-                    yield Difference(
-                        Kind.LEFTOVER,
-                        "short name",
-                        path,
-                        f"{path} is the short name of a layer that is not there",
-                        "it is deleted",
-                        partial(os.unlink, path),
-                    )
+                id = (_target(path) or "").removeprefix("../").removesuffix("/diff")
+                note = read_note(self._dir(id, "link")) if id and "/" not in id else None
+                if (os.path.exists(path) and note in (None, short)) or not os.path.lexists(path):
+                    continue
+                yield Difference(
+                    Kind.LEFTOVER,
+                    "short name",
+                    path,
+                    f"{path} is the short name of {'a layer that has another' if note else 'what is not there'}",
+                    "it is deleted",
+                    partial(os.unlink, path),
+                )
 
     def root(self, id: str) -> OverlayRoot:
         """A writable layer is the upper directory; any other is the topmost of a read-only view."""

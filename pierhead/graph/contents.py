@@ -1,0 +1,108 @@
+"""A layer's files held against the archive that they came from, as it is written again out of them.
+
+The archive's digest tells whether the files' content is what it was; what it cannot tell, for headers are kept beside
+the layer, is whether everything that has no content (folders, links, empty files) is there, and nothing else.
+"""
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from typing import BinaryIO, cast
+
+from pierhead.driver.graphdriver.tar import DIRECTORY, HARD_LINK, REGULAR, SYMLINK, Budget, Entry, TarReader
+from pierhead.driver.graphdriver.tree import walk
+from pierhead.driver.graphdriver.whiteout import PREFIX, is_whiteout
+from pierhead.errors import PierheadError, plain
+from pierhead.graph.committing import Pieces
+from pierhead.graph.graph import Graph, Layer
+from pierhead.linux.openat import open_in_root
+
+_KINDS = {DIRECTORY: stat.S_ISDIR, REGULAR: stat.S_ISREG, SYMLINK: stat.S_ISLNK}
+_LISTED = 3
+
+
+def wrong(graph: Graph, layer: Layer, tell: Callable[[int], None]) -> str:
+    """Read all of a layer: what is wrong with it, in words, or "". tell: of bytes read; raises to give it up."""
+    pieces = graph.archive(layer)
+    try:
+        descriptor = graph.driver.open_layer(layer.cache_id)
+        try:
+            entries = _entries(_counted(pieces, tell))
+            found = list(_compare(entries, descriptor, alone=graph.driver.stacks))
+        finally:
+            os.close(descriptor)
+    except (OSError, ValueError, EOFError, PierheadError) as error:
+        if isinstance(error, _Stopped):
+            raise error.__cause__ or error from None
+        return plain(error)
+    finally:
+        if (end := getattr(pieces, "close", None)) is not None:
+            end()
+    more = f" and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
+    return "; ".join(found[:_LISTED]) + more
+
+
+class _Stopped(PierheadError):
+    """What ``tell`` has raised: no matter of the layer's."""
+
+
+def _counted(pieces: Iterator[bytes], tell: Callable[[int], None]) -> Iterator[bytes]:
+    count = 0
+    for piece in pieces:
+        count += len(piece)
+        try:
+            tell(count)
+        except Exception as error:
+            raise _Stopped(str(error)) from error
+        yield piece
+
+
+def _entries(pieces: Iterator[bytes]) -> dict[bytes, Entry]:
+    """What must be there by its name. Reads to the very end, where the digest is compared."""
+    source = Pieces(pieces)
+    wanted: dict[bytes, Entry] = {}
+    for entry in TarReader(cast("BinaryIO", source), Budget()):
+        base = entry.name.rpartition(b"/")[2]
+        if base.startswith(PREFIX):
+            continue  # it concerns the layers below alone
+        wanted[entry.name] = entry
+    while source.read(1 << 20):
+        pass
+    return wanted
+
+
+def _compare(wanted: dict[bytes, Entry], layer: int, *, alone: bool) -> Iterator[str]:
+    """alone: the layer's folder has nothing but what is its own."""
+    seen: set[tuple[int, int]] = set()
+    for name, entry in wanted.items():
+        found = _at(layer, name)
+        if found is None:
+            yield f"{os.fsdecode(name)} is missing"
+            continue
+        seen.add((found.st_dev, found.st_ino))
+        if (kind := _KINDS.get(entry.kind)) is not None and not kind(found.st_mode):
+            yield f"{os.fsdecode(name)} has become something else"
+        elif entry.kind == HARD_LINK and stat.S_ISDIR(found.st_mode):
+            yield f"{os.fsdecode(name)} has become a folder"
+        elif entry.kind in (DIRECTORY, REGULAR) and name and stat.S_IMODE(found.st_mode) != stat.S_IMODE(entry.mode):
+            yield f"{os.fsdecode(name)} has mode {stat.S_IMODE(found.st_mode):o}, not {stat.S_IMODE(entry.mode):o}"
+    if alone:
+        for _, _, path, found in walk(layer):
+            # Folders that are in no header were made for what is in them.
+            if not stat.S_ISDIR(found.st_mode) and not is_whiteout(found) and (found.st_dev, found.st_ino) not in seen:
+                yield f"{os.fsdecode(path)} was not in the archive"
+
+
+def _at(layer: int, name: bytes) -> os.stat_result | None:
+    """What is at a name, found as it was put there: links on the way are the layer's own."""
+    parent, _, base = name.rpartition(b"/")
+    try:
+        above = open_in_root(layer, os.fsdecode(parent) or ".", os.O_PATH | os.O_DIRECTORY)
+    except OSError:
+        return None
+    try:
+        return os.stat(base or b".", dir_fd=above, follow_symlinks=False)
+    except OSError:
+        return None
+    finally:
+        os.close(above)
