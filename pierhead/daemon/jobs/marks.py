@@ -149,7 +149,10 @@ async def watch(engine: Engine) -> None:
     while True:
         due.clear()
         if full(engine) >= engine.config.disk_high_mark:
-            await engine.run(clean)
+            try:
+                await engine.run(clean)
+            except Exception:
+                log.exception("clean-up")  # the next look is another try
             left = full(engine)
             if left >= engine.config.disk_high_mark and not told:
                 log.warning("the disk is %.0f %% full, and nothing is left that the clean-up may remove", left)

@@ -97,8 +97,8 @@ async def after_removals(engine: Engine) -> None:
         begun = time.monotonic()
         try:
             results = await engine.run(_once)
-        except OSError as error:
-            log.warning("trim: %s", plain(error))
+        except Exception:
+            log.exception("trim")  # the next removal is another try
             continue
         if not any(not result.error for result in results):
             log.info("trim: nothing here takes discards, no more of it until the next start")
