@@ -15,10 +15,10 @@ from pierhead.difference import Difference, Kind, Tell, quiet
 from pierhead.driver.graphdriver.api import Kept
 from pierhead.driver.graphdriver.remove import remove_tree
 from pierhead.graph.content_comparison import blob_contents, blobs
-from pierhead.graph.contents import wrong
 from pierhead.graph.graph import Graph, Image
 from pierhead.graph.graphdb import Row
 from pierhead.graph.image import chain_ids, digest_of
+from pierhead.graph.layer_contents import wrong
 
 
 def compare(graph: Graph, tell: Tell = quiet, *, deep: bool = False) -> Iterator[Difference]:

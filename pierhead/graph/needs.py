@@ -10,8 +10,9 @@ class Needs:
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
-        rows = graph.db.all("SELECT chain_id, parent, cache_id, disk FROM layer WHERE state = 'ready'")
+        rows = graph.db.all("SELECT chain_id, diff_id, parent, cache_id, disk FROM layer WHERE state = 'ready'")
         self._rows = {row["chain_id"]: row for row in rows}
+        self._same = Counter(row["diff_id"] for row in rows)
         self._above = Counter(row["parent"] for row in rows if row["parent"] is not None)
         self._tops = Counter(row["top"] for row in graph.db.all("SELECT top FROM image WHERE top IS NOT NULL"))
         chains = {row["cache_id"]: row["chain_id"] for row in rows}
@@ -47,6 +48,9 @@ class Needs:
             row = self._rows.pop(chain)
             size += row["disk"] if row["disk"] >= 0 else self._graph.on_disk(row["cache_id"])
             gone.append(chain)
+            self._same[row["diff_id"]] -= 1
+            if not self._same[row["diff_id"]]:  # with the last of them go the blobs that it came as
+                size += sum(blob.disk for blob in self._graph.content.of(row["diff_id"]))
             chain = row["parent"]
             if chain is not None:
                 self._above[chain] -= 1
