@@ -8,6 +8,7 @@ from pierhead.client.errors import ClientError, Quit
 from pierhead.client.flags import Options
 from pierhead.client.reclaimed import Reclaimed
 from pierhead.client.session import Session
+from pierhead.client.units import ago, human_size
 
 
 def _confirm(options: Options, warning: str) -> None:
@@ -147,4 +148,18 @@ def system(session: Session, options: Options) -> int:
             _list(options, kind, found.get(f"{kind}Deleted"))
         answers.append(found)
     _space(options, *answers)
+    if preview and preview.get("CleanUp"):
+        _clean_up(preview["CleanUp"])
     return 0
+
+
+def _clean_up(found: Any) -> None:
+    """What the daemon does by itself."""
+    print(
+        f"\nThe disk is {found['Full']:g}% full. From {found['High']:g}% on the daemon itself removes, until it is "
+        f"{found['Low']:g}% full, in this order:"
+    )
+    for one in found["Order"]:
+        print(f"{one['Kind']} {one['Name']}, last used {ago(one['Used'] // 10**9)}: {human_size(one['Size'])}")
+    if not found["Order"]:
+        print("(nothing may go now)")

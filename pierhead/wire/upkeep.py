@@ -1,6 +1,6 @@
 """What the daemon does for its disk, fsck, trim, previews of prune (none of it is part of Docker's API)."""
 
-from pierhead.wire.codec import Message, always, always_new
+from pierhead.wire.codec import Message, always, always_list, always_new
 from pierhead.wire.containers import ContainerPruneResponse
 from pierhead.wire.images import ImagePruneResponse
 from pierhead.wire.networks import NetworkPruneResponse
@@ -63,10 +63,33 @@ class TrimMessage(Message):
     result: TrimResult | None = None
 
 
+class CleanUpStep(Message):
+    """Something that a clean-up by marks would remove: an image or container; used: when it last was, in ns; size:
+    the bytes that gives back."""
+
+    kind: str = always("")
+    name: str = always("")
+    used: int = always(0)
+    size: int = always(0)
+
+
+class CleanUpPreview(Message):
+    """What a clean-up by marks may remove, in its order; it stops below the low mark. In per cent of the disk."""
+
+    full: float = always(0.0)
+    high: float = always(0.0)
+    low: float = always(0.0)
+    order: list[CleanUpStep] = always_list()
+
+
 class PrunePreview(Message):
-    """The answer to GET /system/prune: what the prunes of ``system prune`` would answer, one after the other."""
+    """The answer to GET /system/prune: what the prunes of ``system prune`` would answer, one after the other.
+
+    clean_up: what the daemon does by itself where it has been given marks; as things are, not after these prunes.
+    """
 
     containers: ContainerPruneResponse = always_new(ContainerPruneResponse)
     networks: NetworkPruneResponse = always_new(NetworkPruneResponse)
     volumes: VolumePruneResponse = always_new(VolumePruneResponse)
     images: ImagePruneResponse = always_new(ImagePruneResponse)
+    clean_up: CleanUpPreview | None = None

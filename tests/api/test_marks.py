@@ -78,6 +78,10 @@ def test_images_that_can_be_had_again_go_least_recently_used_first(tmp_path: Pat
         engine.api.create("/none", image="first:1", name="short")
         engine.api.ok("DELETE", "/containers/short")
         assert clean_ups(engine) == []
+        preview = engine.api.get("/system/prune")["CleanUp"]
+        assert [one["Name"] for one in preview["Order"]] == ["second:1", "first:1"] and preview["High"] == 60
+        said = engine.pier("system", "prune", "--dry-run").check().lines
+        assert said[-2].startswith("image second:1, last used ") and said[-1].startswith("image first:1, last used ")
         import_image(engine, "again")  # what it was until now has no name any more
         # Eight of twenty megabytes are above the mark.  First goes what has no name, then "second": "first" was used.
         fill(engine, "third")

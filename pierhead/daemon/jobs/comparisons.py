@@ -58,10 +58,13 @@ def mounts(engine: Engine) -> Iterator[Difference]:
     """What is mounted below the roots: volumes that are mounts while a container has them, and nothing else."""
     points = mount_points()
     data, run = os.path.realpath(engine.config.data_root), os.path.realpath(engine.config.exec_root)
-    folders = [os.path.join(data, name) for name in (engine.layers.name, "containers", "split", "tmp")]
+    folders = [os.path.join(data, name) for name in ("containers", "split", "tmp")]
     folders.append(os.path.join(run, "containers"))
+    home, layers = os.path.join(data, engine.layers.name, ""), frozenset(engine.layers.list())
     for point in points:
-        if any(point.startswith(f"{folder}/") for folder in folders):
+        # Beside the layers a driver may have mounts of its own.
+        in_layer = point.startswith(home) and point[len(home) :].partition("/")[0] in layers
+        if in_layer or any(point.startswith(f"{folder}/") for folder in folders):
             yield Difference(
                 Kind.LEFTOVER,
                 "mount",

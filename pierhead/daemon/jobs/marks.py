@@ -29,10 +29,11 @@ _EVERY = Filters({"dangling": ("false",)})
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """Something that may go. kind: "image" or "container"; used: ns; remove: gives the bytes given back,
-    None where it was not removed after all."""
+    """Something that may go. kind: "image" or "container"; name: as a user knows it; used: ns; remove: gives the bytes
+    given back, None where it was not removed after all."""
 
     kind: str
+    id: str
     name: str
     used: int
     remove: Callable[[], Coroutine[object, object, int | None]]
@@ -62,14 +63,16 @@ def order(engine: Engine) -> Iterator[Candidate]:
         pulled = any(name.digest is not None for name in found.names)
         group = "dangling" if not tagged else "pulled" if pulled else "local"
         name = tagged[0].familiar if tagged else found.image.id
-        groups[group].append(Candidate("image", name, used.get(found.image.id, 0), _image(engine, found)))
+        groups[group].append(
+            Candidate("image", found.image.id, name, used.get(found.image.id, 0), _image(engine, found))
+        )
     for group in ("dangling", "pulled", "local"):
         if group in may:
             old = [one for one in groups[group] if one.used < newest]
             yield from sorted(old, key=lambda one: (one.used, one.name))
     if "containers" in may:
         ended = [
-            Candidate("container", one.name, max(one.created, one.finished), _container(engine, one.id))
+            Candidate("container", one.id, one.name, max(one.created, one.finished), _container(engine, one.id))
             for one in containers.prunable(engine, Filters())
         ]
         oldest = min(newest, time.time_ns() - may["containers"])
@@ -103,14 +106,14 @@ def _container(engine: Engine, id: str) -> Callable[[], Coroutine[object, object
 async def clean(engine: Engine) -> int:
     """Remove until the disk is below the low mark, or nothing is left that may go: how many things went."""
     before, count, freed = full(engine), 0, 0
-    tried: set[tuple[str, str]] = set()
+    tried: set[str] = set()
     while full(engine) > engine.config.disk_low_mark:
         # Asked anew each time: with a container its image may have become one of those that may go.
         candidates = await blocking(lambda: list(order(engine)))
-        following = next((one for one in candidates if (one.kind, one.name) not in tried), None)
+        following = next((one for one in candidates if one.id not in tried), None)
         if following is None:
             break
-        tried.add((following.kind, following.name))
+        tried.add(following.id)
         try:
             given_back = await following.remove()
         except (PierheadError, OSError) as error:
