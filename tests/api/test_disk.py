@@ -16,7 +16,7 @@ from tests.harness.engines import Engine, Pierd
 from tests.harness.engines import engine as started_engine
 from tests.harness.filesystems import file_system
 from tests.harness.hands import Background
-from tests.harness.images import docker_archive
+from tests.harness.images import docker_archive, oci_archive
 from tests.harness.processes import wait_until
 
 pytestmark = pytest.mark.only_pierhead("Docker does not say where every byte is")
@@ -56,8 +56,10 @@ def on_disk(*paths: Path) -> int:
     return sum(seen.values())
 
 
-def load(api: Api, layers: list[bytes], name: str) -> None:
-    api.ok("POST", "/images/load", raw=docker_archive(layers, [name]), content_type="application/x-tar")
+def load(api: Api, layers: list[bytes], name: str, oci: bool = False) -> None:
+    """oci: with compressed layers, which are kept."""
+    data = oci_archive(layers, f"docker.io/library/{name}") if oci else docker_archive(layers, [name])
+    api.ok("POST", "/images/load", raw=data, content_type="application/x-tar")
 
 
 def owners(disk: dict[str, Any]) -> int:
@@ -70,8 +72,8 @@ def owners(disk: dict[str, Any]) -> int:
 def used(request: pytest.FixtureRequest) -> Iterator[Engine]:
     """A daemon that has been used, and rests."""
     with started_engine("pierd", ("--storage-driver", request.param)) as made:
+        load(made.api, LAYERS[:2], "y:1", oci=True)
         load(made.api, LAYERS, "x:1")
-        load(made.api, LAYERS[:2], "y:1")
         writer = made.api.run(
             "sh", "-c", WRITING, name="writer", HostConfig={"Binds": ["named:/v"]}, Volumes={"/a": {}}
         )
@@ -96,6 +98,7 @@ def test_each_owner_has_the_bytes_that_are_its_own(used: Engine) -> None:
     disk = usage["Pierhead"]
     assert disk["Database"] == on_disk(*root.glob("graph.db*"))
     assert disk["Volumes"] == on_disk(*(root / "volumes").iterdir())
+    assert disk["Blobs"] == on_disk(*(root / "blobs/sha256").iterdir()) > 0
     writer = next(one for one in usage["Containers"] if one["Names"] == ["/writer"])
     home = root / "containers" / writer["Id"]
     logs = list(home.glob("*-json.log*"))
@@ -137,6 +140,7 @@ def test_what_is_nobodys_is_said_with_its_place(used: Engine) -> None:
         root / driver / ("a" * 64),
         root / "containers/old",
         root / "volumes/gone",
+        root / "blobs/sha256/y",
         root / "split/x",
     ]
     if driver == "overlay2":
@@ -167,6 +171,29 @@ def test_layers_of_an_older_pierhead_are_measured_once(pierd: Pierd) -> None:
     after = pierd.api.get("/system/df")["Pierhead"]
     assert after["Layers"] == before["Layers"] and after["Unaccounted"] == 0
     assert after["Total"] == on_disk(pierd.data_root)
+
+
+def test_what_is_just_being_made_or_removed_is_not_unaccounted(used: Engine) -> None:
+    api = used.api
+
+    layers = [archive(folder(f"d{part}"), *(file(f"d{part}/{n}", "x") for n in range(40))) for part in range(8)]
+
+    def churn() -> None:
+        for number in range(4):
+            load(api, layers, "c:1", oci=True)
+            id = api.create("true", image="c:1", HostConfig={"Binds": [f"churn{number}:/v"]})
+            api.ok("DELETE", f"/containers/{id}")
+            api.ok("DELETE", f"/volumes/churn{number}")
+            api.ok("DELETE", "/images/c:1")
+
+    work = Background(churn)
+    looks = 0
+    while work.thread.is_alive() or not looks:
+        disk = api.get("/system/df")["Pierhead"]
+        assert not disk["Strays"] and disk["Unaccounted"] == 0
+        looks += 1
+    work.finish()
+    assert api.get("/system/df")["Pierhead"]["Total"] == on_disk(used.data_root)
 
 
 # -- what removals give back ------------------------------------------------------------------------------------------
@@ -208,8 +235,8 @@ def given_back(headers: Mapping[str, str]) -> tuple[int, int]:
 
 def test_a_removal_says_to_the_byte_what_it_has_given_back(small: Pierd) -> None:
     empty, free_before = used_by_others(small), free(small)
+    load(small.api, LAYERS[:2], "y:1", oci=True)
     load(small.api, LAYERS, "x:1")
-    load(small.api, LAYERS[:2], "y:1")
     small.api.ok("POST", "/volumes/create", {"Name": "named"})
     for name in ("one", "two", "kept"):
         id = small.api.run("sh", "-c", WRITING, name=name, HostConfig={"Binds": ["named:/v"]}, Volumes={"/a": {}})

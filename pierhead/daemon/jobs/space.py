@@ -103,6 +103,7 @@ def account(engine: Engine, held: Holdings, containers: Iterable[ContainerUse], 
         _add_layer(engine, usage, layer, missing=layer.cache_id in rest.missing)
     drivers = {layer.driver for layer in held.layers} | {container.driver for container in rows}
     _add_folders(engine, made, held, {container.id for container in rows}, drivers)
+    _look_again(engine, usage)
     usage.engine += blocks(made.home)
     usage.total = sum(
         (
@@ -115,6 +116,32 @@ def account(engine: Engine, held: Holdings, containers: Iterable[ContainerUse], 
     system = os.statvfs(made.home)
     usage.capacity, usage.free = system.f_blocks * system.f_frsize, system.f_bavail * system.f_frsize
     return usage
+
+
+def _look_again(engine: Engine, usage: DiskUsage) -> None:
+    """What was made since the rows were read has its row by now, and what was being removed is gone: no strays."""
+    if not usage.strays:
+        return
+    rows = engine.db.all(
+        "SELECT cache_id AS id FROM layer UNION SELECT id FROM container UNION SELECT layer_id FROM container "
+        "UNION SELECT name FROM volume UNION SELECT substr(digest, 8) FROM content"
+    )
+    known = {row["id"] for row in rows}
+    strays, usage.strays, usage.unaccounted = usage.strays, [], 0
+    for stray in strays:
+        if _names(stray.path) & known:
+            usage.scratch += stray.size
+        elif os.path.lexists(stray.path):
+            usage.strays.append(stray)
+            usage.unaccounted += stray.size
+
+
+def _names(path: str) -> set[str]:
+    """What something may be of, by its name or, if it is a link, by where it leads."""
+    try:
+        return {os.path.basename(path), *os.readlink(path).split("/")}
+    except OSError:
+        return {os.path.basename(path)}
 
 
 def _add_layer(engine: Engine, usage: DiskUsage, layer: HeldLayer, *, missing: bool) -> None:
@@ -152,7 +179,10 @@ def _add_folders(engine: Engine, made: _Account, held: Holdings, containers: Set
             usage.engine += blocks(path)
             usage.scratch += measure(path).disk - blocks(path)
         elif name == "blobs":
-            usage.blobs += measure(path).disk
+            usage.engine += blocks(path)
+            kept = {row["hex"] for row in engine.db.all("SELECT substr(digest, 8) AS hex FROM content")}
+            made.folder("blobs/sha256", kept)
+            usage.blobs += sum(blocks(made.path("blobs/sha256", blob)) for blob in kept)
         elif name == engine.layers.name:
             continue
         elif name in drivers or os.path.exists(os.path.join(path, "graph.db")):

@@ -165,7 +165,10 @@ class BtrfsDriver(VfsDriver):
                 return super().measure(id)
         finally:
             os.close(above)
-        fd = self.open_layer(id)
+        try:
+            fd = self.open_layer(id)
+        except FileNotFoundError:
+            return Usage(0, 0)  # it is just being removed
         try:
             own = self._written(id, fd)
         finally:

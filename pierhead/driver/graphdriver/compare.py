@@ -34,7 +34,10 @@ def compare(layer: int, parent: int | None, *, overlay: bool, met: Met = lambda 
 def _level(new: int, old: int | None, path: str, found: list[Change], overlay: bool, complete: bool, met: Met) -> None:
     """One directory. complete: what the old one has and the new one does not is deleted."""
     complete = complete or is_opaque(new)
-    names = set(map(os.fsencode, os.listdir(new)))
+    try:
+        names = set(map(os.fsencode, os.listdir(new)))
+    except FileNotFoundError:
+        return  # a running container has just deleted it
     gone = set(map(os.fsencode, os.listdir(old))) - names if complete and old is not None else set()
     for name in sorted(names | gone):
         full = f"{path}/{os.fsdecode(name)}"

@@ -435,14 +435,14 @@ class OverlayDriver:
         """``diff``; on disk also the rest of the directory, and the short name."""
         try:
             names = os.listdir(self._dir(id))
-        except FileNotFoundError:
-            return Usage(0, 0)
-        parts = {name: measure(self._dir(id, name)) for name in names if name != BASE}
-        disk = blocks(self._dir(id)) + sum(part.disk for part in parts.values())
-        if "link" in parts:
-            disk += blocks(os.path.join(self._home, "l", self._read(id, "link")))
-        if BASE in names:
-            disk += unshared(self._dir(id, BASE))
+            parts = {name: measure(self._dir(id, name)) for name in names if name != BASE}
+            disk = blocks(self._dir(id)) + sum(part.disk for part in parts.values())
+            if "link" in parts:
+                disk += blocks(os.path.join(self._home, "l", self._read(id, "link")))
+            if BASE in names:
+                disk += unshared(self._dir(id, BASE))
+        except FileNotFoundError:  # it is not there, or is just being removed
+            return Usage(0, measure(self._dir(id)).disk)
         return Usage(parts["diff"].content if "diff" in parts else 0, disk)
 
     def remainder(self, known: Set[str]) -> Remainder:
@@ -457,11 +457,14 @@ class OverlayDriver:
         strays = [self._dir(id) for id in sorted(present.difference(known, self.reserved))]
         short: dict[str, list[str]] = {}
         for name in os.listdir(links) if "l" in present else ():
-            short.setdefault(os.readlink(os.path.join(links, name)).removesuffix("/diff")[3:], []).append(name)
+            target = _target(os.path.join(links, name)) or ""
+            short.setdefault(target.removesuffix("/diff")[3:], []).append(name)
         for id, names in short.items():
             if id in known and id in present and len(names) == 1:
                 continue
-            kept = self._read(id, "link") if id in known and id in present else ""
+            kept = ""
+            with contextlib.suppress(FileNotFoundError):
+                kept = self._read(id, "link") if id in known else ""
             strays += [os.path.join(links, name) for name in names if name != kept]
         found = tuple((path, measure(path).disk) for path in strays)
         return Remainder(own, found, frozenset(known - present))

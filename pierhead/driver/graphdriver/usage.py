@@ -8,6 +8,7 @@ file with several names counts once, a sparse one by what is written of it.
 import errno
 import os
 import stat
+from contextlib import suppress
 
 from pierhead.driver.graphdriver.api import Usage
 from pierhead.linux.openat import open_in_root
@@ -113,7 +114,7 @@ def measure_tree(top: int) -> Usage:
 def _level(fd: int, tally: Tally) -> list[bytes]:
     """Count what is in a directory: the names of those in it."""
     below = []
-    with os.scandir(fd) as listing:
+    with suppress(FileNotFoundError), os.scandir(fd) as listing:  # a directory that is deleted meanwhile has no list
         for entry in listing:
             try:
                 found = entry.stat(follow_symlinks=False)

@@ -164,9 +164,12 @@ class VfsDriver:
     def measure(self, id: str) -> Usage:
         """Both trees compared, as for ``changes``: what differs is content, all of the copy is on the disk."""
         try:
-            fd = self.open_layer(id)
-        except FileNotFoundError:
+            return self._measure(id)
+        except FileNotFoundError:  # it is not there, or is just being made or removed
             return Usage(0, measure(self._dir(id)).disk)
+
+    def _measure(self, id: str) -> Usage:
+        fd = self.open_layer(id)
         try:
             found = os.fstat(fd)
             tally = Tally(found.st_dev)
