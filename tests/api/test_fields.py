@@ -11,7 +11,17 @@ from typing import Any
 import msgspec
 import pytest
 
-from pierhead.wire.containers import ContainerConfig, HostConfig, Resources
+from pierhead.wire.containers import (
+    BindOptions,
+    ContainerConfig,
+    HostConfig,
+    ImageOptions,
+    Mount,
+    MountDriver,
+    Resources,
+    TmpfsOptions,
+    VolumeOptions,
+)
 from pierhead.wire.execs import ExecConfig, ExecStartConfig
 from tests.api.test_limits import disk
 from tests.harness.api import Api, demultiplex
@@ -212,6 +222,22 @@ def test_no_field_of_a_create_request_has_been_forgotten() -> None:
     texts = "".join(path.read_text() for path in HERE.glob("test_*.py"))
     for field, test in BY_OTHERS.items():
         assert f"\ndef {test}(" in texts, f"{field}: no {test}"
+
+
+OF_MOUNTS: dict[type[msgspec.Struct], str] = {
+    Mount: "Type Source Target ReadOnly Consistency BindOptions VolumeOptions ImageOptions TmpfsOptions ClusterOptions",
+    BindOptions: "Propagation NonRecursive CreateMountpoint ReadOnlyNonRecursive ReadOnlyForceRecursive",
+    VolumeOptions: "NoCopy Labels Subpath DriverConfig",
+    MountDriver: "Name Options",
+    ImageOptions: "Subpath",
+    TmpfsOptions: "SizeBytes Mode Options",
+}
+"""Tested in test_mounts, but for Consistency: that is for clients whose host is another one."""
+
+
+def test_no_field_of_a_mount_has_been_forgotten() -> None:
+    for kind, names in OF_MOUNTS.items():
+        assert fields(kind) == set(names.split())
 
 
 def test_what_a_create_request_says_is_what_the_container_has(engine: Engine, api: Api) -> None:

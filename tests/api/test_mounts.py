@@ -209,6 +209,8 @@ def test_a_tmpfs_has_the_options_it_was_given(api: Api) -> None:
     assert "size=2048k" in found["/t"] and "uid=5" in found["/t"]
 
 
+VOLUME = {"Type": "volume", "Target": "/m", "Source": "v"}
+
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"Type": "tmpfs"}, "field Target must not be empty"),
     ({"Type": "tmpfs", "Target": "/"}, "invalid specification: destination can't be '/'"),
@@ -244,6 +246,10 @@ REFUSED_28: list[tuple[dict[str, Any], str]] = [
         "subpath must be a relative path within the volume",
     ),
     ({"Type": "image", "Target": "/m"}, "field Source must not be empty"),
+    (VOLUME | {"TmpfsOptions": {"Mode": 5}}, "field TmpfsOptions must not be specified"),
+    (VOLUME | {"ImageOptions": {"Subpath": "x"}}, "field ImageOptions must not be specified"),
+    (VOLUME | {"ClusterOptions": {}}, "field ClusterOptions must not be specified"),
+    (TMPFS | {"VolumeOptions": {"NoCopy": True}}, "field VolumeOptions must not be specified"),
     (TMPFS | {"TmpfsOptions": {"Options": [["wat"]]}}, "invalid option: wat"),
 ]
 
@@ -256,6 +262,18 @@ def test_a_mount_that_cannot_be_is_refused_before_anything_is_made(api: Api, tab
         expected = f'invalid mount config for type "{mount["Type"]}": {words}'
         assert refused.status == 400 and refused.message == expected, mount
     assert api.get("/containers/json", all=1) == [] and not api.get("/volumes")["Volumes"]
+
+
+@needs_docker28
+def test_a_missing_source_of_a_bind_is_made_where_that_is_asked_for(api: Api, tmp_path: Path) -> None:
+    missing = tmp_path / "not/yet"
+    mount = {"Type": "bind", "Source": str(missing), "Target": "/m", "Consistency": "delegated"}
+    body = {"Image": "busybox", "Cmd": ["touch", "/m/file"], "HostConfig": {"Mounts": [mount]}}
+    refused = api.send("POST", "/containers/create", body)
+    assert refused.status == 400 and f"bind source path does not exist: {missing}" in refused.message
+    mount["BindOptions"] = {"CreateMountpoint": True}  # type: ignore[assignment]
+    assert api.wait(api.run("touch", "/m/file", HostConfig=body["HostConfig"])) == 0
+    assert (missing / "file").exists()
 
 
 def test_a_volume_of_a_driver_that_is_not_there_is_refused_however_it_is_asked_for(api: Api) -> None:

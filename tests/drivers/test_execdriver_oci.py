@@ -10,6 +10,7 @@ import pytest
 
 from pierhead.driver.execdriver.api import ExecDriver, ExecError, Exited, Lost, Started, StartError
 from pierhead.driver.execdriver.native import NativeDriver
+from pierhead.driver.execdriver.oci import unused
 from pierhead.errors import InvalidParameter
 from pierhead.libcontainer import capabilities, oci, seccomp
 from pierhead.libcontainer.spec import Device, DeviceRule, NetworkSetup, Resources, Rlimit
@@ -162,3 +163,17 @@ def test_a_container_is_known_for_the_drivers_that_made_it(box: Box, tmp_path: P
     finally:
         box.clean()
         native.close()
+
+
+def test_no_folder_is_covered_that_a_container_needs(tmp_path: Path) -> None:
+    for name in ("one", "two", "data"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "one/source").mkdir()
+    (tmp_path / "data/link").symlink_to(tmp_path / "one/source")
+    places = [str(tmp_path / name) for name in ("nothing", "one", "two")]
+    assert unused([], places) == places[1]
+    assert unused([str(tmp_path / "data"), "tmpfs", ""], places) == places[1]
+    assert unused([str(tmp_path / "data/link")], places) == places[2]
+    for needed in (places, ["/"], [str(tmp_path)]):
+        with pytest.raises(ValueError, match="a user namespace needs one of"):
+            unused(needed, places)

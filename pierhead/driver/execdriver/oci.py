@@ -14,7 +14,7 @@ import logging
 import marshal
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -143,7 +143,7 @@ class OciDriver(Shims):
                 for name, mount in prepared
             ),
             "user": (spec.process.user, tuple(spec.process.groups)),
-            "users": self._users(spec, config, request.spec.cgroup),
+            "users": self._users(spec, path, request.spec.cgroup),
             "network_namespace": new,
             "network": (
                 tuple(setup.host),
@@ -159,7 +159,7 @@ class OciDriver(Shims):
         }
         return marshal.dumps(program, 2)
 
-    def _users(self, spec: Spec, config: oci.Config, cgroup: str) -> dict[str, object] | None:
+    def _users(self, spec: Spec, runtime: str, cgroup: str) -> dict[str, object] | None:
         """What the shim needs to know of a user namespace: its root on the host, maps, the folder of all layers, and
         where the root is mounted, and what of its cgroup is given to it. Raises ValueError where there is no such
         place."""
@@ -167,19 +167,18 @@ class OciDriver(Shims):
         if maps is None:
             return None
         own = spec.namespaces.get(NamespaceKind.CGROUP, NamespaceMode.NEW) is NamespaceMode.NEW
-        needed = [str(mount["source"]) for mount in config["mounts"]] + [self.folder(spec.id)]
-        needed += [spec.root.path] if isinstance(spec.root, DirectoryRoot) else spec.root.lower
-        for place in PLACES:
-            if os.path.isdir(place) and not any(f"{path}/".startswith(f"{place}/") for path in needed):
-                return {
-                    "ids": maps.root,
-                    "uids": idmap.text(maps.uids),
-                    "gids": idmap.text(maps.gids),
-                    "base": userplan.base(spec.root),
-                    "place": place,
-                    "gifts": cgroups.gifts(self.layout, self.layout.unified + cgroup, maps.root) if own else (),
-                }
-        raise ValueError(f"a user namespace needs one of the folders {', '.join(PLACES)}, empty of what is mounted")
+        root = [spec.root.path] if isinstance(spec.root, DirectoryRoot) else [*spec.root.lower]
+        needed = [*root, self.folder(spec.id), runtime, *os.environ.get("LD_LIBRARY_PATH", "").split(":")]
+        for mount in spec.mounts:
+            needed += [mount.source, *mount.layers]
+        return {
+            "ids": maps.root,
+            "uids": idmap.text(maps.uids),
+            "gids": idmap.text(maps.gids),
+            "base": userplan.base(spec.root),
+            "place": unused(needed),
+            "gifts": cgroups.gifts(self.layout, self.layout.unified + cgroup, maps.root) if own else (),
+        }
 
     # Afterwards
 
@@ -206,6 +205,23 @@ class OciDriver(Shims):
         with suppress(OSError):
             cgroupfs.remove(tuple(filter(os.path.isdir, directories)))
         super().clear_folder(id)
+
+
+def _folder(path: str) -> str:
+    return os.path.realpath(path).rstrip("/") + "/"
+
+
+def unused(needed: Iterable[str], places: Sequence[str] = PLACES) -> str:
+    """The first place that is there and neither has any of these in it nor is in one, wherever links lead.
+
+    Raises ValueError.
+    """
+    real = [_folder(path) for path in needed if path.startswith("/")]
+    for place in places:
+        ours = _folder(place)
+        if os.path.isdir(place) and not any(path.startswith(ours) or ours.startswith(path) for path in real):
+            return place
+    raise ValueError(f"a user namespace needs one of {', '.join(places)}, in which nothing is that it mounts")
 
 
 def _environment() -> dict[str, str]:
