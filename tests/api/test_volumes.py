@@ -1,6 +1,10 @@
 """Volumes, binds and tmpfs: data outlives containers, is where it was asked for, and may be read only."""
 
+import io
+import json
+import tarfile
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -35,6 +39,41 @@ def test_a_named_volume_is_made_at_its_first_use(api: Api) -> None:
 
 def test_a_new_volume_gets_what_the_image_has_there(api: Api) -> None:
     assert "root:x:0:0" in api.output("cat", "/etc/passwd", HostConfig={"Binds": ["filled:/etc"]})
+
+
+def test_what_a_volume_gets_has_its_owners_modes_and_links_and_nocopy_gets_nothing(api: Api) -> None:
+    def owned(info: tarfile.TarInfo) -> tarfile.TarInfo:
+        info.uid, info.gid = 7, 8
+        return info
+
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as made:
+        for name, mode in (("srv", 0o755), ("srv/data", 0o2750), ("srv/data/deep", 0o700)):
+            folder = tarfile.TarInfo(name)
+            folder.type, folder.mode, folder.mtime = tarfile.DIRTYPE, mode, 1_600_000_000
+            made.addfile(owned(folder))
+        text = tarfile.TarInfo("srv/data/deep/file")
+        text.size, text.mode, text.mtime = 4, 0o4640, 1_600_000_000
+        made.addfile(owned(text), io.BytesIO(b"text"))
+        link = tarfile.TarInfo("srv/data/link")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        made.addfile(owned(link))
+    id = api.create("true", name="source")
+    api.ok("PUT", f"/containers/{id}/archive?path=/", raw=buffer.getvalue(), content_type="application/x-tar")
+    api.ok("POST", "/commit?container=source&repo=withdata&tag=1")
+    looks = "cd /v; stat -c '%n %a %u:%g %Y' . deep deep/file; readlink link"
+    told = api.output("sh", "-c", looks, image="withdata:1", HostConfig={"Binds": ["fresh:/v"]}, WorkingDir="/")
+    assert told.startswith(". 755 0:0"), "a path that the image has not is a new folder"
+    where = {"Binds": ["copied:/srv/data"]}
+    told = api.output("sh", "-c", looks.replace("/v", "/srv/data"), image="withdata:1", HostConfig=where)
+    assert told.splitlines() == [
+        *(". 2750 7:8 1600000000", "deep 700 7:8 1600000000", "deep/file 4640 7:8 1600000000", "/etc/passwd")
+    ]
+    where = {"Binds": ["empty:/srv/data:nocopy"]}
+    assert api.output("ls", "-A", "/srv/data", image="withdata:1", HostConfig=where) == ""
+    for container in api.get("/containers/json", all=1):
+        api.ok("DELETE", f"/containers/{container['Id']}", force=1)
+    api.ok("DELETE", "/images/withdata:1")
 
 
 def test_anonymous_volumes_go_with_the_container_that_asked(api: Api) -> None:
@@ -72,6 +111,20 @@ def test_prune_takes_unused_anonymous_volumes(api: Api) -> None:
     name = api.inspect(id)["Mounts"][0]["Name"]
     api.ok("DELETE", f"/containers/{id}")
     assert name in api.ok("POST", "/volumes/prune").json["VolumesDeleted"]
+
+
+@pytest.mark.needs_docker28("speaks 1.41, where every unused volume is pruned")
+def test_prune_spares_volumes_with_a_name_unless_all_is_asked_for(engine: Engine) -> None:
+    api = Api(engine.socket, "v1.42")
+    api.ok("POST", "/volumes/create", {"Name": "named", "Labels": {"keep": "no"}})
+    api.ok("POST", "/volumes/create", {"Name": "kept", "Labels": {"keep": "yes"}})
+    api.ok("POST", "/volumes/create", {"Name": "used"})
+    api.create("true", HostConfig={"Binds": ["used:/used"]})
+    anonymous = api.ok("POST", "/volumes/create", {}).json["Name"]
+    assert api.ok("POST", "/volumes/prune").json["VolumesDeleted"] == [anonymous]
+    filters = {"all": ["true"], "label!": ["keep=yes"]}
+    assert api.ok("POST", f"/volumes/prune?filters={quote(json.dumps(filters))}").json["VolumesDeleted"] == ["named"]
+    assert {volume["Name"] for volume in api.get("/volumes")["Volumes"]} == {"kept", "used"}
 
 
 def test_a_bind_shows_the_hosts_folder(api: Api, tmp_path: Path) -> None:

@@ -183,6 +183,49 @@ def test_devices_pipes_and_attributes(driver: GraphDriver) -> None:
         os.close(fd)
 
 
+def test_capabilities_of_files_come_and_go_with_layers(driver: GraphDriver) -> None:
+    """cap_net_raw=ep, as ping has it."""
+    value = "\x01\0\0\x02\0\x20" + "\0" * 14
+    layer(driver, "a", None, file("ping", "x", mode=0o755, xattrs={"security.capability": value}), file("plain", "x"))
+    driver.create("w", "a", writable=True)
+    with opened(driver, "w", readonly=False) as root:
+        assert os.getxattr(root / "ping", "security.capability") == value.encode()
+        os.setxattr(root / "plain", "security.capability", value.encode())
+    assert list(driver.changes("w")) == [Change("/plain", MODIFIED)]
+    data = b"".join(driver.diff("w"))
+    assert listing(data)["plain"].pax_headers["SCHILY.xattr.security.capability"] == value
+    driver.create("b", "a")
+    driver.apply("b", io.BytesIO(data))
+    with opened(driver, "b") as root:
+        assert os.getxattr(root / "plain", "security.capability") == value.encode()
+
+
+def test_holes_in_files_take_no_space_anywhere(driver: GraphDriver) -> None:
+    size = 32 << 20
+    driver.create("w", None, writable=True)
+    with opened(driver, "w", readonly=False) as root, (root / "sparse").open("wb") as sparse:
+        sparse.write(b"begin")
+        sparse.seek(size // 2)
+        sparse.write(b"middle")
+        sparse.truncate(size)
+    data = b"".join(driver.diff("w"))
+    assert listing(data)["sparse"].size == size
+    driver.create("a", None)
+    driver.apply("a", io.BytesIO(data))
+    driver.create("c", "a", writable=True)
+    for id in ("a", "c"):  # where layers are copies: of the copy, too
+        with opened(driver, id) as root:
+            content = (root / "sparse").read_bytes()
+            assert len(content) == size and content[:5] == b"begin" and content[size // 2 :][:6] == b"middle"
+            assert content.count(0) == size - 11
+        fd = driver.open_layer(id)
+        try:
+            if id == "a" or driver.name in WHOLE:
+                assert os.stat("sparse", dir_fd=fd).st_blocks * 512 < size // 4
+        finally:
+            os.close(fd)
+
+
 @pytest.mark.parametrize(
     "name",
     ["with space", "new\nline", "ünïcödé", "\udcff\udcfe", "-rf", "a" * 255, "x" * 90 + "/" + "y" * 200, "*?[", ".whx"],

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from pierhead.driver.graphdriver import detached, overlay, usage
+from pierhead.driver.graphdriver import detached, overlaylayout, usage
 from pierhead.driver.graphdriver.overlay import OverlayDriver
 from tests.harness.archives import NS, Item, archive, device, file, folder, hardlink, opaque, symlink, whiteout
+from tests.harness.filesystems import file_system
 
 LAYERS: list[list[Item]] = [
     [
@@ -79,7 +80,7 @@ def test_merged_layers_look_as_the_kernel_stacks_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, depth: int
 ) -> None:
     stacked = chain(tmp_path / "a")
-    monkeypatch.setattr(overlay, "MAX_LOWER", depth)
+    monkeypatch.setattr(overlaylayout, "MAX_LOWER", depth)
     merged = chain(tmp_path / "b")
     for number in range(len(LAYERS)):
         assert seen(merged, f"{number}") == seen(stacked, f"{number}")
@@ -91,7 +92,7 @@ def test_merged_layers_look_as_the_kernel_stacks_them(
 def test_a_merged_tree_takes_its_directories_alone_and_goes_with_its_layer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(overlay, "MAX_LOWER", 2)
+    monkeypatch.setattr(overlaylayout, "MAX_LOWER", 2)
     driver = OverlayDriver(str(tmp_path))
     driver.create("a", None)
     driver.apply("a", io.BytesIO(archive(folder("d"), file("d/large", b"x" * 1_000_000), file("d/hidden"))))
@@ -111,7 +112,7 @@ def test_a_merged_tree_takes_its_directories_alone_and_goes_with_its_layer(
 
 
 def test_a_merge_that_was_interrupted_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(overlay, "MAX_LOWER", 2)
+    monkeypatch.setattr(overlaylayout, "MAX_LOWER", 2)
     driver = chain(tmp_path)
     base = tmp_path / "overlay2/1/base"
     half = base.with_name("base.new")
@@ -119,6 +120,14 @@ def test_a_merge_that_was_interrupted_is_made_again(tmp_path: Path, monkeypatch:
     (half / "stray").touch()
     driver.create("w", "1", writable=True)
     assert base.exists() and not half.exists() and not (base / "stray").exists()
+
+
+def test_a_file_system_without_types_in_its_directories_is_refused(tmp_path: Path) -> None:
+    """As xfs made with ftype=0: overlayfs on it mixes things up."""
+    with file_system("ext4", tmp_path, 16, "-O", "^filetype") as place:
+        with pytest.raises(OSError, match="d_type"):
+            OverlayDriver(str(place)).probe()
+        assert not [name for name in os.listdir(place / "overlay2") if name.startswith("probe")]
 
 
 def test_an_older_kernels_way_leaves_no_mount_to_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -442,7 +442,7 @@ def test_several_compressed_files_in_a_row_are_one_archive(store: Store) -> None
 
 
 def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path) -> None:
-    """On a small tmpfs in a mount namespace of its own; gigabytes of zeros in a megabyte."""
+    """On a small tmpfs in a mount namespace of its own; two hundred megabytes in one."""
     script = f"""
 import gzip, io, os, resource, sys
 sys.path[:0] = {[os.getcwd()]!r}
@@ -453,7 +453,7 @@ from pierhead.graph.holdings import holdings
 from pierhead.graph.importing import import_rootfs
 from tests.harness.archives import archive, file
 root = {str(tmp_path)!r}
-bomb = gzip.compress(archive(file("zeros", bytes(200 << 20))), 1)
+bomb = gzip.compress(archive(file("large", b"x" * (200 << 20))), 1)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 graph = Graph(GraphDB(root + "/db"), VfsDriver(root), root)
 try:

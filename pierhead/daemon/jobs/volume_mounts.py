@@ -5,6 +5,7 @@ goes with the last.
 """
 
 import os
+import socket
 from collections.abc import Mapping
 
 from pierhead.daemon.engine.engine import Engine, blocking, log
@@ -78,8 +79,7 @@ def is_mounted(path: str) -> bool:
 
 
 def _mount(path: str, options: Mapping[str, str]) -> None:
-    flags, data = _split(options.get("o", ""))
-    device, kind = options["device"], options["type"]
+    device, kind, flags, data = arguments(options)
     try:
         mount(device, path, kind, flags, data)
         if flags & const.MS_BIND and flags & ~(const.MS_BIND | const.MS_REC):
@@ -90,6 +90,32 @@ def _mount(path: str, options: Mapping[str, str]) -> None:
         raise PierheadError(
             f"error while mounting volume '{path}': failed to mount local volume: {what}: "
             f"{(error.strerror or '').lower()}"
+        ) from None
+
+
+def arguments(options: Mapping[str, str]) -> tuple[str, str, int, str]:
+    """What mount(2) is called with: device, type, flags, data. The kernel takes no host names: as mount.nfs(8) and
+    mount.cifs(8) they are looked up here. Raises PierheadError."""
+    flags, data = _split(options.get("o", ""))
+    device, kind = options["device"], options["type"]
+    words = data.split(",")
+    named = next((word for word in words if word.startswith("addr=")), "")
+    if kind in ("nfs", "nfs4", "cifs") and named:
+        words[words.index(named)] = f"addr={_address(named[len('addr=') :])}"
+        data = ",".join(words)
+    elif kind == "cifs" and device.startswith("//"):
+        host, slash, share = device[2:].partition("/")
+        device = f"//{_address(host)}{slash}{share}"
+    return device, kind, flags, data
+
+
+def _address(host: str) -> str:
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        return str(min(found, key=lambda one: one[0] != socket.AF_INET)[4][0])
+    except OSError as error:
+        raise PierheadError(
+            f"error resolving passed in network volume address: lookup {host}: {error.strerror}"
         ) from None
 
 

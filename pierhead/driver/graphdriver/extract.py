@@ -33,6 +33,8 @@ IMPLIED_MODE = 0o755
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _PLACES = 192
+_HOLE = 4096
+"""Bytes of zeros in one piece from which on a file gets a hole: archives do not say where theirs had one."""
 _SPECIAL = {CHARACTER: stat.S_IFCHR, BLOCK_DEVICE: stat.S_IFBLK, FIFO: stat.S_IFIFO}
 
 
@@ -197,9 +199,13 @@ class Extractor:
         try:
             if entry.size:
                 for piece in reader.content():
+                    if not piece[0] and len(piece) >= _HOLE and piece == bytes(len(piece)):
+                        os.lseek(fd, len(piece), os.SEEK_CUR)
+                        continue
                     written = os.write(fd, piece)
                     while written < len(piece):
                         written += os.write(fd, piece[written:])
+                os.ftruncate(fd, entry.size)  # a hole at the end
                 if self._record is not None:
                     self._record.content(entry.name, entry.size)
             os.fchown(fd, entry.uid, entry.gid)

@@ -171,12 +171,27 @@ def copy_node(source: int, target: int, name: bytes, found: os.stat_result, owne
 
 
 def copy_content(source: int, target: int) -> None:
-    """The rest of a file, shared between the two where the file system can (copy_file_range reflinks on btrfs, xfs)."""
+    """A file's content; its holes stay holes."""
+    size = os.fstat(source).st_size
+    end = 0
+    while end < size:
+        try:
+            start = os.lseek(source, end, os.SEEK_DATA)
+            end = os.lseek(source, start, os.SEEK_HOLE)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                break  # nothing but a hole
+            if error.errno != errno.EINVAL:
+                raise
+            start, end = end, size  # it does not know where it has holes
+        _copy_part(source, target, start, end)
+    os.ftruncate(target, size)
+
+
+def _copy_part(source: int, target: int, start: int, end: int) -> None:
+    """Shared between the two where the file system can (copy_file_range reflinks on btrfs, xfs)."""
     with contextlib.suppress(OSError):
-        while os.copy_file_range(source, target, _PIECE):
-            pass
-        return
-    while piece := os.read(source, 1 << 20):
-        view = memoryview(piece)
-        while view:
-            view = view[os.write(target, view) :]
+        while start < end and (done := os.copy_file_range(source, target, min(_PIECE, end - start), start, start)):
+            start += done
+    while start < end and (piece := os.pread(source, min(1 << 20, end - start), start)):
+        start += os.pwrite(target, piece, start)
