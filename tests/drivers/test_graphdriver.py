@@ -2,11 +2,13 @@
 
 import io
 import os
+import shutil
 import stat
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -297,6 +299,114 @@ def test_changes_are_dockers(driver: GraphDriver) -> None:
         Change("/new/file", ADDED),
     ]
     assert [change.kind for change in driver.changes("a")] == [ADDED] * 6
+
+
+def snapshot(root: Path) -> dict[str, os.stat_result]:
+    """Every path, as "/a/b"."""
+    return {
+        "/" + os.path.relpath(os.path.join(at, name), root): os.lstat(os.path.join(at, name))
+        for at, folders, files in os.walk(root)
+        for name in folders + files
+    }
+
+
+def compared(before: dict[str, os.stat_result], after: dict[str, os.stat_result]) -> dict[str, int]:
+    """Docker's rules (pkg/archive/changes.go) in the plainest way: two lists of everything, one beside the other."""
+    found: dict[str, int] = {}
+
+    def under(path: str, what: dict[str, os.stat_result]) -> bool:
+        return all(
+            stat.S_ISDIR(what[above].st_mode) if above in what else False
+            for above in (path[:at] for at in range(1, len(path)) if path[at] == "/")
+        )
+
+    for path in before.keys() | after.keys():
+        old, new = before.get(path), after.get(path)
+        if new is None:
+            if under(path, after):
+                found[path] = DELETED
+        elif old is None:
+            found[path] = ADDED
+        elif compared_node(old) != compared_node(new):
+            found[path] = MODIFIED
+    for path in list(found):
+        while path := path.rpartition("/")[0]:
+            found.setdefault(path, MODIFIED)
+    return found
+
+
+def compared_node(found: os.stat_result) -> tuple[int, ...]:
+    """What makes a node another one: of folders not the size and the time."""
+    own = (0, 0) if stat.S_ISDIR(found.st_mode) else (found.st_size, found.st_mtime_ns)
+    return found.st_mode, found.st_uid, found.st_gid, found.st_rdev, *own
+
+
+def scramble(root: Path, random: Random) -> None:
+    """Forty changes of all kinds that a container can make to its files."""
+    for number in range(40):
+        paths = sorted(snapshot(root))
+        path = root / random.choice(paths)[1:]
+        folders = [root, *(root / one[1:] for one in paths if stat.S_ISDIR(os.lstat(root / one[1:]).st_mode))]
+        place = random.choice(folders)
+        match random.choice(["write", "write", "make", "delete", "delete", "again", "mode", "owner", "link", "pipe"]):
+            case "write" if path.is_file() and not path.is_symlink():
+                path.write_text(f"changed {number}")
+            case "make":
+                (place / f"made{number}").mkdir()
+            case "delete" | "again" as what:
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+                if what == "again":
+                    path.mkdir() if number % 2 else path.write_text("again")
+            case "mode" if not path.is_symlink():
+                path.chmod(0o700 + number % 8)
+            case "owner":
+                os.chown(path, number, number, follow_symlinks=False)
+            case "link" if path.is_file() and not path.is_symlink():
+                os.link(path, place / f"linked{number}")
+                (place / f"symbolic{number}").symlink_to(path.name)
+            case "pipe":
+                os.mkfifo(place / f"pipe{number}")
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_changes_and_difference_agree_with_a_plain_comparison(driver: GraphDriver, seed: int) -> None:
+    items = [f"d{a}" + "/e" * b for a in range(3) for b in range(3)]
+    layer(
+        driver,
+        "a",
+        None,
+        *map(folder, items),
+        *(file(f"{name}/f{number}", f"{number}") for name in items for number in range(2)),
+        symlink("d0/s", "f0"),
+        hardlink("d1/h", "d0/f1"),
+    )
+    driver.create("w", "a", writable=True)
+    with opened(driver, "w", readonly=False) as root:
+        before = snapshot(root)
+        scramble(root, Random(seed))
+        after = snapshot(root)
+    changes = list(driver.changes("w"))
+    assert {change.path: change.kind for change in changes} == compared(before, after)
+    assert {change.kind for change in changes} == {MODIFIED, ADDED, DELETED}
+    assert [change.path for change in changes] == sorted(
+        (change.path for change in changes), key=lambda one: one.split("/")
+    )
+    driver.create("b", "a")
+    driver.apply("b", io.BytesIO(b"".join(driver.diff("w"))))
+    with opened(driver, "b") as root:
+        again = snapshot(root)
+    assert {path: facts(found) for path, found in again.items()} == {
+        path: facts(found) for path, found in after.items()
+    }
+
+
+def facts(found: os.stat_result) -> tuple[int, ...]:
+    """What a layer keeps of a node, whatever the file system (which alone knows how large a folder is)."""
+    size = 0 if stat.S_ISDIR(found.st_mode) else found.st_size
+    return found.st_mode, found.st_uid, found.st_gid, size
 
 
 def test_a_layer_with_a_limit_takes_no_more_and_others_are_not_concerned(driver: GraphDriver) -> None:
