@@ -8,6 +8,7 @@ from tests.harness.engines import Pierd, processes_in
 from tests.harness.engines import engine as started_engine
 from tests.harness.filesystems import file_system
 from tests.harness.kernel import need
+from tests.harness.ociruntimes import oci_runtime
 from tests.harness.processes import wait_until
 
 pytestmark = pytest.mark.only_pierhead("Debian's dockerd is not built for all of them")
@@ -20,11 +21,12 @@ def driver(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def other(driver: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pierd]:
-    """A daemon that uses it."""
+    """A daemon that uses it, and knows an OCI runtime."""
+    options = ["--storage-driver", driver, "--add-runtime", f"peer={oci_runtime()}"]
     if driver != "btrfs":
         if driver == "fuse-overlayfs":
             need(driver)
-        with started_engine("pierd", ["--storage-driver", driver]) as made:
+        with started_engine("pierd", options) as made:
             assert isinstance(made, Pierd)
             yield made
         return
@@ -33,7 +35,7 @@ def other(driver: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pie
     with started_engine("pierd", images=False) as made:
         assert isinstance(made, Pierd) and made.stop() == 0
         with file_system(driver, folder, 256, at=made.data_root):
-            made.start("--storage-driver", driver)
+            made.start(*options)
             made.provide_images()
             yield made
             made.forget()
@@ -64,6 +66,13 @@ def test_a_container_writes_into_its_own_layer_and_is_found_again(other: Pierd, 
     other.docker("rm", "two").check()
     other.docker("rmi", "mine:1").check()
     assert other.docker("run", "--rm", "busybox", "ls", "/bin/vi", "/bin/sh").check().stdout
+
+
+def test_an_oci_runtime_finds_the_files_too(other: Pierd) -> None:
+    other.docker("run", "-d", "--name", "peer", "--runtime", "peer", "busybox", "sleep", "1000").check()
+    told = other.docker("exec", "peer", "sh", "-c", "echo made >/etc/made; cat /etc/made").check()
+    assert told.stdout == "made\n"
+    other.docker("rm", "-f", "peer").check()
 
 
 def test_another_driver_than_the_layers_is_refused_at_the_start(other: Pierd, driver: str) -> None:

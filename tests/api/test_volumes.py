@@ -63,7 +63,7 @@ def test_what_a_volume_gets_has_its_owners_modes_and_links_and_nocopy_gets_nothi
     api.ok("POST", "/commit?container=source&repo=withdata&tag=1")
     looks = "cd /v; stat -c '%n %a %u:%g %Y' . deep deep/file; readlink link"
     told = api.output("sh", "-c", looks, image="withdata:1", HostConfig={"Binds": ["fresh:/v"]}, WorkingDir="/")
-    assert told.startswith(". 755 0:0"), "a path that the image has not is a new folder"
+    assert ". 755 0:0" in told, "a path that the image has not is a new folder"
     where = {"Binds": ["copied:/srv/data"]}
     told = api.output("sh", "-c", looks.replace("/v", "/srv/data"), image="withdata:1", HostConfig=where)
     assert told.splitlines() == [

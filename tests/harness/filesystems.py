@@ -18,6 +18,9 @@ def file_system(kind: str, folder: Path, megabytes: int, *options: str, at: Path
     run(["mount", "-t", kind, "-o", "loop", str(image), str(place)]).check()
     try:
         yield place
+    except BaseException:
+        run(["umount", "-l", str(place)])  # whoever is still on it must not hide what has gone wrong
+        raise
     finally:
-        run(["umount", str(place)]).check()
         image.unlink()
+    run(["umount", str(place)]).check()

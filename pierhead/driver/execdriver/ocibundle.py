@@ -41,15 +41,16 @@ def leave_host(bundle: str, place: str) -> None:
         _keep_private(bundle)
 
 
-def mount_root(root: tuple[Any, ...], folder: str, apart: bool) -> str:
-    """Mount the root file system, below ``folder`` if it is not a directory that can stay where it is (``apart``: it
-    may not); returns its path."""
-    if root[0] == "directory" and not apart:
-        return str(root[1])
+def mount_root(root: tuple[Any, ...], folder: str) -> str:
+    """Mount the root file system below ``folder``; returns its path.
+
+    A directory is bound there, too: it may be mounted on the host for a moment only, and an exec wants it later.
+    """
     target = f"{folder}/rootfs"
     os.makedirs(target, 0o755, exist_ok=True)
     if root[0] == "directory":
         mount(root[1], target, "", const.MS_BIND)
+        mount("", target, "", const.MS_PRIVATE)
     else:
         _, lower, upper, work = root
         _overlay(target, lower, tuple(path for path in (upper, work) if path))

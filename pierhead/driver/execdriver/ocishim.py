@@ -152,13 +152,13 @@ class OciShim(Shim):
         ocibundle.leave_host(bundle, users["place"] if users else "")
         ocibundle.mount_sources(others, bundle, joins.get("ns:mnt", -1))
         if not users:
-            path = ocibundle.mount_root(program["root"], bundle, False)
+            path = ocibundle.mount_root(program["root"], bundle)
             ocibundle.mount_sources(images, bundle, -1)
             return path
         own = os.geteuid(), os.getegid()
         userentry.owners(joins["ns:user"], users["base"], *users["ids"])
         try:
-            path = ocibundle.mount_root(program["root"], users["place"], True)
+            path = ocibundle.mount_root(program["root"], users["place"])
             ocibundle.mount_sources(images, bundle, -1)
         finally:
             calls.use_files_as(*own)
