@@ -251,8 +251,9 @@ def _whole(graph: Graph) -> set[str]:
 
 
 def _images(graph: Graph) -> Iterator[Difference]:
-    for image in graph.images():
-        there = {row["chain_id"] for row in graph.db.all("SELECT chain_id FROM layer WHERE state = 'ready'")}
+    images = graph.images()
+    there = {row["chain_id"] for row in graph.db.all("SELECT chain_id FROM layer WHERE state = 'ready'")}
+    for image in images:
         lost = [chain for chain in chain_ids(image.config.diff_ids) if chain not in there]
         if lost and graph.db.first("SELECT 1 FROM image WHERE id = ?", (image.id,)) is not None:
             name = _name(graph, image)

@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ import pytest
 from tests.harness.api import Api, UnixConnection
 from tests.harness.engines import Pierd, mounts_below
 from tests.harness.engines import engine as started_engine
-from tests.harness.images import compressed, digest, oci_archive, tar
+from tests.harness.images import busybox_rootfs, compressed, digest, oci_archive, tar
 from tests.harness.processes import run, wait_until
+from tests.harness.registry import stalling_registry
 
 pytestmark = pytest.mark.only_pierhead("fsck is ours")
 
@@ -226,6 +228,28 @@ def test_the_loss_of_a_layer_names_who_has_it_and_what_helps(pierd: Pierd) -> No
     assert "pier rm victim; pier rmi lossy:1; pier pull lossy:1" in found[0]["Repair"]
     pierd.api.ok("DELETE", "/containers/victim")
     pierd.api.ok("DELETE", "/images/lossy:1")
+
+
+def test_the_commands_that_are_named_bring_a_lost_layer_back(pierd: Pierd) -> None:
+    images = [busybox_rootfs(), tar({"etc/pulled": "over the wire"})]
+    with stalling_registry(pierd.host, images, stalls=0) as registry, ThreadPoolExecutor() as pool:
+        name, tag = registry.image.rsplit(":", 1)
+        pulling = pool.submit(pierd.api.ok, "POST", "/images/create", fromImage=name, tag=tag)
+        wait_until(lambda: any(pierd.data_root.glob("overlay2/*/diff/etc/pulled")), "the upper layer")
+        assert fsck(pierd, deep=1, repair=1) == [], "what is being pulled is no difference, finished or not"
+        registry.go.set()
+        pulling.result()
+        create(pierd, "victim", image=registry.image)
+        (file,) = pierd.data_root.glob("overlay2/*/diff/etc/pulled")
+        shutil.rmtree(file.parents[2])
+        (lost,) = (difference for difference in fsck(pierd, repair=1) if not difference["Mended"])
+        commands = lost["Repair"].partition("anew: ")[2].split("; ")
+        assert len(commands) == 3
+        for command in commands:
+            pierd.pier(*command.split()[1:]).check()
+        assert fsck(pierd, deep=1) == []
+        assert pierd.pier("run", "--rm", registry.image, "cat", "/etc/pulled").stdout == "over the wire"
+        pierd.api.ok("DELETE", f"/images/{registry.image}")
 
 
 def test_a_container_without_its_files_is_said_to_be_lost(pierd: Pierd) -> None:
