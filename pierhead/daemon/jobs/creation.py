@@ -100,7 +100,7 @@ def _complete(host: HostConfig, settings: Config) -> None:
     if host.privileged:
         host.masked_paths, host.readonly_paths = host.masked_paths or [], host.readonly_paths or []
     else:
-        host.masked_paths = list(specs.MASKED) if host.masked_paths is None else host.masked_paths
+        host.masked_paths = list(specs.masked_paths()) if host.masked_paths is None else host.masked_paths
         host.readonly_paths = list(specs.READONLY) if host.readonly_paths is None else host.readonly_paths
     if host.console_size is None:
         host.console_size = [0, 0]

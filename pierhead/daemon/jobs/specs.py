@@ -63,6 +63,17 @@ def cgroup_layout() -> cgroups.Layout:
     return cgroups.detect()
 
 
+@lru_cache(maxsize=1)
+def masked_paths(processors: str = "/sys/devices/system/cpu") -> tuple[str, ...]:
+    """What is hidden where a container says nothing: Docker's list, with what each processor tells of its heat."""
+    throttled = []
+    for name in os.listdir(processors) if os.path.isdir(processors) else ():
+        path = f"{processors}/{name}/thermal_throttle"
+        if name.startswith("cpu") and name[3:].isdigit() and os.path.isdir(path):
+            throttled.append((int(name[3:]), path))
+    return (*MASKED, *(path for _, path in sorted(throttled)))
+
+
 def cgroup_path(engine: Engine, id: str, host: HostConfig) -> str:
     """Where a container's cgroup is, below every hierarchy's root."""
     if engine.config.cgroup_driver == "systemd":
@@ -452,7 +463,7 @@ def build(
         root_readonly=host.readonly_rootfs,
         mounts=tuple(mounts),
         devices=nodes,
-        masked_paths=tuple(host.masked_paths if host.masked_paths is not None else MASKED),
+        masked_paths=tuple(host.masked_paths if host.masked_paths is not None else masked_paths()),
         readonly_paths=tuple(host.readonly_paths if host.readonly_paths is not None else READONLY),
         sysctls=_sysctls(host, maps),
         cgroup=cgroup_path(engine, container.id, host),
