@@ -18,6 +18,7 @@ prints one.
     └── Unavailable 503
 """
 
+import os
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -35,7 +36,7 @@ def plain(error: BaseException) -> str:
     if not isinstance(error, OSError) or own_words or not error.errno or not error.strerror:
         return str(error) or type(error).__name__
     text = error.strerror[0].lower() + error.strerror[1:]
-    return f"{error.filename}: {text}" if error.filename else text
+    return f"{os.fsdecode(error.filename)}: {text}" if error.filename else text
 
 
 class PierheadError(Exception):

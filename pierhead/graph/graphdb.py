@@ -9,6 +9,7 @@ WAL; ``synchronous=FULL`` for transactions whose effect has been answered as don
 One connection behind a lock: a write takes 30–350 µs, a read below 10.
 """
 
+import errno
 import os
 import secrets
 import sqlite3
@@ -314,6 +315,10 @@ MIGRATIONS = (
 """What makes of a file of version N one of version N + 1, by N - 1. New columns are the last of their table."""
 
 
+_DISK = {sqlite3.SQLITE_FULL: errno.ENOSPC, sqlite3.SQLITE_IOERR: errno.EIO}
+"""SQLite's primary result codes that tell of the disk (sqlite.org/rescode.html)."""
+
+
 class GraphDB:
     """A connection to the database of one data root.
 
@@ -326,6 +331,7 @@ class GraphDB:
 
         Raises OSError if it was written by a newer Pierhead or cannot be opened.
         """
+        self._path = path
         self._lock = threading.RLock()
         self._depth = 0
         try:
@@ -396,15 +402,25 @@ class GraphDB:
         """Write a value of the meta table."""
         self.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
 
+    def _run(self, sql: str, parameters: Parameters = ()) -> sqlite3.Cursor:
+        """Execute. What the disk is to blame for is an OSError, as of any other file."""
+        try:
+            return self._connection.execute(sql, parameters)
+        except sqlite3.OperationalError as error:
+            code = _DISK.get(error.sqlite_errorcode & 0xFF)
+            if code is None:
+                raise
+            raise OSError(code, os.strerror(code), self._path) from error
+
     def all(self, sql: str, parameters: Parameters = ()) -> list[Row]:
         """Every row of a query."""
         with self._lock:
-            return self._connection.execute(sql, parameters).fetchall()
+            return self._run(sql, parameters).fetchall()
 
     def first(self, sql: str, parameters: Parameters = ()) -> Row | None:
         """The first row of a query, or None."""
         with self._lock:
-            row: Row | None = self._connection.execute(sql, parameters).fetchone()
+            row: Row | None = self._run(sql, parameters).fetchone()
             return row
 
     def one(self, sql: str, parameters: Parameters = ()) -> Row:
@@ -417,7 +433,7 @@ class GraphDB:
     def execute(self, sql: str, parameters: Parameters = ()) -> int:
         """Run a statement; returns the number of rows it changed. Raises IntegrityError."""
         with self._lock:
-            return self._connection.execute(sql, parameters).rowcount
+            return self._run(sql, parameters).rowcount
 
     @contextmanager
     def transaction(self, *, durable: bool = False) -> Iterator[None]:
@@ -431,11 +447,11 @@ class GraphDB:
                 return
             if durable:
                 self._connection.execute("PRAGMA synchronous=FULL")
-            self._connection.execute("BEGIN IMMEDIATE")
+            self._run("BEGIN IMMEDIATE")
             self._depth = 1
             try:
                 yield
-                self._connection.execute("COMMIT")
+                self._run("COMMIT")
             except BaseException:
                 # A COMMIT that failed (a full disk) may have left the transaction open, or have ended it.
                 if self._connection.in_transaction:

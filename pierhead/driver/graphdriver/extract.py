@@ -69,7 +69,8 @@ class Extractor:
         except OSError as error:
             if error.errno in (errno.ENAMETOOLONG, errno.ELOOP, errno.EXDEV):
                 raise BadArchive(f"archive: {error}") from error
-            raise
+            # A user is to know which disk is full: the place is known by a descriptor alone.
+            raise OSError(error.errno, error.strerror, os.readlink(f"/proc/self/fd/{self._root}")) from error
         finally:
             self._forget()
         return Applied(self._size, self._entries)

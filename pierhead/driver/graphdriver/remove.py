@@ -18,7 +18,7 @@ _THREADS = 4
 
 
 def remove_tree(path: str) -> int:
-    """``remove_at`` for an absolute host path of our own."""
+    """``remove_at`` for an absolute host path of our own. Raises OSError, which names it."""
     parent, base = os.path.split(path)
     try:
         above = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -26,6 +26,8 @@ def remove_tree(path: str) -> int:
         return 0
     try:
         return remove_at(above, os.fsencode(base))
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from error
     finally:
         os.close(above)
 
