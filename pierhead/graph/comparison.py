@@ -240,7 +240,7 @@ def _whole_containers(graph: Graph) -> list[Row]:
     """Containers that are neither being made nor being removed, with the top of their image."""
     return graph.db.all(
         "SELECT c.layer_id, i.id AS image, i.top FROM container c LEFT JOIN image i ON i.id = c.image_id "
-        "WHERE c.state <> 'removing' AND c.intent <> 'create' AND c.driver = ?",
+        "WHERE c.state NOT IN ('removing', 'dead') AND c.intent <> 'create' AND c.driver = ?",
         (graph.driver.name,),
     )
 

@@ -130,13 +130,13 @@ def containers(engine: Engine) -> Iterator[Difference]:
                 partial(remove_tree, path),
             )
     for container in known.values():
-        if not engine.locks.held(container.id) and container.state is not State.REMOVING:
+        if not engine.locks.held(container.id) and container.state not in (State.REMOVING, State.DEAD):
             yield from _incomplete(engine, container)
 
 
 def _unfinished(engine: Engine, container: Container) -> Iterator[Difference]:
     id, name = container.id, container.name
-    if container.state is State.REMOVING:
+    if container.state in (State.REMOVING, State.DEAD):
         found = f"the removal of container {name} was not finished"
     elif container.intent == "create":
         found = f"the making of container {name} was not finished; nobody was told that it exists"
@@ -168,7 +168,7 @@ def _unfinished(engine: Engine, container: Container) -> Iterator[Difference]:
 async def _discard(engine: Engine, id: str) -> None:
     for container in engine.containers.all():
         if container.id == id and not container.live and id not in engine.running:
-            taken = container.state is not State.REMOVING or container.intent == removal.WITH_VOLUMES
+            taken = container.state not in (State.REMOVING, State.DEAD) or container.intent == removal.WITH_VOLUMES
             await removal.discard(engine, id, with_volumes=taken)
 
 

@@ -110,7 +110,10 @@ def driver_data(engine: Engine, layer_id: str | None) -> DriverData:
     name = engine.layers.name
     if layer_id is None or not engine.layers.exists(layer_id):
         return DriverData(name=name)
-    root = engine.layers.root(layer_id)
+    try:
+        root = engine.layers.root(layer_id)
+    except FileNotFoundError:  # half of it is removed
+        return DriverData(name=name)
     if not isinstance(root, OverlayRoot):
         return DriverData(name=name)
     own = root.upper or os.path.realpath(root.lower[0])

@@ -194,11 +194,11 @@ async def _make(
     try:
         with phase("networkdriver: create"):
             await blocking(driver.create, network)
+        with engine.db.transaction(durable=True):
+            engine.db.execute("UPDATE network SET state = 'ready' WHERE id = ?", (network.id,))
     except BaseException as error:
         await blocking(driver.delete, network, [*others(engine, network.id)])
         engine.db.execute("DELETE FROM network WHERE id = ?", (network.id,))
         if isinstance(error, OSError):
             raise PierheadError(f"failed to create network {network.name}: {plain(error)}") from error
         raise
-    with engine.db.transaction(durable=True):
-        engine.db.execute("UPDATE network SET state = 'ready' WHERE id = ?", (network.id,))

@@ -1,6 +1,7 @@
 """How a container goes: its run is ended, its layer, folder and anonymous volumes are given back, its row deleted."""
 
 import os
+from contextlib import suppress
 
 from pierhead.daemon.engine.engine import Engine, blocking, phase
 from pierhead.daemon.engine.waiters import Condition
@@ -81,6 +82,22 @@ async def erase(engine: Engine, id: str, with_volumes: bool) -> int:
         return 0
     with engine.db.transaction():
         engine.containers.update(id, state=State.REMOVING, intent=WITH_VOLUMES if with_volumes else "remove")
+    try:
+        freed = await _give_back(engine, container, with_volumes)
+    except BaseException:
+        # It can be removed again: by its user, by fsck, and at the daemon's next start.
+        with suppress(OSError), engine.db.transaction():
+            engine.db.execute(
+                "UPDATE container SET state = ? WHERE id = ? AND state = ?", (State.DEAD, id, State.REMOVING)
+            )
+        raise
+    engine.events.publish("container", "destroy", id, attributes(container))
+    engine.waiters.wake(id, container.exit_code, *Condition)
+    return freed
+
+
+async def _give_back(engine: Engine, container: Container, with_volumes: bool) -> int:
+    id = container.id
     for stream in engine.waiting.pop(id, []):
         stream.connection.close()
     await networks.release(engine, id)
@@ -92,7 +109,4 @@ async def erase(engine: Engine, id: str, with_volumes: bool) -> int:
     with engine.db.transaction(durable=True):
         engine.containers.remove(id)
         condemned = volumes.condemn(engine, names) if with_volumes else []
-    freed += await volumes.remove_condemned(engine, condemned)
-    engine.events.publish("container", "destroy", id, attributes(container))
-    engine.waiters.wake(id, container.exit_code, *Condition)
-    return freed
+    return freed + await volumes.remove_condemned(engine, condemned)

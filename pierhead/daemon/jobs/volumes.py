@@ -13,6 +13,7 @@ import stat
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Set
+from contextlib import suppress
 from dataclasses import dataclass
 
 from pierhead.daemon.engine.engine import Engine, blocking
@@ -171,15 +172,16 @@ async def _ensure(
             )
         try:
             await blocking(make, engine, name)
+            with engine.db.transaction(durable=True):
+                engine.db.execute("UPDATE volume SET state = 'ready' WHERE name = ?", (name,))
+                if use is not None:
+                    # In the same transaction: a crash in between would leave a volume that is nobody's.
+                    engine.db.execute("INSERT OR IGNORE INTO volume_use VALUES (?, ?, ?)", (name, *use))
         except OSError:
+            await blocking(_unmake, engine, name)
             with engine.db.transaction():
                 engine.db.execute("DELETE FROM volume WHERE name = ?", (name,))
             raise
-        with engine.db.transaction(durable=True):
-            engine.db.execute("UPDATE volume SET state = 'ready' WHERE name = ?", (name,))
-            if use is not None:
-                # In the same transaction: a crash in between would leave a volume that is nobody's.
-                engine.db.execute("INSERT OR IGNORE INTO volume_use VALUES (?, ?, ?)", (name, *use))
     engine.events.publish("volume", "create", name, {"driver": "local"})
     return name
 
@@ -191,6 +193,13 @@ def make(engine: Engine, name: str) -> None:
     os.makedirs(mountpoint(engine, name), mode=0o755, exist_ok=True)
     if engine.config.id_maps is not None:
         os.chown(mountpoint(engine, name), *engine.config.id_maps.root)
+
+
+def _unmake(engine: Engine, name: str) -> None:
+    """Of a volume that could not be made, what there is; not what was in its place before, and has files in it."""
+    for path in (mountpoint(engine, name), folder(engine, name)):
+        with suppress(OSError):
+            os.rmdir(path)
 
 
 async def remove(engine: Engine, name: str, force: bool = False) -> Released:
@@ -217,9 +226,15 @@ async def _remove(engine: Engine, name: str, states: tuple[str, str] = ("ready",
                 "UPDATE volume SET state = 'removing' WHERE name = ? AND state IN (?, ?)", (name, *states)
             ):
                 return 0
-        freed = await blocking(remove_tree, folder(engine, name))
-        with engine.db.transaction(durable=True):
-            engine.db.execute("DELETE FROM volume WHERE name = ?", (name,))
+        try:
+            freed = await blocking(remove_tree, folder(engine, name))
+            with engine.db.transaction(durable=True):
+                engine.db.execute("DELETE FROM volume WHERE name = ?", (name,))
+        except OSError:
+            if "ready" in states:  # it is shown again, and can be removed again
+                with engine.db.transaction():
+                    engine.db.execute("UPDATE volume SET state = 'ready' WHERE name = ?", (name,))
+            raise
     engine.events.publish("volume", "destroy", name, {"driver": "local"})
     return freed
 

@@ -87,7 +87,12 @@ class OverlayDriver(OverlayLayout):
                 confine((self._dir(id, "diff"), self._dir(id, "work")), limit)
             return
         self._write(id, "lower", lower)
-        self._write(id, "link", self._shorten(id))
+        short = self._shorten(id)
+        try:
+            self._write(id, "link", short)
+        except OSError:
+            os.unlink(os.path.join(self._home, "l", short))  # nothing else knows of it
+            raise
 
     @staticmethod
     def _like(source: str, target: str, *, opaque: bool = False) -> None:
