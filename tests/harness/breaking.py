@@ -1,17 +1,18 @@
 """An operation broken off at each of its steps: pierd killed there, or the step failing; what must hold afterwards."""
 
 import http.client
+import itertools
 import os
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.harness.api import Answer, Api
 from tests.harness.breakable import Breakable
 from tests.harness.reality import kept
-from tests.harness.steps import Step, Verdict, go_on, kill_at
+from tests.harness.steps import Fault, Moment, Step, Verdict, go_on, kill, nth, when
 
 Request = Callable[[Api], Answer]
 
@@ -38,6 +39,18 @@ def failure(answer: Answer) -> str:
     if answer.headers.get("Content-Type") == "application/json" and b'"errorDetail"' in answer.body:
         return str(answer.records[-1]["error"])
     return ""
+
+
+def fsck(api: Api, *, repair: bool = False) -> list[str]:
+    """What it finds."""
+    records = api.ok("POST", "/system/fsck", repair=int(repair)).records
+    return [record["Difference"]["Found"] for record in records if "Difference" in record]
+
+
+def strays(api: Api) -> list[str]:
+    """What `system df` finds in the data root that belongs to nothing."""
+    disk = api.get("/system/df")["Pierhead"]
+    return [str(one) for one in disk["Strays"]] or [f"{disk['Unaccounted']} bytes"] * bool(disk["Unaccounted"])
 
 
 def held(pierd: Breakable) -> dict[str, int]:
@@ -75,9 +88,12 @@ class Breaking:
 
     pierd: Breakable
     operation: Operation
+    mended: list[str] = field(default_factory=list)
+    """What fsck had to mend, after the failure of which steps."""
+    _hit: Step | None = None
 
-    def _begin(self, verdict: Verdict, chosen: Callable[[Step], bool]) -> Answer | None:
-        """Ask; None where no answer came."""
+    def _ask(self, verdict: Verdict, chosen: Callable[[Step], bool]) -> Answer | None:
+        """None: no answer came."""
         self.operation.prepare(self.pierd.api)
         assert not self.operation.done(self.pierd.api)
         self.pierd.watch.begin(verdict, chosen)
@@ -97,71 +113,71 @@ class Breaking:
         after = state(self.pierd)
         assert after == before, f"now: {sorted(after - before)}; before: {sorted(before - after)}"
 
-    def killed_everywhere(self) -> list[Step]:
-        """-9 at each step and after the last; the steps."""
+    def _moments(self, chosen: Callable[[Step], bool]) -> Iterator[Moment]:
+        """Each chosen step by its number; then what threads have done in another order meanwhile, by what it is."""
+        answer = self._ask(go_on, lambda step: True)
+        assert answer is not None and not failure(answer)
+        steps = self.pierd.watch.end()
+        self.operation.undo(self.pierd.api)
+        missed = {step for step in steps if chosen(step)}
+        for number, step in enumerate(steps, 1):
+            if chosen(step):
+                yield nth(number)
+                missed.discard(self._hit or step)
+        for _ in range(3):
+            for step in [*missed]:
+                yield when(step)
+                if self._hit is not None:
+                    missed.discard(self._hit)
+        assert not missed, f"never came to these: {missed}"
+
+    def killed_everywhere(self) -> None:
+        """-9 before each step and after the last."""
         before = state(self.pierd)
-        number = 0
-        over = False
-        steps: list[Step] = []
-        while not over:
-            number += 1
-            answer = self._begin(kill_at(number), lambda step: step.journaled)
+        for moment in itertools.chain(self._moments(lambda step: step.journaled), [nth(0)]):
+            answer = self._ask(kill(moment), lambda step: True)
             self.pierd.kill()
-            steps = self.pierd.watch.end()
-            over = not self.pierd.watch.hit
-            where = f"{self.operation.name}, killed at step {number}: {self.pierd.watch.hit or 'the end'}"
+            self._hit = self.pierd.watch.hit
             try:
                 self.pierd.start()
-                assert not (left := kept(self.pierd)), left
+                assert not (left := kept(self.pierd) or fsck(self.pierd.api) or strays(self.pierd.api)), left
                 done = self.operation.done(self.pierd.api)
                 assert answer is None or done, "it was answered as done and is not"
                 if not done:
                     self._again()
                 self._restore(before)
             except BaseException as error:
-                error.add_note(where)
-                with suppress(Exception):
-                    self.operation.undo(self.pierd.api)  # for the tests that follow
+                self._give_up(error, "killed before")
                 raise
-        return steps
 
-    def failed_everywhere(self, verdict: Callable[[int], Verdict], words: Sequence[str]) -> list[Step]:
-        """An error at each step; the steps. words: one of these must be in what the user is told."""
+    def failed_everywhere(self, fault: Fault) -> None:
+        """An error at each step that may have it, without a restart."""
         before = state(self.pierd)
-        number = 0
-        over = False
-        steps: list[Step] = []
-        while not over:
-            number += 1
-            answer = self._begin(verdict(number), lambda step: True)
-            steps = self.pierd.watch.end()
-            over = not self.pierd.watch.hit
-            where = f"{self.operation.name}, failed at step {number}: {self.pierd.watch.hit or 'the end'}"
+        for moment in self._moments(fault.concerns):
+            answer = self._ask(fault.verdict(moment), lambda step: True)
+            self.pierd.watch.end()
+            self._hit = self.pierd.watch.hit
             try:
                 assert answer is not None, "no answer"
                 why = failure(answer)
+                assert not why or fault.words in why.lower(), f"what the user is told: {why}"
                 done = self.operation.done(self.pierd.api)
                 assert done or why, "it was answered as done and is not"
-                assert not why or any(word in why for word in words), f"what the user is told: {why}"
-                assert not over or done
                 if not done:
                     self._again()
+                if found := fsck(self.pierd.api, repair=True):
+                    # What the error has kept from being given back is known, and given back when that is asked for.
+                    self.mended.append(f"{self._hit}: {found[0]}")
+                    assert not (left := fsck(self.pierd.api)), left
                 assert not (left := kept(self.pierd)), left
                 self._restore(before)
             except BaseException as error:
-                error.add_note(where)
-                with suppress(Exception):
-                    self.operation.undo(self.pierd.api)  # for the tests that follow
+                self._give_up(error, f"{fault.name} at")
                 raise
-        return steps
 
-
-def count(pierd: Breakable, operation: Operation) -> list[Step]:
-    """The steps of the operation, undisturbed."""
-    operation.prepare(pierd.api)
-    pierd.watch.begin(go_on)
-    answer = operation.ask(pierd.api)
-    steps = pierd.watch.end()
-    assert not failure(answer)
-    operation.undo(pierd.api)
-    return steps
+    def _give_up(self, error: BaseException, where: str) -> None:
+        """Say where, and take away what is left for the tests that follow."""
+        error.add_note(f"{self.operation.name}, {where} {self._hit or 'the end'}")
+        with suppress(Exception):
+            self.operation.undo(self.pierd.api)
+            fsck(self.pierd.api, repair=True)

@@ -46,8 +46,8 @@ _DESCRIPTORS = dict.fromkeys(
 _DESCRIPTORS |= {"copy_file_range": 2}
 """Which argument is the path, the folder's descriptor before a path, the descriptor."""
 
-_GIVES_BACK = frozenset("rmdir unlink unlinkat umount2 removexattr lremovexattr fremovexattr".split())
-"""What no full disk refuses."""
+_GIVES_BACK = frozenset("rmdir unlink unlinkat umount2 fsync fdatasync".split())
+"""What a full disk does not refuse (of a file's bytes it has told when they were written)."""
 _ATTRIBUTES = frozenset(
     "chmod chown lchown fchmodat fchmodat2 fchownat utimensat fchmod fchown setxattr lsetxattr fsetxattr "
     "removexattr lremovexattr fremovexattr".split()
@@ -102,6 +102,23 @@ class Step:
         """Whether a daemon that is killed here leaves something else behind than one that is killed a step before."""
         return self.call not in _ATTRIBUTES
 
+    @property
+    def takes_space(self) -> bool:
+        """Whether a full disk may refuse it."""
+        return self.call not in _GIVES_BACK | _ATTRIBUTES
+
+
+Moment = Callable[[int, Step], bool]
+"""Whether it is now: asked at each step with its number, from 1."""
+
+
+def nth(wanted: int) -> Moment:
+    return lambda number, step: number == wanted
+
+
+def when(wanted: Step) -> Moment:
+    return lambda number, step: step == wanted
+
 
 Verdict = Callable[[int, Step], int | None]
 """Asked at each step, with its number (from 1): 0 to go on, an errno to fail, None to kill the daemon."""
@@ -112,22 +129,50 @@ def go_on(number: int, step: Step) -> int | None:
     return 0
 
 
-def kill_at(wanted: int) -> Verdict:
-    return lambda number, step: None if number == wanted else 0
+def kill(moment: Moment) -> Verdict:
+    return lambda number, step: None if moment(number, step) else 0
 
 
-def fail_at(wanted: int, code: int) -> Verdict:
-    return lambda number, step: code if number == wanted else 0
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A way to fail at a moment. words: what a user is told; concerns: which steps may fail so."""
+
+    name: str
+    words: str
+    concerns: Callable[[Step], bool]
+    verdict: Callable[[Moment], Verdict]
 
 
-def full_from(wanted: int) -> Verdict:
-    """From there on there is no byte left; GraphDB's log overwrites blocks that it has."""
+def _full(moment: Moment) -> Verdict:
+    """GraphDB's log overwrites blocks that it has, and goes on afterwards."""
+    full = False
 
     def verdict(number: int, step: Step) -> int:
-        free = step.call in _GIVES_BACK or step.call in _ATTRIBUTES or step.place.endswith("graph.db-wal")
-        return errno.ENOSPC if number >= wanted and (number == wanted or not free) else 0
+        nonlocal full
+        now = not full and moment(number, step)
+        refused = now or (full and not step.place.endswith("graph.db-wal"))
+        full = full or now
+        return errno.ENOSPC if refused and step.takes_space else 0
 
     return verdict
+
+
+def _broken(moment: Moment) -> Verdict:
+    broken = False
+
+    def verdict(number: int, step: Step) -> int:
+        nonlocal broken
+        now = not broken and moment(number, step)
+        broken = broken or now
+        return errno.EIO if now else 0
+
+    return verdict
+
+
+FULL = Fault("full disk", "no space left on device", lambda step: step.takes_space, _full)
+"""No byte for a step and for those after it, but what gives some back."""
+BROKEN = Fault("broken disk", "input/output error", lambda step: True, _broken)
+"""The disk does not do this one."""
 
 
 class Watch:
@@ -147,7 +192,7 @@ class Watch:
         self._chosen: Callable[[Step], bool] = lambda step: True
         self._last: tuple[int, Step] | None = None
         self.steps: list[Step] = []
-        self.hit = ""
+        self.hit: Step | None = None
         """The first step that was not let go on."""
         self._thread = threading.Thread(target=self._serve, name="steps")
         self._thread.start()
@@ -155,7 +200,7 @@ class Watch:
     def begin(self, verdict: Verdict = go_on, chosen: Callable[[Step], bool] = lambda step: True) -> None:
         """Number the steps from here on that are chosen."""
         with self._lock:
-            self.steps, self.hit, self._last = [], "", None
+            self.steps, self.hit, self._last = [], None, None
             self._verdict, self._chosen = verdict, chosen
 
     def end(self) -> list[Step]:
@@ -211,7 +256,7 @@ class Watch:
             verdict = self._verdict(len(self.steps), step)
             if verdict == 0:
                 return 0
-            self.hit = self.hit or str(step)
+            self.hit = self.hit or step
             if verdict is None:
                 self._verdict = None
                 os.kill(self._daemon, signal.SIGKILL)

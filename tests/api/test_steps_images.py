@@ -11,6 +11,7 @@ from tests.harness.breaking import Breaking, Operation
 from tests.harness.images import config_of, docker_archive, tar
 from tests.harness.reality import settled
 from tests.harness.registry import Answers, serving_registry
+from tests.harness.steps import BROKEN, FULL, Fault
 
 pytestmark = [pytest.mark.only_pierhead("steps of ours"), pytest.mark.timeout(400)]
 
@@ -124,8 +125,21 @@ OPERATIONS = [
 ]
 
 
-@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
+each = pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
+
+
+@each
 def test_killed_at_any_step_it_is_done_or_not_begun(pierd: Breakable, operation: Operation) -> None:
-    steps = Breaking(pierd, operation).killed_everywhere()
-    print(f"{operation.name}: {len(steps)} steps")
+    Breaking(pierd, operation).killed_everywhere()
+    assert settled(pierd) == []
+
+
+@each
+@pytest.mark.parametrize("fault", [FULL, BROKEN], ids=lambda fault: fault.name)
+def test_failed_at_any_step_it_says_so_and_can_be_done_again(
+    pierd: Breakable, operation: Operation, fault: Fault
+) -> None:
+    breaking = Breaking(pierd, operation)
+    breaking.failed_everywhere(fault)
+    print(*breaking.mended, sep="\n")
     assert settled(pierd) == []

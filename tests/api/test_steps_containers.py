@@ -11,6 +11,7 @@ from tests.harness.breakable import Breakable, breakable
 from tests.harness.breaking import Breaking, Operation
 from tests.harness.images import docker_archive, tar
 from tests.harness.reality import settled
+from tests.harness.steps import BROKEN, FULL, Fault
 
 pytestmark = [pytest.mark.only_pierhead("steps of ours"), pytest.mark.timeout(400)]
 
@@ -84,10 +85,21 @@ def there(api: Api) -> None:
     api.ok("PUT", "/containers/half/archive?path=/", raw=tar({"new": "new\n"}), content_type="application/x-tar")
 
 
+def dead(api: Api) -> bool:
+    found = api.send("GET", "/containers/half/json")
+    return bool(found.status == 200 and found.json["State"]["Dead"])
+
+
 def removed(api: Api) -> bool:
-    """With its anonymous volume; else it is all there."""
+    """With its anonymous volume; else it is all there, or dead: to be removed again."""
+    if dead(api):
+        return False
     assert "named" in volumes(api)
     return not created(api) and volumes(api) == {"named"}
+
+
+def pruned(api: Api) -> bool:
+    return api.send("GET", "/containers/half/json").status == 404 or not (dead(api) or created(api))
 
 
 def no_volume(api: Api) -> bool:
@@ -120,7 +132,7 @@ OPERATIONS = [
     Operation(
         "container prune",
         lambda api: api.send("POST", "/containers/prune"),
-        lambda api: not has("containers/half/json")(api) or not created(api),
+        pruned,
         everything_removed,
         there,
     ),
@@ -165,8 +177,21 @@ def mounted(api: Api) -> bool:
     return [one["Names"] for one in api.get("/containers/json", all=1)] == [["/half"]]
 
 
-@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
+each = pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
+
+
+@each
 def test_killed_at_any_step_it_is_done_or_not_begun(pierd: Breakable, operation: Operation) -> None:
-    steps = Breaking(pierd, operation).killed_everywhere()
-    print(f"{operation.name}: {len(steps)} steps")
+    Breaking(pierd, operation).killed_everywhere()
+    assert settled(pierd) == []
+
+
+@each
+@pytest.mark.parametrize("fault", [FULL, BROKEN], ids=lambda fault: fault.name)
+def test_failed_at_any_step_it_says_so_and_can_be_done_again(
+    pierd: Breakable, operation: Operation, fault: Fault
+) -> None:
+    breaking = Breaking(pierd, operation)
+    breaking.failed_everywhere(fault)
+    print(*breaking.mended, sep="\n")
     assert settled(pierd) == []
