@@ -1,14 +1,17 @@
 """A disk without a free byte: what needs one is refused in plain words, the rest goes on, and nothing half is left."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from tests.harness.api import demultiplex
+from tests.harness.api import Answer, demultiplex
+from tests.harness.breaking import failure
 from tests.harness.engines import Pierd
+from tests.harness.filesystems import file_system
 from tests.harness.images import docker_archive, tar
 from tests.harness.processes import run, wait_until
 from tests.harness.reality import settled
@@ -40,8 +43,22 @@ def problems(pierd: Pierd) -> list[str]:
     return settled(pierd, f"mount {pierd.data_root} in the host's namespace")
 
 
+@pytest.fixture
+def ext4(pierd: Pierd) -> Iterator[Pierd]:
+    """The same with the file system that most have."""
+    assert pierd.stop() == 0
+    with file_system("ext4", pierd.root, SIZE >> 20, "-m", "0", at=pierd.data_root):
+        pierd.start()
+        pierd.provide_images()
+        yield pierd
+        pierd.forget()
+        assert pierd.stop() == 0
+    pierd.start()
+
+
 @contextmanager
-def filled(folder: Path) -> Iterator[None]:
+def filled(folder: Path, but: int = 0) -> Iterator[None]:
+    """Not a byte is free there, or so many."""
     filler = folder / "filler"
     with filler.open("wb", buffering=0) as file:
         try:
@@ -51,6 +68,7 @@ def filled(folder: Path) -> Iterator[None]:
                         pass
                 except OSError:
                     continue
+            file.truncate(file.tell() - but)
             yield
         finally:
             filler.unlink()
@@ -96,3 +114,42 @@ def test_a_container_that_ends_on_a_full_disk_is_recorded_and_can_be_removed(sma
         assert small.api.inspect(id)["State"]["ExitCode"] == 137
         small.api.ok("DELETE", f"/containers/{id}")
     assert problems(small) == []
+
+
+def test_whatever_does_not_fit_any_more_is_told_and_can_be_done_when_there_is_room(ext4: Pierd) -> None:
+    api = ext4.api
+    container = api.create("true")
+    content = tar({f"srv/file{number}": os.urandom(150_000) for number in range(8)}, ["srv"])
+    api.ok("PUT", f"/containers/{container}/archive?path=/", raw=content, content_type="application/x-tar")
+    archive = docker_archive([content], ["full:load"])
+    binds = {"Image": "busybox", "Volumes": {"/bin": {}}, "HostConfig": {"NetworkMode": "none"}}
+    asked: dict[str, Callable[[], Answer]] = {
+        "load": lambda: api.send("POST", "/images/load", raw=archive, content_type="application/x-tar"),
+        "import": lambda: api.send(
+            "POST", "/images/create?fromSrc=-&repo=full&tag=import", raw=content, content_type="application/x-tar"
+        ),
+        "commit": lambda: api.send("POST", "/commit", {}, container=container, repo="full", tag="commit"),
+        "create": lambda: api.send("POST", "/containers/create", binds, name="full"),
+        "volume": lambda: api.send("POST", "/volumes/create", {"Name": "full"}),
+    }
+    taken_back: dict[str, Callable[[], Answer]] = {
+        **{name: partial(api.send, "DELETE", f"/images/full:{name}") for name in ("load", "import", "commit")},
+        "create": lambda: api.send("DELETE", "/containers/full", v=1),
+        "volume": lambda: api.send("DELETE", "/volumes/full"),
+    }
+    refused = set()
+    for margin in (0, 4 << 10, 64 << 10, 700 << 10, 1400 << 10):
+        for name, ask in asked.items():
+            with filled(ext4.data_root, margin):
+                why = failure(ask())
+                assert not why or FULL in why, f"{name} with {margin} bytes free: {why}"
+                if why:
+                    refused.add(name)
+                    taken_back[name]()  # finds nothing, and does no harm
+                    assert problems(ext4) == [], f"{name} with {margin} bytes free"
+            if why:
+                assert not failure(ask()), name
+            taken_back[name]()
+            assert problems(ext4) == [], f"{name} with {margin} bytes free"
+    assert refused == set(asked)
+    api.ok("DELETE", f"/containers/{container}")

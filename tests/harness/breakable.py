@@ -4,28 +4,30 @@ import os
 import select
 import signal
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from tests.harness.engines import Pierd
 from tests.harness.forkserver import Forkserver
+from tests.harness.kernel import need
 from tests.harness.netns import World, world
 from tests.harness.processes import DEADLINE, Daemon
-from tests.harness.steps import Watch
+from tests.harness.steps import Verdict, Watch, go_on
 
 
 class Forked(Daemon):
     """A daemon of the fork server."""
 
-    def __init__(self, server: Forkserver, argv: list[str], log: Path, root: Path) -> None:
+    def __init__(self, server: Forkserver, argv: list[str], log: Path, root: Path, verdict: Verdict) -> None:
         self.argv = ("pierd", *argv)
         self.log = log
         self._server = server
         self._pid, listener = server.fork(argv, log)
         self._handle = os.pidfd_open(self._pid)
         self._status: int | None = None
-        self.watch = Watch(listener, self._pid, root)
+        self.watch = Watch(listener, self._pid, root, verdict)
 
     @property
     def pid(self) -> int:
@@ -65,6 +67,8 @@ class Breakable(Pierd):
     def __init__(self, root: Path, machine: World) -> None:
         super().__init__(root, machine)
         self._server = Forkserver(self.host.path, self.environment())
+        self.verdict: Verdict = go_on
+        """On the steps of the next start."""
 
     @property
     def watch(self) -> Watch:
@@ -73,7 +77,22 @@ class Breakable(Pierd):
         return self.daemon.watch
 
     def launch(self) -> Daemon:
-        return Forked(self._server, [*self.argv()[1:], *self.extra], self.log, self.root)
+        made = Forked(self._server, [*self.argv()[1:], *self.extra], self.log, self.root, self.verdict)
+        self.verdict = go_on
+        return made
+
+    def comes_up(self, verdict: Verdict) -> bool:
+        """Start it; whether it lives to answer."""
+        self.verdict = verdict
+        made = self.daemon = self.launch()
+        while made.running():
+            try:
+                if self.api.send("GET", "/_ping").status == 200:
+                    self.watch.end()
+                    return True
+            except OSError:
+                time.sleep(0.02)
+        return False
 
     def clean(self) -> None:
         super().clean()
@@ -85,6 +104,7 @@ class Breakable(Pierd):
 @contextmanager
 def breakable(*extra: str) -> Iterator[Breakable]:
     """A started one with its images, on a machine of its own."""
+    need("seccomp notifications")
     root = Path(tempfile.mkdtemp(prefix="pier-b-", dir="/tmp"))
     root.chmod(0o755)
     with world(root.name.replace("_", "x")) as machine, Breakable(root, machine) as made:

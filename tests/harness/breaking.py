@@ -119,12 +119,13 @@ class Breaking:
         assert answer is not None and not failure(answer)
         steps = self.pierd.watch.end()
         self.operation.undo(self.pierd.api)
-        missed = {step for step in steps if chosen(step)}
+        # SQLite folds its log into the database now and then, not each time.
+        missed = {step for step in steps if chosen(step) and not step.place.endswith("graph.db")}
         for number, step in enumerate(steps, 1):
             if chosen(step):
                 yield nth(number)
                 missed.discard(self._hit or step)
-        for _ in range(3):
+        for _ in range(10):
             for step in [*missed]:
                 yield when(step)
                 if self._hit is not None:

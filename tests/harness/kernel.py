@@ -104,6 +104,12 @@ def _fuse_overlayfs() -> str:
     return "" if os.access("/dev/fuse", os.R_OK | os.W_OK) else "/dev/fuse cannot be used"
 
 
+def _seccomp_notifications() -> str:
+    actions = Path("/proc/sys/kernel/seccomp/actions_avail")
+    known = actions.read_text().split() if actions.exists() else []
+    return "" if "user_notif" in known else f"{actions}: {' '.join(known) or 'not there'}"
+
+
 FEATURES: dict[str, Callable[[], str]] = {
     "apparmor": _apparmor,
     "btrfs": _btrfs,
@@ -116,5 +122,6 @@ FEATURES: dict[str, Callable[[], str]] = {
     "macvlan": _link("probe", "link", "base", "type", "macvlan"),
     "project quotas": _project_quotas,
     "sctp": _sctp,
+    "seccomp notifications": _seccomp_notifications,
 }
 """Name to a probe that gives what is wrong, or an empty string."""
