@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -161,6 +162,15 @@ def test_what_is_nobodys_is_said_with_its_place(used: Engine) -> None:
             path.rmdir()
         (root / "overlay2/l/NOBODYS").unlink(missing_ok=True)
     assert used.api.get("/system/df")["Pierhead"]["Unaccounted"] == 0
+
+
+def test_what_another_daemon_has_in_the_data_root_is_its_own(used: Engine) -> None:
+    other = used.data_root / "100000.100000"  # with --userns-remap
+    (other / "volumes").mkdir(parents=True)
+    (other / "graph.db").write_bytes(bytes(5000))
+    disk = used.api.get("/system/df")["Pierhead"]
+    assert disk["Elsewhere"] == on_disk(other) > 0 and disk["Unaccounted"] == 0
+    shutil.rmtree(other)
 
 
 def test_layers_of_an_older_pierhead_are_measured_once(pierd: Pierd) -> None:

@@ -165,7 +165,8 @@ class OverlayLayout:
             return Remainder(0, (), frozenset(known))
         links = os.path.join(self._home, "l")
         own = blocks(self._home) + blocks(links)
-        own += sum(measure(os.path.join(self._home, name)).disk for name in self.reserved if name != "l")
+        folders = [os.path.join(self._home, name) for name in self.reserved if name != "l"]
+        own += sum(measure(folder, across=False).disk for folder in folders)
         strays = [self._dir(id) for id in sorted(present.difference(known, self.reserved))]
         short: dict[str, list[str]] = {}
         for name in os.listdir(links) if "l" in present else ():

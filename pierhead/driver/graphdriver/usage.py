@@ -26,20 +26,20 @@ class Tally:
 
     def __init__(self, device: int) -> None:
         self.device = device
-        self._seen: set[tuple[int, int]] = set()
+        self._seen: dict[tuple[int, int], bool] = {}
         self.content = 0
         self.blocks = 0
 
     def add(self, found: os.stat_result, *, content: bool = True) -> None:
         """Something that was met (``_level`` does the same in fewer steps). content: whether what is in it counts."""
+        seen = counted = False
         if found.st_nlink > 1 and not stat.S_ISDIR(found.st_mode):
             key = found.st_dev, found.st_ino
-            if key in self._seen:
-                return
-            self._seen.add(key)
-        if found.st_dev == self.device:
+            seen, counted = key in self._seen, self._seen.get(key, False)
+            self._seen[key] = counted or content
+        if not seen and found.st_dev == self.device:
             self.blocks += found.st_blocks
-        if content and stat.S_ISREG(found.st_mode):
+        if content and not counted and stat.S_ISREG(found.st_mode):
             self.content += found.st_size
 
     @property
@@ -56,14 +56,14 @@ def blocks(path: str) -> int:
         return 0
 
 
-def measure(path: str) -> Usage:
-    """All of what is at a path of our own; nothing where nothing is."""
+def measure(path: str, *, across: bool = True) -> Usage:
+    """All of what is at a path of our own; nothing where nothing is. across: as for ``measure_tree``."""
     try:
         found = os.lstat(path)
         if stat.S_ISDIR(found.st_mode):
             fd = os.open(path, _DIRECTORY)
             try:
-                return measure_tree(fd)
+                return measure_tree(fd, across=across)
             finally:
                 os.close(fd)
     except FileNotFoundError:
@@ -73,11 +73,11 @@ def measure(path: str) -> Usage:
     return tally.usage
 
 
-def measure_tree(top: int) -> Usage:
+def measure_tree(top: int, *, across: bool = True) -> Usage:
     """A directory with everything below it.
 
-    Other file systems that are mounted in it add their content and no blocks.  Whoever writes there meanwhile is not in
-    the way, and a tree may be of any depth.
+    across: other file systems that are mounted in it add their content, and no blocks; else they are left alone.
+    Whoever writes there meanwhile is not in the way, and a tree may be of any depth.
     """
     found = os.fstat(top)
     tally = Tally(found.st_dev)
@@ -100,7 +100,7 @@ def measure_tree(top: int) -> Usage:
                 waiting.append((fd, None))
                 anchor, path = fd, b"."
             try:
-                waiting += [(anchor, path + b"/" + name) for name in _level(fd, tally)]
+                waiting += [(anchor, path + b"/" + name) for name in _level(fd, tally, across)]
             finally:
                 if not far:
                     os.close(fd)
@@ -111,7 +111,7 @@ def measure_tree(top: int) -> Usage:
                 os.close(anchor)
 
 
-def _level(fd: int, tally: Tally) -> list[bytes]:
+def _level(fd: int, tally: Tally, across: bool) -> list[bytes]:
     """Count what is in a directory: the names of those in it."""
     below = []
     with suppress(FileNotFoundError), os.scandir(fd) as listing:  # a directory that is deleted meanwhile has no list
@@ -120,6 +120,8 @@ def _level(fd: int, tally: Tally) -> list[bytes]:
                 found = entry.stat(follow_symlinks=False)
             except FileNotFoundError:
                 continue  # a running container has just deleted it
+            if found.st_dev != tally.device and not across:
+                continue
             kind = found.st_mode & _KIND
             if kind == stat.S_IFDIR:
                 below.append(os.fsencode(entry.name))
