@@ -169,6 +169,24 @@ def parse_platform(text: str, default: Platform) -> Platform:
     return Platform(parts[0], names.get(parts[1], parts[1]), parts[2] if len(parts) == 3 else "")
 
 
+_VARIANTS = {"amd64": "v1", "arm": "v7", "arm64": "v8"}
+"""What an architecture without a variant means."""
+
+
+def provides(has: Platform, wanted: Platform) -> bool:
+    """Whether what was made for one platform is what is wanted, or an older variant of it, which runs there as well.
+
+    An image that says nothing of variants is of any.
+    """
+    if (has.os, has.architecture) != (wanted.os, wanted.architecture):
+        return False
+    variant = wanted.variant or _VARIANTS.get(wanted.architecture, "")
+    if has.variant in ("", variant):
+        return True
+    own, most = has.variant.removeprefix("v"), variant.removeprefix("v")
+    return own.isdecimal() and most.isdecimal() and int(own) <= int(most)
+
+
 def choose(index: Index, platform: Platform) -> Descriptor | None:
     """The manifest of an index for a platform: the first with the same variant, else the first without one."""
     fitting = [

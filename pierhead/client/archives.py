@@ -10,6 +10,7 @@ from pierhead.client.api import quote
 from pierhead.client.connection import Response
 from pierhead.client.errors import ClientError
 from pierhead.client.flags import Options
+from pierhead.client.platforms import as_json
 from pierhead.client.progress import Display
 from pierhead.client.session import Session
 
@@ -38,7 +39,7 @@ def load(session: Session, options: Options) -> int:
             raise ClientError("requested load from stdin, but stdin is empty")
         source = sys.stdin.buffer
     quiet = options.on("quiet") or not os.isatty(1)
-    query = {"quiet": quiet, "platform": _platform(options.text("platform"))}
+    query = {"quiet": quiet, "platform": as_json(options.text("platform"))}
     api = session.api
     answer = api.call("POST", "/images/load", query, _blocks(source), {"Content-Type": "application/x-tar"}, own=True)
     if answer.headers.get("content-type", "").startswith("application/json"):
@@ -49,20 +50,10 @@ def load(session: Session, options: Options) -> int:
     return 0
 
 
-def _platform(text: str) -> str:
-    """``linux/amd64`` as the API's JSON."""
-    if not text:
-        return ""
-    import json
-
-    names = ("os", "architecture", "variant")
-    return json.dumps(dict(zip(names, text.split("/"), strict=False)), separators=(",", ":"))
-
-
 def save(session: Session, options: Options) -> int:
     """Write images as one archive."""
     path = _output(options, "save image")
-    query = {"names": options.operands, "platform": _platform(options.text("platform"))}
+    query = {"names": options.operands, "platform": as_json(options.text("platform"))}
     _write(session.api.call("GET", "/images/get", query, own=True), path, "save image")
     return 0
 

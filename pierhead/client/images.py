@@ -6,6 +6,7 @@ from typing import Any
 from pierhead.client.api import filter_query, quote
 from pierhead.client.errors import ClientError, DaemonError
 from pierhead.client.flags import Options
+from pierhead.client.platforms import as_json
 from pierhead.client.session import Session
 from pierhead.client.table import Columns, show
 from pierhead.client.units import ago, human_size, local_time, rfc3339_local, shortened, truncated
@@ -112,7 +113,8 @@ def history(session: Session, options: Options) -> int:
             format = "{{.ID}}"
         elif not options.on("human"):
             format = "table {{.ID}}\t{{.CreatedAt}}\t{{.CreatedBy}}\t{{.Size}}\t{{.Comment}}"
-    found = session.api.get(f"/images/{quote(options.operands[0], '/:@')}/history")
+    query = {"platform": as_json(options.text("platform"))}
+    found = session.api.get(f"/images/{quote(options.operands[0], '/:@')}/history", query)
     show(format, _history_columns(not options.on("no-trunc"), options.on("human")), found)
     return 0
 
@@ -144,7 +146,8 @@ def rm(session: Session, options: Options) -> int:
     """Remove images, or only the names given."""
     from pierhead.client.reclaimed import Reclaimed
 
-    query = {"force": options.on("force"), "noprune": options.on("no-prune")}
+    platforms = [as_json(text) for text in options.all("platform")]
+    query = {"force": options.on("force"), "noprune": options.on("no-prune"), "platforms": platforms}
     total = Reclaimed()
     problems = []
     fatal = False

@@ -8,6 +8,7 @@ from typing import Any
 from pierhead.client.api import Query, quote
 from pierhead.client.errors import ClientError, DaemonError
 from pierhead.client.flags import Options
+from pierhead.client.platforms import as_json
 from pierhead.client.session import Session
 from pierhead.client.template import Template, TemplateError, go_json
 
@@ -26,7 +27,8 @@ def container(session: Session, options: Options) -> int:
 
 def image(session: Session, options: Options) -> int:
     """Images."""
-    return _show(options, _getter(session, "/images/{}/json", safe="/:@"))
+    query = {"platform": as_json(options.text("platform"))}
+    return _show(options, _getter(session, "/images/{}/json", query, safe="/:@"))
 
 
 def network(session: Session, options: Options) -> int:

@@ -23,6 +23,7 @@ class Display:
             except OSError:
                 self.columns = 80
         self.lines: dict[str, int] = {}
+        self._drawn: list[str] = []
 
     def show(self, answer: Response) -> list[Any]:
         """Print the messages as they come; those of type ``aux`` are given back. Raises the stream's error."""
@@ -33,6 +34,9 @@ class Display:
                     found.append(message["aux"])
                     continue
                 self._message(message)
+                # At once: a Ctrl-C between two pieces would leave the cursor somewhere among the bars.
+                self.out.write("".join(self._drawn))
+                self._drawn.clear()
                 self.out.flush()
         return found
 
@@ -53,20 +57,20 @@ class Display:
         if id and (progress or message.get("progressDetail") is not None):
             if id not in self.lines:
                 self.lines[id] = len(self.lines)
-                self.out.write("\n")
+                self._drawn.append("\n")
             up = len(self.lines) - self.lines[id]
-            self.out.write(f"\x1b[{up}A")
+            self._drawn.append(f"\x1b[{up}A")
         else:
             self.lines.clear()
         if message.get("stream"):
             self._text(message, id, "", "")
         elif progress or message.get("progressDetail") is not None:
-            self.out.write("\x1b[2K\r")
+            self._drawn.append("\x1b[2K\r")
             self._text(message, id, progress, "\r")
         else:
             self._text(message, id, "", "\n")
         if up:
-            self.out.write(f"\x1b[{up}B")
+            self._drawn.append(f"\x1b[{up}B")
 
     def _text(self, message: Any, id: str, progress: str, end: str) -> None:
         text = ""
@@ -82,7 +86,7 @@ class Display:
             text += str(message["stream"])
         else:
             text += f"{message.get('status', '')}{end}"
-        self.out.write(text)
+        self._drawn.append(text)
 
     def _bar(self, detail: Any) -> str:
         """``[====>      ]  1.2MB/3.4MB``."""

@@ -7,6 +7,7 @@ from pierhead.client import credentials
 from pierhead.client.api import quote
 from pierhead.client.errors import ClientError
 from pierhead.client.flags import Options
+from pierhead.client.platforms import as_json
 from pierhead.client.progress import Display
 from pierhead.client.session import Session
 from pierhead.errors import PierheadError
@@ -28,7 +29,7 @@ def push(session: Session, options: Options) -> int:
             print(f"Using default tag: {reference.tag}")
     query = {"tag": "" if every else reference.tag or ""}
     if options.text("platform"):
-        query["platform"] = _platform(options.text("platform"))
+        query["platform"] = as_json(options.text("platform"))
     headers = {"X-Registry-Auth": credentials.header(session, reference.domain)}
     name = reference.familiar_name + (f"@{reference.digest}" if reference.digest else "")
     answer = session.api.call("POST", f"/images/{quote(name, '/:@')}/push", query, b"", headers, own=True)
@@ -41,9 +42,3 @@ def push(session: Session, options: Options) -> int:
         return 0
     Display(sys.stdout).show(answer)
     return 0
-
-
-def _platform(text: str) -> str:
-    """As the API has it: the OCI's JSON."""
-    names = ("os", "architecture", "variant")
-    return json.dumps(dict(zip(names, text.split("/"), strict=False)))

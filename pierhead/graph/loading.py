@@ -99,20 +99,30 @@ class _Checked(RawIOBase):
             raise InvalidParameter(f"invalid archive: blob sha256:{self._wanted} has another digest")
 
 
-def load(graph: Graph, fd: int, progress: Progress, parallel: int = 1, most: int = 0) -> list[Loaded]:
+def load(
+    graph: Graph,
+    fd: int,
+    progress: Progress,
+    parallel: int = 1,
+    most: int = 0,
+    platform: manifest.Platform | None = None,
+) -> list[Loaded]:
     """Load every image of the archive in a file. Raises InvalidParameter; then nothing has changed.
 
     parallel: how many layers are unpacked at a time, where the driver can.  most: how many an image may have; 0: any.
+    platform: images of other ones are passed over, of an index that one is taken.
     """
     bundle = Bundle(fd)
     if "manifest.json" in bundle:
         found = _docker(bundle)
     elif "index.json" in bundle:
-        found = _oci(bundle)
+        found = _oci(bundle, platform or manifest.Platform("linux", host_architecture()))
     else:
         raise InvalidParameter("invalid archive: it has neither manifest.json nor index.json")
     if not found:
         raise InvalidParameter("invalid archive: no image in it")
+    if platform is not None:
+        found = [image for image in found if _is_of(image, platform)]
     if most and any(len(image.layers) > most for image in found):
         raise InvalidParameter("max depth exceeded")
     with graph.lease() as lease:
@@ -264,7 +274,13 @@ def _docker(bundle: Bundle) -> list[Found]:
     return found
 
 
-def _oci(bundle: Bundle) -> list[Found]:
+def _is_of(image: Found, platform: manifest.Platform) -> bool:
+    config = parse_config(image.config)
+    own = manifest.Platform(config.os or "", config.architecture or "", config.variant or "")
+    return manifest.provides(own, platform)
+
+
+def _oci(bundle: Bundle, platform: manifest.Platform) -> list[Found]:
     """index.json of an OCI image layout."""
     try:
         layout = msgspec.json.decode(bundle.read("oci-layout", 4096))
@@ -277,7 +293,7 @@ def _oci(bundle: Bundle) -> list[Found]:
         raise InvalidParameter("invalid archive: index.json is no index")
     found = []
     for entry in index.manifests:
-        image = _resolve(bundle, entry)
+        image = _resolve(bundle, entry, platform)
         if image is not None:
             found.append(_oci_image(bundle, image, _names(entry)))
     return found
@@ -291,12 +307,12 @@ def _blob(bundle: Bundle, entry: manifest.Descriptor, limit: int) -> bytes:
     return data
 
 
-def _resolve(bundle: Bundle, entry: manifest.Descriptor) -> manifest.Manifest | None:
-    """The image that an entry of index.json means for this machine: itself, or one of the index that it names."""
+def _resolve(bundle: Bundle, entry: manifest.Descriptor, platform: manifest.Platform) -> manifest.Manifest | None:
+    """The image that an entry of index.json means for a platform: itself, or one of the index that it names."""
     document = manifest.parse(_blob(bundle, entry, manifest.LIMIT), entry.media_type)
     if isinstance(document, manifest.Manifest):
         return document
-    chosen = manifest.choose(document, manifest.Platform("linux", host_architecture()))
+    chosen = manifest.choose(document, platform)
     if chosen is None:
         return None
     document = manifest.parse(_blob(bundle, chosen, manifest.LIMIT), chosen.media_type)

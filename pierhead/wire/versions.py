@@ -30,6 +30,11 @@ SEVERAL_ENDPOINTS_AT_CREATE: Version = (1, 44)
 LINK_ALIAS_SHORT_ID: Version = (1, 45)
 """Before this, an endpoint's Aliases also showed the container's short id and its hostname."""
 GATEWAY_PRIORITY: Version = (1, 48)
+IMAGE_PUSH_PLATFORM: Version = (1, 46)
+IMAGE_PLATFORM: Version = (1, 48)
+"""From here on history, load and save can be asked for one platform."""
+IMAGE_INSPECT_PLATFORM: Version = (1, 49)
+IMAGE_REMOVE_PLATFORMS: Version = (1, 50)
 BRIDGE_NF_WARNINGS_GONE: Version = (1, 50)
 INFO_LEGACY_COMMITS_GONE: Version = (1, 49)
 

@@ -251,3 +251,46 @@ def test_a_registry_that_lies_about_a_layer_is_refused(api: Api, registry: Regis
     answer = api.send("POST", "/images/create", fromImage=f"{registry.address}/team/lie", tag="v1")
     assert "error" in answer.body.decode()
     assert api.send("GET", f"/images/{registry.address}/team/lie:v1/json").status == 404
+
+
+@pytest.mark.needs_docker28("platforms of images that are here")
+def test_an_image_of_another_platform_than_asked_for_is_not_there(api: Api) -> None:
+    older, api = Api(api.path, "v1.47"), Api(api.path, "v1.50")
+    layers = [tar({"for": "somebody else"})]
+    archive = docker_archive(layers, ["other:1"], config_of(layers, architecture="s390x"))
+    api.ok("POST", "/images/load", raw=archive, content_type=TAR)
+    here, other = (json.dumps({"os": "linux", "architecture": name}) for name in ("amd64", "s390x"))
+    for what in ("json", "history", "get"):
+        assert api.ok("GET", f"/images/other:1/{what}", platform=other).status == 200
+        refused = api.send("GET", f"/images/other:1/{what}", platform=here)
+        assert refused.status == 404, what
+        assert refused.message == (
+            "image with reference other:1 was found but its platform (linux/s390x) does not match the specified "
+            "platform (linux/amd64)"
+        )
+    for wrong, words in (
+        ("linux/amd64", "failed to parse platform"),
+        ('{"os": "linux"}', "both OS and Architecture must be provided"),
+        ('{"variant": "v7"}', "optional platform fields provided, but OS and Architecture are missing"),
+    ):
+        refused = api.send("GET", "/images/other:1/history", platform=wrong)
+        assert refused.status == 400 and words in refused.message
+    both = api.send("GET", "/images/other:1/json", platform=other, manifests=1)
+    assert both.status == 400 and "manifests and platform options cannot both be set" in both.message
+    # Older clients do not know of it.
+    assert older.ok("GET", "/images/other:1/history", platform=here).status == 200
+    assert api.send("DELETE", "/images/other:1", platforms=here).status == 404
+    api.ok("DELETE", "/images/other:1", platforms=other)
+
+
+@pytest.mark.needs_docker28("platforms of archives")
+def test_of_an_archive_one_platform_can_be_loaded(api: Api) -> None:
+    api = Api(api.path, "v1.50")
+    layers = [tar({"for": "anybody"})]
+    archive = docker_archive(layers, ["other:1"], config_of(layers, architecture="s390x"))
+    here, other = (json.dumps({"os": "linux", "architecture": name}) for name in ("amd64", "s390x"))
+    loaded = api.ok("POST", "/images/load", raw=archive, content_type=TAR, platform=here)
+    assert loaded.records == [] and api.send("GET", "/images/other:1/json").status == 404
+    api.ok("POST", "/images/load", raw=archive, content_type=TAR, platform=other)
+    assert api.get("/images/other:1/json")["Architecture"] == "s390x"
+    api.ok("DELETE", "/images/other:1")

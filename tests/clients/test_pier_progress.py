@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -38,17 +39,28 @@ class Pulling(Recorder):
     """A daemon that pulls anything, in the messages above."""
 
     messages = MESSAGES
+    # Whether it goes on for ever after the last message.
+    stays = False
+
+    def __init__(self, path: Path) -> None:
+        self.ended = threading.Event()
+        super().__init__(path)
 
     def answer(self, file: Any) -> bool:
         first = file.readline().decode()
         if not first:
             return False
-        while file.readline().strip():
-            pass
-        if "/images/create" in first:
+        head = b"".join(iter(file.readline, b"\r\n")).lower()
+        if b"transfer-encoding: chunked" in head:
+            while size := int(file.readline(), 16):
+                file.read(size + 2)
+            file.readline()
+        if "/images/" in first and first.startswith("POST"):
             body = b"".join(json.dumps(message).encode() + b"\r\n" for message in self.messages)
             file.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n" + body)
             file.flush()
+            if self.stays:
+                self.ended.wait(60)
             return False
         head = b"Api-Version: 1.50\r\nOstype: linux\r\nContent-Type: application/json\r\nContent-Length: 2\r\n"
         file.write(b"HTTP/1.1 200 OK\r\n" + head + b"\r\n" + (b"" if first.startswith("HEAD") else b"{}"))
@@ -62,6 +74,7 @@ def daemon(tmp_path: Path) -> Iterator[Pulling]:
         pytest.skip("needs the docker client 28 to compare with")
     made = Pulling(tmp_path / "s")
     yield made
+    made.ended.set()
     made.close()
 
 
@@ -71,9 +84,31 @@ def environment(daemon: Pulling) -> dict[str, str]:
     return {**found, "DOCKER_HOST": f"unix://{daemon.path}", "DOCKER_CONFIG": folder, "TERM": "xterm"}
 
 
-def screen(daemon: Pulling, program: str, columns: int) -> tuple[int, str]:
-    with Terminal([program, "pull", "x"], environment(daemon), 24, columns) as terminal:
+def screen(daemon: Pulling, program: str, columns: int, *words: str) -> tuple[int, str]:
+    with Terminal([program, *(words or ("pull", "x"))], environment(daemon), 24, columns) as terminal:
         return terminal.wait(), terminal.seen.decode()
+
+
+@pytest.mark.parametrize("command", ["push", "load"])
+def test_pushes_and_loads_are_drawn_the_same(daemon: Pulling, tmp_path: Path, command: str) -> None:
+    (tmp_path / "archive").write_bytes(bytes(10240))
+    words = ["load", "-i", str(tmp_path / "archive")] if command == "load" else ["push", "x:1"]
+    daemon.messages = [
+        {**message, "status": {"push": "Pushing", "load": "Loading layer"}[command]} if "id" in message else message
+        for message in MESSAGES
+    ]
+    assert screen(daemon, str(PIER), 100, *words) == screen(daemon, docker_client(), 100, *words)
+
+
+def test_ctrl_c_leaves_the_cursor_below_the_bars(daemon: Pulling) -> None:
+    daemon.messages, daemon.stays = MESSAGES[:6], True
+    seen = []
+    for program in (str(PIER), docker_client()):
+        with Terminal([program, "pull", "x"], environment(daemon), 24, 100) as terminal:
+            terminal.expect("9.877MB\r\x1b[2B")  # the last message, to its end
+            terminal.type("\x03")
+            seen.append((terminal.wait(), terminal.seen.decode()))
+    assert seen[0] == seen[1] and seen[0][0] == 130
 
 
 @pytest.mark.parametrize("columns", [60, 100, 200])

@@ -5,9 +5,10 @@ import re
 from dataclasses import dataclass
 
 from pierhead.daemon.engine.engine import Engine
-from pierhead.errors import InvalidParameter, NoSuchImage
+from pierhead.errors import InvalidParameter, NoSuchImage, NotFound
 from pierhead.graph.graph import Image
 from pierhead.linux.mount import OverlayRoot
+from pierhead.manifest import Platform, provides
 from pierhead.reference import Reference, is_digest, parse
 from pierhead.wire import codec
 from pierhead.wire.containers import ContainerConfig
@@ -30,8 +31,28 @@ class ImageRecord:
     variant: str = ""
 
 
-def find(engine: Engine, name: str) -> Image:
-    """By name, id or the beginning of an id, in Docker's order. Raises NoSuchImage, InvalidParameter."""
+def find(engine: Engine, name: str, platform: Platform | None = None) -> Image:
+    """By name, id or the beginning of an id, in Docker's order. Raises NoSuchImage, InvalidParameter.
+
+    platform: what it must be of. Raises NotFound in Docker's words where it is of another one.
+    """
+    image = _find(engine, name)
+    if platform is not None and not provides(own := platform_of(image), platform):
+        shown = name if names_id(image.id, name) else parse(name).tagged().familiar
+        raise NotFound(
+            f"image with reference {shown} was found but its platform ({own}) does not match the specified platform "
+            f"({platform})"
+        )
+    return image
+
+
+def platform_of(image: Image) -> Platform:
+    """What it was made for."""
+    config = image.config
+    return Platform(config.os or "", config.architecture or "", config.variant or "")
+
+
+def _find(engine: Engine, name: str) -> Image:
     if _HEX64.fullmatch(name):
         return engine.graph.image("sha256:" + name)
     if is_digest(name):

@@ -1,7 +1,7 @@
 """Jobs on images that are here: list, inspect, history, tag, remove, prune. What moves bytes is in ``transfers``."""
 
 import builtins
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -28,6 +28,7 @@ from pierhead.errors import Conflict, InvalidParameter, NoSuchImage
 from pierhead.graph.graph import Image
 from pierhead.graph.holdings import Holdings, holdings
 from pierhead.graph.image import parse_time
+from pierhead.manifest import Platform
 from pierhead.reference import Reference, parse
 from pierhead.wire import codec
 from pierhead.wire.filters import Filters
@@ -149,9 +150,9 @@ def usage(engine: Engine, held: Holdings) -> builtins.list[ImageSummary]:
     return found
 
 
-async def inspect(engine: Engine, name: str) -> ImageInspect:
-    """Everything about an image. Raises NoSuchImage."""
-    image = find(engine, name)
+async def inspect(engine: Engine, name: str, platform: Platform | None = None) -> ImageInspect:
+    """Everything about an image. Raises NoSuchImage, NotFound where it is of another platform."""
+    image = find(engine, name, platform)
     config = image.config
     names = engine.graph.tags.of(image.id)
     comment = config.comment or ""
@@ -178,9 +179,9 @@ async def inspect(engine: Engine, name: str) -> ImageInspect:
     )
 
 
-async def history(engine: Engine, name: str) -> builtins.list[HistoryItem]:
-    """How an image was made, the last step first. Raises NoSuchImage."""
-    image = find(engine, name)
+async def history(engine: Engine, name: str, platform: Platform | None = None) -> builtins.list[HistoryItem]:
+    """How an image was made, the last step first. Raises NoSuchImage, NotFound where it is of another platform."""
+    image = find(engine, name, platform)
     layers = iter(engine.graph.chain(image))
     items = []
     for step in image.config.history or []:
@@ -263,12 +264,14 @@ def _check(engine: Engine, image: Image, *, force: bool, named: bool) -> None:
 
 
 async def remove(
-    engine: Engine, name: str, force: bool = False, noprune: bool = False
+    engine: Engine, name: str, force: bool = False, noprune: bool = False, platforms: Sequence[Platform] = ()
 ) -> tuple[builtins.list[ImageDeleteResponseItem], Released]:
     """Take a name from an image, and delete the image when that was its last; by id: delete it with all its names.
 
-    Raises NoSuchImage, Conflict with Docker's wording.
+    Raises NoSuchImage, Conflict with Docker's wording, NotFound where it is not of one of the platforms.
     """
+    for platform in platforms:
+        find(engine, name, platform)
     before = space.free(engine)
     records, freed = await engine.finish(_remove(engine, name, force))
     return records, space.released(engine, freed, before)

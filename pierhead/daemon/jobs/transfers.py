@@ -220,8 +220,10 @@ _CHANGES: dict[str, Callable[[ContainerConfig, str], None]] = {
 # -- load -------------------------------------------------------------------------------------------------------------
 
 
-async def load(engine: Engine, source: AsyncIterator[bytes], quiet: bool) -> AsyncIterator[JSONMessage]:
-    """Every image of an archive, all or none."""
+async def load(
+    engine: Engine, source: AsyncIterator[bytes], quiet: bool, platform: manifest.Platform | None = None
+) -> AsyncIterator[JSONMessage]:
+    """Every image of an archive, all or none; with a platform: those that are of it."""
     flow = Inflow(source, asyncio.get_running_loop())
 
     async def told(image: Image) -> None:
@@ -253,7 +255,7 @@ async def load(engine: Engine, source: AsyncIterator[bytes], quiet: bool) -> Asy
             for piece in limited(cast("BinaryIO", flow), replace(engine.graph.limits, size=0)):
                 spool.write(piece)
             spool.flush()
-            for found in loading.load(engine.graph, spool.fileno(), progress, parallel, most):
+            for found in loading.load(engine.graph, spool.fileno(), progress, parallel, most, platform):
                 for name, before in found.moved:
                     out.put(
                         JSONMessage(
@@ -273,8 +275,11 @@ async def load(engine: Engine, source: AsyncIterator[bytes], quiet: bool) -> Asy
 # -- save -------------------------------------------------------------------------------------------------------------
 
 
-async def save(engine: Engine, names: Sequence[str]) -> AsyncIterator[bytes]:
-    """Images as one archive. Raises NotFound before it begins."""
+async def save(engine: Engine, names: Sequence[str], platform: manifest.Platform | None = None) -> AsyncIterator[bytes]:
+    """Images as one archive. platform: what each must be of. Raises NotFound before it begins."""
+    if platform is not None:
+        for name in names:
+            find(engine, name, platform)
     chosen = await blocking(lambda: saving.choose(engine.graph, [_chosen(engine, name) for name in names]))
     for item in chosen:
         event(engine, "save", item.image)

@@ -32,8 +32,31 @@ def _add_virtual_size(image: ImageSummary | ImageInspect) -> None:
     image.virtual_size = image.size
 
 
+def _decoded(text: str) -> Platform:
+    try:
+        wanted = codec.decode(text.encode(), OCIPlatform)
+    except InvalidParameter as error:
+        raise InvalidParameter(f"failed to parse platform: {error}") from None
+    if not wanted.os and not wanted.architecture and (wanted.variant or wanted.os_version or wanted.os_features):
+        raise InvalidParameter("optional platform fields provided, but OS and Architecture are missing")
+    if not wanted.os or not wanted.architecture:
+        raise InvalidParameter("both OS and Architecture must be provided")
+    return Platform(wanted.os, wanted.architecture, wanted.variant)
+
+
+def _platform(call: Call, since: versions.Version) -> Platform | None:
+    """The parameter ``platform``, the OCI's JSON; clients before ``since`` do not have it. Raises InvalidParameter."""
+    given = call.texts("platform") if call.version >= since else ()
+    if len(given) > 1:
+        raise InvalidParameter("multiple platform parameters not supported")
+    return _decoded(given[0]) if given and given[0] else None
+
+
 async def inspect(call: Call) -> Answer:
-    found = await call.engine.run(images.inspect, call.path["name"])
+    platform = _platform(call, versions.IMAGE_INSPECT_PLATFORM)
+    if platform is not None and call.flag("manifests"):
+        raise InvalidParameter("conflicting options: manifests and platform options cannot both be set")
+    found = await call.engine.run(images.inspect, call.path["name"], platform)
     if call.version < versions.IMAGE_VIRTUAL_SIZE_GONE:
         _add_virtual_size(found)
     if call.version >= versions.IMAGE_LEGACY_CONFIG_GONE:
@@ -45,7 +68,8 @@ async def inspect(call: Call) -> Answer:
 
 
 async def history(call: Call) -> Answer:
-    return answer.json(await call.engine.run(images.history, call.path["name"]))
+    platform = _platform(call, versions.IMAGE_PLATFORM)
+    return answer.json(await call.engine.run(images.history, call.path["name"], platform))
 
 
 async def tag(call: Call) -> Answer:
@@ -54,8 +78,10 @@ async def tag(call: Call) -> Answer:
 
 
 async def remove(call: Call) -> Answer:
+    wanted = call.texts("platforms") if call.version >= versions.IMAGE_REMOVE_PLATFORMS else ()
+    platforms = tuple(map(_decoded, wanted))
     removed, released = await call.engine.run(
-        images.remove, call.path["name"], call.flag("force"), call.flag("noprune")
+        images.remove, call.path["name"], call.flag("force"), call.flag("noprune"), platforms
     )
     return answer.removed(released, answer.json(removed))
 
@@ -110,10 +136,7 @@ def _reference(name: str, tag: str) -> str:
 
 
 async def push(call: Call) -> Answer:
-    platform = None
-    if text := call.text("platform"):
-        wanted = codec.decode(text.encode(), OCIPlatform)
-        platform = Platform(wanted.os, wanted.architecture, wanted.variant)
+    platform = _platform(call, versions.IMAGE_PUSH_PLATFORM)
     messages = await call.engine.run(images.push, call.path["name"], call.text("tag"), platform, call.registry_auth())
     return await progress(messages)
 
@@ -124,7 +147,8 @@ async def distribution(call: Call) -> Answer:
 
 async def load(call: Call) -> Answer:
     quiet = call.flag("quiet", default=True)
-    return await progress(await call.engine.run(images.load, call.body, quiet))
+    platform = _platform(call, versions.IMAGE_PLATFORM)
+    return await progress(await call.engine.run(images.load, call.body, quiet, platform))
 
 
 async def save(call: Call) -> Answer:
@@ -132,7 +156,7 @@ async def save(call: Call) -> Answer:
     names = tuple(part for name in names for part in name.split(",") if part)
     if not names:
         raise InvalidParameter("no images given: names is missing")
-    chunks = await call.engine.run(images.save, names)
+    chunks = await call.engine.run(images.save, names, _platform(call, versions.IMAGE_PLATFORM))
     return Stream(await after_first(chunks), "application/x-tar")
 
 
