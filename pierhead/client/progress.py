@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import time
 from typing import Any, TextIO
 
@@ -27,6 +28,17 @@ class Display:
 
     def show(self, answer: Response) -> list[Any]:
         """Print the messages as they come; those of type ``aux`` are given back. Raises the stream's error."""
+        before = signal.getsignal(signal.SIGINT)
+        if before is signal.default_int_handler:
+            # Ctrl-C ends us at once: Python's own handler would wait for the next message, where it comes just before
+            # we wait for that.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+        try:
+            return self._all(answer)
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def _all(self, answer: Response) -> list[Any]:
         found = []
         for line in answer.lines():
             for message in _values(line):

@@ -10,7 +10,7 @@ import pytest
 
 from tests.harness.api import UnixConnection
 from tests.harness.engines import Engine, Pierd
-from tests.harness.images import DOCKER_MANIFEST, busybox_rootfs, compressed, digest, tar
+from tests.harness.images import DOCKER_MANIFEST, busybox_rootfs, compressed, digest, docker_archive, oci_archive, tar
 from tests.harness.processes import wait_until
 from tests.harness.registry import Answers, Registry, serving_registry, stalling_registry
 from tests.harness.registry import registry as started_registry
@@ -150,6 +150,28 @@ def test_memory_does_not_grow_with_the_image(pierd: Pierd) -> None:
         pierd.api.ok("POST", "/images/create", fromImage=f"{address}/large", tag="1")
         # Three layers at a time, each with queues of a few pieces: not 150 MB of content.
         assert peak(pierd.pid) - before < 80 << 20
+
+
+def test_what_an_image_may_cost_is_the_administrators(pierd: Pierd) -> None:
+    pierd.stop()
+    pierd.start("--max-layers", "2", "--max-unpacked-size", "1m", "--max-manifest-size", "10k")
+    before = layers_on_disk(pierd)
+    answers = Answers()
+    answers.image("deep", [tar({name: name}) for name in "abc"])
+    answers.image("bomb", [tar({"a": "a"}), tar({"zeros": bytes(5_000_000)})])
+    answers.image("wordy", [tar({"a": "a"})])
+    answers.bodies["/v2/wordy/manifests/1"] += b" " * 20_000
+    wanted = {"deep": "max depth exceeded", "bomb": "unpacks to more than 1048576", "wordy": "larger than 10240 bytes"}
+    with serving_registry(pierd.host, answers) as address:
+        for name, words in wanted.items():
+            answer = pierd.api.send("POST", "/images/create", fromImage=f"{address}/{name}", tag="1")
+            assert words in answer.body.decode(), name
+    layers = [tar({"a": "a"}), tar({"zeros": bytes(5_000_000)})]
+    deep = oci_archive([tar({name: name}) for name in "abc"], "docker.io/x/deep:1")
+    for archive, words in ((docker_archive(layers, ["bomb:1"]), wanted["bomb"]), (deep, wanted["deep"])):
+        answer = pierd.api.send("POST", "/images/load", raw=archive, content_type="application/x-tar")
+        assert words in answer.body.decode()
+    assert layers_on_disk(pierd) == before
 
 
 def test_a_mirror_is_asked_first_and_a_dead_one_costs_nothing_but_the_attempt(

@@ -4,6 +4,7 @@ import fcntl
 import os
 import pty
 import select
+import signal
 import struct
 import subprocess
 import termios
@@ -11,6 +12,12 @@ import time
 from collections.abc import Mapping, Sequence
 
 from tests.harness.processes import DEADLINE
+
+
+def _sit_down() -> None:
+    """In the child: the terminal is its own, and Ctrl-C ends it, also where the tests run in the background."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class Terminal:
@@ -23,7 +30,7 @@ class Terminal:
             self.size(rows, columns)
             self.process = subprocess.Popen(
                 list(argv), stdin=slave, stdout=slave, stderr=slave, env=dict(env), start_new_session=True,
-                preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+                preexec_fn=_sit_down,
             )  # fmt: skip
         finally:
             os.close(slave)
