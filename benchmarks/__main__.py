@@ -7,7 +7,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from benchmarks import measures, network, resolver, tools
+from benchmarks import measures, network, resolver, storage, tools
 from benchmarks.measures import Measure
 from benchmarks.table import Goal, Row, render, row
 from tests.harness.engines import Engine, engine, orderly_end
@@ -110,7 +110,17 @@ def names(engines: list[Engine], rounds: int | None) -> list[Row]:
     return [row(f"resolver, p99 at {resolver.RATE:,} queries/s", "ms", samples, Goal(most=2))]
 
 
-GROUPS = {"containers": timed, "running": with_many, "network": networking, "names": names}
+def images(engines: list[Engine], rounds: int | None) -> list[Row]:
+    """The rows of images and storage."""
+    print("  images …", file=sys.stderr, flush=True)
+
+    def turns(engines: list[Engine], measure: Measure, rounds: int) -> dict[str, list[float]]:
+        return interleaved(engines, measure, rounds, 1)
+
+    return storage.rows(engines, rounds, turns)
+
+
+GROUPS = {"containers": timed, "running": with_many, "network": networking, "names": names, "images": images}
 
 
 def main() -> None:
