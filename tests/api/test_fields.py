@@ -319,7 +319,7 @@ def test_the_fields_that_no_other_test_asks_for(api: Api) -> None:
     assert demultiplex(api.logs(ids["host"]))[0].decode().strip() == api.get("/info")["Name"]
 
     check = {"Test": ["CMD-SHELL", "any thing"], "Interval": 200_000_000, "Retries": 1}
-    deaf = "trap 'sleep 4; exit 7' TERM; echo ready; while true; do sleep 0.1; done"
+    deaf = "trap 'sleep 8; exit 7' TERM; echo ready; while true; do sleep 0.1; done"
     id = api.run(
         "sh", "-c", deaf, StopTimeout=1, Shell=["sh", "-c", "echo said by $0; exit 1"], Healthcheck=check
     )  # fmt: skip
