@@ -186,10 +186,10 @@ def test_layers_of_an_older_pierhead_are_measured_once(pierd: Pierd) -> None:
 def test_what_is_just_being_made_or_removed_is_not_unaccounted(used: Engine) -> None:
     api = used.api
 
-    layers = [archive(folder(f"d{part}"), *(file(f"d{part}/{n}", "x") for n in range(40))) for part in range(8)]
+    layers = [archive(folder(f"d{part}"), *(file(f"d{part}/{n}", "x") for n in range(40))) for part in range(3)]
 
     def churn() -> None:
-        for number in range(4):
+        for number in range(3):
             load(api, layers, "c:1", oci=True)
             id = api.create("true", image="c:1", HostConfig={"Binds": [f"churn{number}:/v"]})
             api.ok("DELETE", f"/containers/{id}")
