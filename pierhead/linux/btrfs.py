@@ -134,7 +134,10 @@ def _children(subvolume: int) -> list[int]:
 
 def _open(somewhere: int, number: int) -> int:
     """The directory of a subvolume by its number (open_by_handle_at(2); the handle is FILEID_BTRFS_WITHOUT_PARENT)."""
-    handle = struct.pack("=IiQQI", 20, 0x4D, ROOT_INODE, number, 0)
+    place = ROOT_INODE, _INODE_ITEM
+    found = [data for _, _, data in _items(somewhere, number, place, place, 0, 1)]
+    generation = struct.unpack_from("=Q", found[0])[0] if found else 0
+    handle = struct.pack("=IiQQI", 20, 0x4D, ROOT_INODE, number, generation & 0xFFFFFFFF)
     buffer = ctypes.create_string_buffer(handle, len(handle))
     fd: int = libc.open_by_handle_at(somewhere, buffer, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     if fd < 0:

@@ -25,6 +25,8 @@ from pierhead.linux.mountapi import umount
 
 PROGRAM = "fuse-overlayfs"
 DEVICE = "/dev/fuse"
+_NO_MORE_THAN_OTHERS = ("setpriv", "--bounding-set", "-sys_resource", "--inh-caps", "-sys_resource")
+"""It is the program that writes: with this capability it would write beyond every quota, and so would its container."""
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -95,7 +97,7 @@ class FuseOverlayDriver(OverlayDriver):
         try:
             # It goes into the background, as a child of nobody's, when the mount is there.
             done = subprocess.run(
-                [PROGRAM, "-o", ",".join(options), place],
+                [*_NO_MORE_THAN_OTHERS, PROGRAM, "-o", ",".join(options), place],
                 cwd=self._home,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
