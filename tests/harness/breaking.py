@@ -69,11 +69,11 @@ def rows(data_root: Path) -> dict[str, int]:
     """How many there are in each table."""
     with closing(sqlite3.connect(f"file:{data_root}/graph.db?mode=ro", uri=True)) as db:
         names = [row[0] for row in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
-        # Settings of the daemon's own, and who had an address last, are remembered on purpose.
+        # Settings of the daemon's own, who had an address last and when an image was used are remembered on purpose.
         return {
             name: db.execute(f"SELECT count(*) FROM {name}").fetchone()[0]
             for name in names
-            if name not in ("meta", "address_history")
+            if name not in ("meta", "address_history", "image_use")
         }
 
 
