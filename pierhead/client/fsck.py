@@ -4,10 +4,10 @@ import json
 import sys
 from typing import Any
 
-from pierhead.client.errors import ClientError, DaemonError
+from pierhead.client.errors import ClientError
 from pierhead.client.flags import Options
-from pierhead.client.progress import Line
 from pierhead.client.session import Session
+from pierhead.client.upkeep import told
 
 
 def fsck(session: Session, options: Options) -> int:
@@ -15,23 +15,8 @@ def fsck(session: Session, options: Options) -> int:
     if options.text("format") not in ("", "json"):
         raise ClientError('the only format is "json"')
     query = {name: "1" for name in ("deep", "repair") if options.on(name)}
-    try:
-        answer = session.api.call("POST", "/system/fsck", query, b"", own=True)
-    except DaemonError as error:
-        if error.code == 404:
-            raise ClientError("This daemon has no fsck: it is not Pierhead's.") from None
-        raise
     plain = options.text("format") == "json"
-    shown = Line(sys.stdout)
-    for line in answer.lines():
-        message = json.loads(line)
-        if message.get("error"):
-            shown.clear()
-            raise ClientError(str(message["error"]))
-        if "Progress" in message:
-            shown.show("Comparing", message["Progress"])
-            continue
-        shown.clear()
+    for message in told(session, "fsck", query, "Comparing"):
         if plain:
             sys.stdout.write(f"{json.dumps(next(iter(message.values())), ensure_ascii=False)}\n")
         elif "Difference" in message:
