@@ -11,6 +11,7 @@ from pierhead.driver.graphdriver import detached, overlaylayout, usage
 from pierhead.driver.graphdriver.overlay import OverlayDriver
 from tests.harness.archives import NS, Item, archive, device, file, folder, hardlink, opaque, symlink, whiteout
 from tests.harness.filesystems import file_system
+from tests.harness.processes import run
 
 LAYERS: list[list[Item]] = [
     [
@@ -143,3 +144,16 @@ def test_an_older_kernels_way_leaves_no_mount_to_be_seen(tmp_path: Path, monkeyp
     finally:
         os.close(fd)
     assert [change.path for change in driver.changes("w")] == ["/made"]
+
+
+def test_ext4_begins_each_layer_where_little_was_deleted(tmp_path: Path) -> None:
+    # Otherwise it looks through what the layers removed a minute ago had, one by one, for each file of a new one.
+    with file_system("ext4", tmp_path, 512) as root:
+        driver = OverlayDriver(str(root))
+        driver.probe()
+        for number in range(8):
+            driver.create(f"l{number}", None)
+        told = run(["dumpe2fs", "-h", str(tmp_path / "ext4.img")]).check().stdout
+        inodes = next(int(line.split()[-1]) for line in told.splitlines() if line.startswith("Inodes per group"))
+        groups = {(root / f"overlay2/l{number}").stat().st_ino // inodes for number in range(8)}
+        assert len(groups) > 1

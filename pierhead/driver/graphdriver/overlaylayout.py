@@ -27,6 +27,7 @@ from pierhead.driver.graphdriver.notes import check_note, check_parent, lost, re
 from pierhead.driver.graphdriver.remove import remove_tree
 from pierhead.driver.graphdriver.usage import blocks, measure
 from pierhead.driver.graphdriver.whiteout import is_opaque
+from pierhead.linux.placement import spread
 
 MAX_LOWER = 450
 """Layers that are put on top of each other before they are merged. The kernel takes 500 (OVL_MAX_STACK)."""
@@ -64,6 +65,7 @@ class OverlayLayout:
 
     def _prepare(self) -> None:
         os.makedirs(os.path.join(self._home, "l"), mode=0o710, exist_ok=True)
+        spread(self._home)
         for folder in SKELETON_FOLDERS:
             os.makedirs(os.path.join(self._home, SKELETON, folder), mode=0o755, exist_ok=True)
         for name in SKELETON_FILES:

@@ -22,6 +22,7 @@ from pierhead.driver.graphdriver.usage import Tally, blocks, measure
 from pierhead.driver.graphdriver.whiteout import PREFIX, CopyExtractor
 from pierhead.linux.mount import DirectoryRoot, Root
 from pierhead.linux.openat import open_in_root
+from pierhead.linux.placement import spread
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -42,6 +43,7 @@ class VfsDriver:
     def probe(self) -> None:
         """All it needs is a directory."""
         os.makedirs(self._home, mode=0o710, exist_ok=True)
+        spread(self._home)
 
     def create(self, id: str, parent: str | None, *, writable: bool = False, limit: int = 0) -> None:
         """Copy the parent; a limit is for the copy as a whole."""
