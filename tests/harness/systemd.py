@@ -26,9 +26,15 @@ while read -r kind where options; do
             [ ! -e "$where/$file" ] || cat "$where/$file" >"$where/$NAME/$file"
         done
     fi
-    echo $$ >"$where/$NAME/cgroup.procs"
 done <"$TOP/hierarchies"
-exec unshare --mount --pid --fork --uts --ipc --cgroup --net --kill-child sh -c "$INNER"
+exec unshare --mount --pid --fork --uts --ipc --net --kill-child sh -c "$JOIN"
+"""
+
+# Only what will be PID 1: with another process in its own group systemd could not limit those below (cgroup v2).
+JOIN = r"""
+set -e
+while read -r kind where options; do echo 0 >"$where/$NAME/cgroup.procs"; done <"$TOP/hierarchies"
+exec unshare --cgroup sh -c "$INNER"
 """
 
 INNER = r"""
@@ -78,7 +84,7 @@ def booted() -> Iterator[Booted]:
     """A machine of its own; killed at the end, its control groups removed."""
     top = Path(tempfile.mkdtemp(prefix="pier-systemd-", dir="/tmp"))
     name = top.name
-    environment = {"PATH": os.environ["PATH"], "NAME": name, "TOP": str(top), "INNER": INNER}
+    environment = {"PATH": os.environ["PATH"], "NAME": name, "TOP": str(top), "JOIN": JOIN, "INNER": INNER}
     with open(top / "log", "wb") as log:
         process = subprocess.Popen(["sh", "-c", OUTER], env=environment, stdout=log, stderr=log)
     try:
