@@ -12,7 +12,7 @@ import secrets
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import BinaryIO, cast
@@ -371,6 +371,10 @@ class Graph:
             row["top"],
         )
 
+    def has(self, id: str) -> bool:
+        """Whether an image of this full id is there."""
+        return self.db.first("SELECT 1 FROM image WHERE id = ?", (id,)) is not None
+
     def image(self, id: str) -> Image:
         """By its full id. Raises NoSuchImage."""
         row = self.db.first("SELECT * FROM image WHERE id = ?", (id,))
@@ -387,16 +391,22 @@ class Graph:
         rows = self.db.all("SELECT id FROM image WHERE id >= ? AND id < ? LIMIT 2", (prefix, prefix + "g"))
         return rows[0]["id"] if len(rows) == 1 else None
 
-    def delete_image(self, id: str) -> tuple[list[str], int]:
+    def delete_image(self, id: str, despite: Set[str] = frozenset()) -> tuple[list[str], int]:
         """Delete an image and its names, and the layers that nothing else needs: (their chain ids, bytes on disk).
 
-        Raises Conflict while a container of it is being made.
+        despite: the containers of it that the caller knows of, and deletes it all the same.  Raises Conflict for any
+        other (it has been made meanwhile), and while one is being made.
         """
         with self.releases.one():
             with self.db.transaction(durable=True):
                 for row in self.db.all("SELECT id, layer_id FROM container WHERE image_id = ?", (id,)):
                     if not self.driver.exists(row["layer_id"]):
                         raise Conflict(f"container {row['id'][:12]} is just being made of this image")
+                    if row["id"] not in despite:
+                        raise Conflict(
+                            f"conflict: unable to delete {id.removeprefix('sha256:')[:12]} (must be forced) - image is "
+                            f"being used by stopped container {row['id'][:12]}"
+                        )
                 image = self.db.first("SELECT top FROM image WHERE id = ?", (id,))
                 if image is None:
                     return [], 0

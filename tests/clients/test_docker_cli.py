@@ -234,7 +234,7 @@ def test_version_and_info_are_printed(client: Client) -> None:
 
 def test_system_df_and_prune(client: Client) -> None:
     client("run", "--name", "old", "busybox", "true").check()
-    lines = client("system", "df").check().lines
+    lines = client("system", "df").check().lines[:5]  # pier has more to say below
     assert [line.split()[0] for line in lines] == ["TYPE", "Images", "Containers", "Local", "Build"]
     assert "Total reclaimed space" in client("container", "prune", "-f").check().stdout
     assert client("ps", "-aq").stdout == ""

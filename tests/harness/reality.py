@@ -56,6 +56,15 @@ def _compare(what: str, known: set[str], there: Iterable[str]) -> list[str]:
     return left + [f"{what} {name}: in GraphDB, not on the machine" for name in sorted(known - found)]
 
 
+def _waits(pid: int) -> str:
+    """What a process is at, and whose child it is."""
+    try:
+        parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]
+        return f"(child of {parent}) in {Path(f'/proc/{pid}/syscall').read_text().split()[:2]}"
+    except (OSError, IndexError):
+        return "has ended"
+
+
 def _listed(folder: Path) -> set[str]:
     return {entry.name for entry in folder.iterdir()} if folder.exists() else set()
 
@@ -105,9 +114,10 @@ def _run_time(pierd: Pierd, db: sqlite3.Connection) -> list[str]:
     # The daemon, the zygote and its spare; beyond these one shim for each container (its processes are elsewhere,
     # unless it has the host's network).
     ours = processes_in(pierd.host.path)
-    shims = sum(1 for pid in ours if _name(pid) == "pierhead-shim")
-    if shims - len(running) not in (0, 1):  # the zygote may be about to fork its next spare
-        left.append(f"{shims} shims (one is the spare) for {len(running)} running containers")
+    shims = [pid for pid in ours if _name(pid) == "pierhead-shim"]
+    if len(shims) - len(running) not in (0, 1):  # the zygote may be about to fork its next spare
+        waiting = "; ".join(f"{pid} {_name(pid)} {_waits(pid)}" for pid in ours if _name(pid).startswith("pierhead"))
+        left.append(f"{len(shims)} shims (one is the spare) for {len(running)} running containers: {waiting}")
     return left
 
 

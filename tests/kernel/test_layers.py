@@ -351,7 +351,10 @@ def test_a_container_keeps_its_layers_when_its_image_is_forced_away(store: Store
     with pytest.raises(PierheadError, match="just being made"):
         store.graph.delete_image(image.id)
     store.graph.driver.create("w" * 64, store.graph.layer(cast("str", image.top)).cache_id, writable=True)
-    assert store.graph.delete_image(image.id) == ([], 0)
+    with pytest.raises(PierheadError, match="image is being used by stopped container"):
+        store.graph.delete_image(image.id)
+    (container,) = store.db.all("SELECT id FROM container")
+    assert store.graph.delete_image(image.id, {container["id"]}) == ([], 0)
     assert len(list(store.graph.driver.list())) == 4
     store = store.again()
     mended(store)

@@ -22,7 +22,7 @@ from pierhead.daemon.jobs import (
 )
 from pierhead.daemon.jobs.describe import attributes, host_config_of, mounts_of, network_kind
 from pierhead.daemon.jobs.files import container_folder, log_config
-from pierhead.errors import Conflict, InvalidParameter, NoSuchContainer, PierheadError, listed
+from pierhead.errors import Conflict, InvalidParameter, NoSuchContainer, NoSuchImage, PierheadError, listed
 from pierhead.graph.containers import Container
 from pierhead.graph.state import State
 from pierhead.manifest import Platform
@@ -284,18 +284,24 @@ def _endpoints(engine: Engine, request: ContainerCreateRequest, host: HostConfig
 
 def _reserve_name(engine: Engine, container: Container) -> Container:
     if container.name:
-        with engine.db.transaction():
-            engine.containers.add(container)
+        _add(engine, container)
         return container
     for attempt in range(20):
         name = names.generate() + (str(attempt) if attempt > 5 else "")
         try:
-            with engine.db.transaction():
-                engine.containers.add(replace(container, name=name))
+            _add(engine, replace(container, name=name))
             return replace(container, name=name)
         except Conflict:
             continue
     raise PierheadError("could not find a free name: give one with --name")
+
+
+def _add(engine: Engine, container: Container) -> None:
+    """Its row, if its image is there still: from here on that cannot be removed. Raises NoSuchImage, Conflict."""
+    with engine.db.transaction():
+        engine.containers.add(container)
+        if not engine.graph.has(container.image_id):
+            raise NoSuchImage(container.image_name)
 
 
 async def _make_mounts(engine: Engine, container: Container, wanted: list[mounts.Wanted]) -> list[MountPoint]:

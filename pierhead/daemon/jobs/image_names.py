@@ -80,10 +80,14 @@ def container_config(image: Image) -> ContainerConfig:
 async def resolve(engine: Engine, name: str) -> ImageRecord:
     """The image that a container shall be made of. Raises NoSuchImage, InvalidParameter."""
     image = find(engine, name)
+    try:
+        layer = engine.graph.layer(image.top).cache_id if image.top else None
+    except LookupError:  # it is just being removed
+        raise NoSuchImage(name) from None
     return ImageRecord(
         id=image.id,
         config=container_config(image),
-        layer=engine.graph.layer(image.top).cache_id if image.top else None,
+        layer=layer,
         reference=name,
         architecture=image.config.architecture or "",
         os=image.config.os or "",

@@ -295,6 +295,7 @@ async def _remove(engine: Engine, name: str, force: bool) -> tuple[builtins.list
     left = [other for other in names if other not in condemned]
     if left and not by_id:
         return _untag(engine, image, condemned), 0
+    known = {id for id, _ in users(engine, image)}
     try:
         _check(engine, image, force=force, named=bool(left))
     except Conflict:
@@ -302,7 +303,7 @@ async def _remove(engine: Engine, name: str, force: bool) -> tuple[builtins.list
             return _untag(engine, image, condemned), 0  # a forced untag leaves what a container needs
         raise
     # With its names at once: whatever ends this daemon, an image that nobody has a name for is not what is left.
-    layers, freed = await blocking(engine.graph.delete_image, image.id)
+    layers, freed = await blocking(engine.graph.delete_image, image.id, known)
     records = _untagged(engine, image, [*condemned, *left], told=len(names) if by_id else 1)
     event(engine, "delete", image)
     return [*records, *(ImageDeleteResponseItem(deleted=id) for id in (image.id, *layers))], freed
