@@ -20,7 +20,8 @@ from tests.harness.engines import TOP, engine
 from tests.harness.probe import Lines
 from tests.harness.processes import IN_TEST_MACHINE
 
-GOLDEN = Path(__file__).with_name("golden-v2.json" if cgroups.detect().version == 2 else "golden.json")
+UNIFIED = cgroups.detect().version == 2
+GOLDEN = Path(__file__).with_name("golden-v2.json" if UNIFIED else "golden.json")
 EXPLANATIONS = TOP / "docs/security.md"
 
 pytestmark = [
@@ -60,7 +61,7 @@ def only_elsewhere(name: str) -> bool:
 
 
 @pytest.mark.skipif(
-    cgroups.detect().version == 2 and not IN_TEST_MACHINE,
+    UNIFIED and not IN_TEST_MACHINE,
     reason="of cgroup v2 alone the lines are the test machine's, whose kernel and limits are its own",
 )
 def test_no_way_into_a_container_gives_more_or_less_than_it_did(ours: dict[str, Lines]) -> None:

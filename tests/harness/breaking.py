@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.harness.api import Answer, Api
 from tests.harness.breakable import Breakable
-from tests.harness.reality import kept
+from tests.harness.reality import kept, settled
 from tests.harness.steps import Fault, Moment, Step, Verdict, go_on, kill, nth, when
 
 Request = Callable[[Api], Answer]
@@ -150,6 +150,7 @@ class Breaking:
             except BaseException as error:
                 self._give_up(error, "killed before")
                 raise
+        assert settled(self.pierd) == []
 
     def failed_everywhere(self, fault: Fault) -> None:
         """An error at each step that may have it, without a restart."""
@@ -175,6 +176,8 @@ class Breaking:
             except BaseException as error:
                 self._give_up(error, f"{fault.name} at")
                 raise
+        print(*self.mended, sep="\n")
+        assert settled(self.pierd) == []
 
     def _give_up(self, error: BaseException, where: str) -> None:
         """Say where, and take away what is left for the tests that follow."""

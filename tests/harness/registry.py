@@ -5,7 +5,7 @@ import http.client
 import json
 import ssl
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -142,11 +142,36 @@ def registry(
         daemon.terminate()
 
 
+@contextmanager
+def _serving(host: Namespace, port: int, answer: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[None]:
+    """A server at 127.0.0.1 of a machine that has every request answered by a function, each in a thread."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            answer(self)
+
+        do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_GET
+
+        def log_message(self, *arguments: object) -> None:
+            """Nothing."""
+
+    server = host.call(lambda: ThreadingHTTPServer(("127.0.0.1", port), Handler))
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
 class StallingRegistry:
     """A registry of one image, ``image``, that stops in the middle of one of its layers until it is told to ``go``."""
 
-    def __init__(self, server: ThreadingHTTPServer, layers: Sequence[bytes], stalls: int) -> None:
-        self.image = f"127.0.0.1:{server.server_port}/stalls:here"
+    def __init__(self, port: int, layers: Sequence[bytes], stalls: int) -> None:
+        self.image = f"127.0.0.1:{port}/stalls:here"
         self.asked: list[str] = []
         self.stalled = threading.Event()
         self.go = threading.Event()
@@ -187,28 +212,12 @@ def stalling_registry(
     host: Namespace, layers: Sequence[bytes], port: int = PORT, stalls: int = -1
 ) -> Iterator[StallingRegistry]:
     """One at 127.0.0.1:5000 of a machine. stalls: the layer that it stops in."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            made.answer(self)
-
-        do_HEAD = do_GET
-
-        def log_message(self, *arguments: object) -> None:
-            """Nothing."""
-
-    server = host.call(lambda: ThreadingHTTPServer(("127.0.0.1", port), Handler))
-    server.daemon_threads = True
-    made = StallingRegistry(server, layers, stalls)
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    try:
-        yield made
-    finally:
-        made.go.set()
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    made = StallingRegistry(port, layers, stalls)
+    with _serving(host, port, made.answer):
+        try:
+            yield made
+        finally:
+            made.go.set()
 
 
 class ReceivingRegistry:
@@ -245,27 +254,11 @@ class ReceivingRegistry:
 def receiving_registry(host: Namespace, port: int = PORT) -> Iterator[ReceivingRegistry]:
     """One at 127.0.0.1:5000 of a machine."""
     made = ReceivingRegistry()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            made.answer(self)
-
-        do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_GET
-
-        def log_message(self, *arguments: object) -> None:
-            """Nothing."""
-
-    server = host.call(lambda: ThreadingHTTPServer(("127.0.0.1", port), Handler))
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    try:
-        yield made
-    finally:
-        made.go.set()
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with _serving(host, port, made.answer):
+        try:
+            yield made
+        finally:
+            made.go.set()
 
 
 class Answers:
@@ -287,45 +280,31 @@ class Answers:
         self.bodies |= {f"/v2/{repository}/manifests/{name}": manifest for name in ("1", digest(manifest))}
         return blobs
 
+    def answer(self, request: BaseHTTPRequestHandler) -> None:
+        """Answer a GET or HEAD."""
+        body = self.bodies.get(request.path)
+        wanted = request.headers.get("Range") or ""
+        if request.command == "GET":
+            self.asked.append((request.path, wanted))
+        status = 404 if body is None else 206 if wanted else 200
+        body = body or b""
+        if wanted:
+            body = body[int(wanted.removeprefix("bytes=").partition("-")[0]) :]
+        request.send_response(status)
+        request.send_header("Content-Length", str(len(body)))
+        if "/manifests/" in request.path:
+            request.send_header("Content-Type", DOCKER_MANIFEST)
+        request.end_headers()
+        if request.path in self.break_once:
+            self.break_once.remove(request.path)
+            body = body[: len(body) // 2]
+        if request.command == "GET":
+            with suppress(ConnectionError):
+                request.wfile.write(body)
+
 
 @contextmanager
 def serving_registry(host: Namespace, answers: Answers, port: int = PORT) -> Iterator[str]:
     """A registry at 127.0.0.1:5000 of a machine that says these; yields its address."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            body = answers.bodies.get(self.path)
-            wanted = self.headers.get("Range") or ""
-            if self.command == "GET":
-                answers.asked.append((self.path, wanted))
-            status = 404 if body is None else 206 if wanted else 200
-            body = body or b""
-            if wanted:
-                body = body[int(wanted.removeprefix("bytes=").partition("-")[0]) :]
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            if "/manifests/" in self.path:
-                self.send_header("Content-Type", DOCKER_MANIFEST)
-            self.end_headers()
-            if self.path in answers.break_once:
-                answers.break_once.remove(self.path)
-                body = body[: len(body) // 2]
-            if self.command == "GET":
-                with suppress(ConnectionError):
-                    self.wfile.write(body)
-
-        do_HEAD = do_GET
-
-        def log_message(self, *arguments: object) -> None:
-            """Nothing."""
-
-    server = host.call(lambda: ThreadingHTTPServer(("127.0.0.1", port), Handler))
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    try:
+    with _serving(host, port, answers.answer):
         yield f"127.0.0.1:{port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

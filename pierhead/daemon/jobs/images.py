@@ -242,16 +242,15 @@ def _short(id: str) -> str:
     return id.removeprefix("sha256:")[:12]
 
 
-def _check(engine: Engine, image: Image, *, force: bool, named: bool) -> None:
+def _check(image: Image, found: builtins.list[tuple[str, bool]], *, force: bool, named: bool) -> None:
     """Raise Conflict where an image may not be deleted; force gives way to all but running containers.
 
-    named: whether it has names that nobody has asked to take away.
+    found: its users.  named: whether it has names that nobody has asked to take away.
     """
 
     def conflict(how: str, why: str) -> Conflict:
         return Conflict(f"conflict: unable to delete {_short(image.id)} ({how}) - {why}")
 
-    found = users(engine, image)
     for id, running in found:
         if running:
             raise conflict("cannot be forced", f"image is being used by running container {_short(id)}")
@@ -281,12 +280,13 @@ async def _remove(engine: Engine, name: str, force: bool) -> tuple[builtins.list
     """What was done, and the bytes that it gave back."""
     image = find(engine, name)
     names = engine.graph.tags.of(image.id)
+    found = users(engine, image)
     by_id = names_id(image.id, name)
     if by_id:
         condemned = names if _single(names) else []
     else:
         if not force and _single(names):
-            for id, _ in users(engine, image):
+            for id, _ in found:
                 raise Conflict(
                     f'conflict: unable to remove repository reference "{name}" (must force) - '
                     f"container {_short(id)} is using its referenced image {_short(image.id)}"
@@ -295,15 +295,14 @@ async def _remove(engine: Engine, name: str, force: bool) -> tuple[builtins.list
     left = [other for other in names if other not in condemned]
     if left and not by_id:
         return _untag(engine, image, condemned), 0
-    known = {id for id, _ in users(engine, image)}
     try:
-        _check(engine, image, force=force, named=bool(left))
+        _check(image, found, force=force, named=bool(left))
     except Conflict:
-        if not by_id and users(engine, image):
+        if not by_id and found:
             return _untag(engine, image, condemned), 0  # a forced untag leaves what a container needs
         raise
     # With its names at once: whatever ends this daemon, an image that nobody has a name for is not what is left.
-    layers, freed = await blocking(engine.graph.delete_image, image.id, known)
+    layers, freed = await blocking(engine.graph.delete_image, image.id, {id for id, _ in found})
     records = _untagged(engine, image, [*condemned, *left], told=len(names) if by_id else 1)
     event(engine, "delete", image)
     return [*records, *(ImageDeleteResponseItem(deleted=id) for id in (image.id, *layers))], freed
