@@ -15,6 +15,8 @@ from pathlib import Path
 from tests.harness.processes import Output, run, wait_until
 
 SYSTEMD = "/lib/systemd/systemd"
+UNIFIED = Path("/sys/fs/cgroup")
+"""Where cgroup v2 is mounted on a machine that has nothing else."""
 
 OUTER = r"""
 set -e
@@ -25,6 +27,8 @@ while read -r kind where options; do
         for file in cpuset.cpus cpuset.mems; do
             [ ! -e "$where/$file" ] || cat "$where/$file" >"$where/$NAME/$file"
         done
+    else
+        for one in $(cat "$where/cgroup.controllers"); do echo "+$one" >"$where/cgroup.subtree_control"; done
     fi
 done <"$TOP/hierarchies"
 exec unshare --mount --pid --fork --uts --ipc --net --kill-child sh -c "$JOIN"
@@ -67,13 +71,19 @@ exec env -i container=test "PATH=$PATH" /lib/systemd/systemd --unit=idle.service
 class Booted:
     """Such a machine."""
 
-    def __init__(self, pid: int) -> None:
-        """pid: its PID 1, as we see it."""
+    def __init__(self, pid: int, name: str) -> None:
+        """pid: its PID 1, as we see it; name: its control group."""
         self.pid = pid
+        self._visitors = UNIFIED / name / "visitors"
 
     def argv(self, *command: str) -> list[str]:
         """A command line that runs in it, and in the network namespace of whoever runs it."""
-        return ["nsenter", f"--target={self.pid}", "--mount", "--pid", "--cgroup", "--uts", "--ipc", *command]
+        entered = ["nsenter", f"--target={self.pid}", "--mount", "--pid", "--cgroup", "--uts", "--ipc", *command]
+        if not (UNIFIED / "cgroup.controllers").exists():
+            return entered
+        # With cgroup v2 its systemd moves no process that comes from outside of its namespace (nsdelegate).
+        self._visitors.mkdir(exist_ok=True)
+        return ["sh", "-c", 'echo 0 >"$0" && exec "$@"', f"{self._visitors}/cgroup.procs", *entered]
 
     def systemctl(self, *arguments: str) -> Output:
         return run(self.argv("systemctl", *arguments))
@@ -89,7 +99,7 @@ def booted() -> Iterator[Booted]:
         process = subprocess.Popen(["sh", "-c", OUTER], env=environment, stdout=log, stderr=log)
     try:
         wait_until(lambda: "systemd" in map(_name, _children(process.pid)), "systemd")
-        machine = Booted(_children(process.pid)[0])
+        machine = Booted(_children(process.pid)[0], name)
         wait_until(
             lambda: machine.systemctl("is-active", "idle.service").stdout.strip() == "active",
             "a booted machine",
