@@ -180,3 +180,28 @@ def test_what_was_committed_is_found_after_a_crash(tmp_path: Path) -> None:
     again = GraphDB(str(tmp_path / "db"))
     assert again.meta("counter") == "19"
     again.close()
+
+
+def test_a_list_is_never_older_than_the_database_and_made_once_for_each_content(tmp_path: Path) -> None:
+    ours = engine()
+    db = ours.db = GraphDB(str(tmp_path / "db"))
+    ours.containers = Containers(db)
+    made = 0
+
+    def names(engine: Engine) -> list[str]:
+        nonlocal made
+        made += 1
+        return [one.name for one in engine.containers.all()]
+
+    assert ours.derived(names) == ours.derived(names) == [] and made == 1
+    ours.containers.add(container("a" * 64, "one"))
+    assert ours.derived(names) == ours.derived(names) == ["one"] and made == 2
+    with pytest.raises(ZeroDivisionError), db.transaction():
+        ours.containers.rename("a" * 64, "never")
+        _ = 1 / 0
+    assert ours.derived(names) == ["one"]
+    ours.containers.rename("a" * 64, "two")
+    assert ours.derived(names) == ["two"]
+    db.execute("DELETE FROM container")
+    assert ours.derived(names) == []
+    db.close()

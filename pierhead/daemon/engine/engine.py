@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from pierhead.daemon.config import Config
 from pierhead.daemon.engine.events import Events
@@ -149,11 +149,23 @@ class Engine:
     started_jobs: int = 0
     tasks: "dict[int, asyncio.Task[object]]" = field(default_factory=dict)
     chores: "set[asyncio.Task[Any]]" = field(default_factory=set)
-    summaries: tuple[int, dict[str, Any]] = (-1, {})
-    """Of the last list: what it was made of (``GraphDB.changes``) and the summaries by container."""
+    derivations: dict[Callable[["Engine"], Any], tuple[int, Any]] = field(default_factory=dict)
+    """What ``derived`` has made, with what it was made of (``GraphDB.changes``)."""
     held: set[str] = field(default_factory=set)
     """Ids of containers whose end is neither answered by a restart policy nor by auto-remove (see supervise)."""
     on_ended: Callable[[Running, Exited], None] = lambda running, exit: None
+
+    def derived(self, make: Callable[["Engine"], T]) -> T:
+        """What a function makes of GraphDB's content alone: made anew only when that has changed.
+
+        It is everybody's, so only the one who writes the function writes to it; and not for use within a transaction.
+        """
+        changes = self.db.changes  # first: what changes while it is made is in the next one
+        at, made = self.derivations.get(make, (-1, None))
+        if at != changes:
+            made = make(self)
+            self.derivations[make] = changes, made
+        return cast(T, made)
 
     @contextmanager
     def request(self, name: str) -> Iterator[None]:

@@ -161,9 +161,7 @@ async def list(
 ) -> builtins.list[ContainerSummary]:
     """Containers, newest first. Raises InvalidParameter for an unknown filter."""
     result = []
-    if engine.summaries[0] != engine.db.changes:
-        engine.summaries = (engine.db.changes, {})
-    known = engine.summaries[1]
+    known = engine.derived(_no_summaries)
     checked = health.statuses(engine)
     selected = await _selected(engine, all, limit, filters or Filters())
     used = await _used(engine, selected) if size else {}
@@ -177,6 +175,11 @@ async def list(
             _add_sizes(engine, summary, container, used[container.id])
         result.append(summary)
     return result
+
+
+def _no_summaries(engine: Engine) -> dict[str, ContainerSummary]:
+    """By container; lists fill it with what they need."""
+    return {}
 
 
 def _summary(engine: Engine, container: Container) -> ContainerSummary:

@@ -1,6 +1,7 @@
 """Jobs on images that are here: list, inspect, history, tag, remove, prune. What moves bytes is in ``transfers``."""
 
 import builtins
+import copy
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -26,7 +27,6 @@ from pierhead.daemon.jobs.pushes import push
 from pierhead.daemon.jobs.transfers import import_, load, save
 from pierhead.errors import Conflict, InvalidParameter, NoSuchImage
 from pierhead.graph.graph import Image
-from pierhead.graph.holdings import Holdings, holdings
 from pierhead.graph.image import parse_time
 from pierhead.manifest import Platform
 from pierhead.reference import Reference, parse
@@ -97,6 +97,33 @@ async def list(
     return await blocking(_list, engine, filters or Filters(), shared_size)
 
 
+@dataclass(frozen=True, slots=True)
+class _Listed:
+    """An image as lists look at it. created: ns."""
+
+    created: int
+    names: builtins.list[Reference]
+    summary: ImageSummary
+
+
+def _all(engine: Engine) -> builtins.list[_Listed]:
+    """Every image, youngest first."""
+    names = engine.graph.tags.all()
+    return [_listed(image, names.get(image.id, [])) for image in engine.graph.images()]
+
+
+def _listed(image: Image, names: builtins.list[Reference]) -> _Listed:
+    summary = ImageSummary(
+        id=image.id,
+        created=image.created // 10**9,
+        labels=container_config(image).labels,
+        repo_tags=[name.familiar for name in names if name.digest is None],
+        repo_digests=[name.familiar for name in names if name.digest is not None],
+        size=image.size,
+    )
+    return _Listed(image.created, names, summary)
+
+
 def _list(engine: Engine, filters: Filters, shared_size: bool) -> builtins.list[ImageSummary]:
     filters.validate(LIST_FILTERS)
     dangling = filters.flag("dangling")
@@ -104,48 +131,41 @@ def _list(engine: Engine, filters: Filters, shared_size: bool) -> builtins.list[
     since = max((find(engine, name).created for name in filters.values_of("since")), default=None)
     until = [parse_moment(text, "until") for text in filters.values_of("until")]
     patterns = filters.values_of("reference")
-    names = engine.graph.tags.all()
-    held = holdings(engine.graph).images if shared_size else {}
+    held = engine.derived(space.layers_and_images).images if shared_size else {}
     result = []
-    for image in engine.graph.images():
+    for image in engine.derived(_all):
         if (before is not None and image.created >= before) or (since is not None and image.created <= since):
             continue
         if any(image.created > moment for moment in until):
             continue
-        labels = container_config(image).labels
-        if not filters.matches_labels("label", labels):
+        if "label" in filters and not filters.matches_labels("label", image.summary.labels):
             continue
-        shown = names.get(image.id, [])
+        summary = copy.copy(image.summary)
         if patterns:
-            shown = [name for name in shown if any(_matches(pattern, name) for pattern in patterns)]
-        tags = [name.familiar for name in shown if name.digest is None]
-        if not shown:
-            if patterns or ("dangling" in filters and not dangling):
+            shown = [name for name in image.names if any(_matches(pattern, name) for pattern in patterns)]
+            if not shown:
                 continue
-        elif dangling and tags:
+            summary.repo_tags = [name.familiar for name in shown if name.digest is None]
+            summary.repo_digests = [name.familiar for name in shown if name.digest is not None]
+        if dangling and summary.repo_tags:
             continue
-        result.append(
-            ImageSummary(
-                id=image.id,
-                created=image.created // 10**9,
-                labels=labels,
-                repo_tags=tags,
-                repo_digests=[name.familiar for name in shown if name.digest is not None],
-                size=image.size,
-                shared_size=held[image.id].shared if image.id in held else -1,
-            )
-        )
+        if "dangling" in filters and not dangling and not image.names:
+            continue
+        if (use := held.get(summary.id)) is not None:
+            summary.shared_size = use.shared
+        result.append(summary)
     return result
 
 
-def usage(engine: Engine, held: Holdings) -> builtins.list[ImageSummary]:
-    """The images for ``system df`` (blocking): with what they share and how many containers each has."""
-    found = _list(engine, Filters(), False)
+def usage(engine: Engine) -> builtins.list[ImageSummary]:
+    """The images for ``system df``: with what they share and how many containers each has."""
+    found = [copy.copy(image.summary) for image in engine.derived(_all)]
+    held = engine.derived(space.layers_and_images).images
     rows = engine.db.all("SELECT image_id, count(*) AS users FROM container GROUP BY image_id")
     users = {row["image_id"]: row["users"] for row in rows}
     for image in found:
         image.containers = users.get(image.id, 0)
-        if (use := held.images.get(image.id)) is not None:
+        if (use := held.get(image.id)) is not None:
             image.shared_size, image.disk, image.disk_shared = use.shared, use.disk, use.disk_shared
     return found
 

@@ -5,13 +5,13 @@ belongs to none of them, nor to the engine itself, is unaccounted: a defect, or 
 """
 
 import os
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 
 from pierhead.daemon.engine.engine import Engine
 from pierhead.driver.graphdriver.usage import blocks, measure
 from pierhead.graph.containers import Container
-from pierhead.graph.holdings import HeldLayer, Holdings
+from pierhead.graph.holdings import HeldLayer, Holdings, holdings
 from pierhead.wire.space import DiskUsage, Released, Stray
 
 _DATABASE = frozenset({"graph.db", "graph.db-wal", "graph.db-shm", "graph.db-journal"})
@@ -23,6 +23,11 @@ def free(engine: Engine) -> int:
     """Bytes of the data root's file system that nothing has."""
     system = os.statvfs(engine.config.data_root)
     return system.f_bfree * system.f_frsize
+
+
+def layers_and_images(engine: Engine) -> Holdings:
+    """What all of them take."""
+    return holdings(engine.graph)
 
 
 def released(engine: Engine, freed: int, before: int) -> Released:
@@ -82,27 +87,59 @@ class _Account:
                 self.stray(self.path(name, entry), measure(self.path(name, entry)).disk)
 
 
-def account(engine: Engine, held: Holdings, containers: Iterable[ContainerUse], volumes: int) -> DiskUsage:
+@dataclass(frozen=True, slots=True)
+class _Owners:
+    """Whose what GraphDB knows is, by the names that it has on the disk.
+
+    layers: images' and, without being a ``HeldLayer``, containers' own; both of the driver in use.  split: of all
+    drivers.  drivers: that something is of.  unfinished: volumes that are being filled or removed.
+    """
+
+    held: tuple[HeldLayer, ...]
+    layers: Set[str]
+    split: Set[str]
+    drivers: Set[str]
+    containers: Set[str]
+    volumes: Set[str]
+    unfinished: Sequence[str]
+    blobs: Set[str]
+
+
+def _owners(engine: Engine) -> _Owners:
+    held = engine.derived(layers_and_images)
+    rows = engine.db.all("SELECT id, layer_id, driver FROM container")
+    volumes = {row["name"]: row["state"] for row in engine.db.all("SELECT name, state FROM volume")}
+    driver = engine.layers.name
+    own = tuple(layer for layer in held.layers if layer.driver == driver)
+    return _Owners(
+        held=own,
+        layers={layer.cache_id for layer in own} | {row["layer_id"] for row in rows if row["driver"] == driver},
+        split={layer.cache_id for layer in held.layers},
+        drivers={layer.driver for layer in held.layers} | {row["driver"] for row in rows},
+        containers={row["id"] for row in rows},
+        volumes=volumes.keys(),
+        unfinished=[name for name, state in volumes.items() if state != "ready"],
+        blobs={row["hex"] for row in engine.db.all("SELECT substr(digest, 8) AS hex FROM content")},
+    )
+
+
+def account(engine: Engine, containers: Iterable[ContainerUse], volumes: int) -> DiskUsage:
     """The books (blocking). volumes: bytes on disk of all that are whole."""
     made = _Account(engine.config.data_root)
     usage = made.usage
+    owners = engine.derived(_owners)
     for use in containers:
         usage.containers.writable += use.writable
         usage.containers.logs += use.logs
         usage.containers.files += use.files
     usage.volumes = volumes
-    rows = engine.containers.all()
-    driver = engine.layers.name
-    layers = [layer for layer in held.layers if layer.driver == driver]
-    writable = {container.layer_id for container in rows if container.driver == driver}
-    rest = engine.layers.remainder({layer.cache_id for layer in layers} | writable)
+    rest = engine.layers.remainder(owners.layers)
     usage.engine += rest.own
     for path, size in rest.strays:
         made.stray(path, size)
-    for layer in layers:
+    for layer in owners.held:
         _add_layer(engine, usage, layer, missing=layer.cache_id in rest.missing)
-    drivers = {layer.driver for layer in held.layers} | {container.driver for container in rows}
-    _add_folders(engine, made, held, {container.id for container in rows}, drivers)
+    _add_folders(engine, made, owners)
     _look_again(engine, usage)
     usage.engine += blocks(made.home)
     usage.total = sum(
@@ -157,10 +194,9 @@ def _add_layer(engine: Engine, usage: DiskUsage, layer: HeldLayer, *, missing: b
         usage.layers.kept += disk
 
 
-def _add_folders(engine: Engine, made: _Account, held: Holdings, containers: Set[str], drivers: Set[str]) -> None:
+def _add_folders(engine: Engine, made: _Account, owners: _Owners) -> None:
     """Whatever is in the data root but for the storage driver's folder."""
     usage = made.usage
-    volumes = engine.db.all("SELECT name, state FROM volume")
     for name in sorted(os.listdir(made.home)):
         path = made.path(name)
         if name in _DATABASE:
@@ -168,24 +204,22 @@ def _add_folders(engine: Engine, made: _Account, held: Holdings, containers: Set
         elif name in _OWN:
             usage.engine += measure(path).disk
         elif name == "containers":
-            made.folder(name, containers)
+            made.folder(name, owners.containers)
         elif name == "split":
-            made.folder(name, {layer.cache_id for layer in held.layers})
+            made.folder(name, owners.split)
         elif name == "volumes":
-            made.folder(name, {row["name"] for row in volumes})
-            unfinished = [row["name"] for row in volumes if row["state"] != "ready"]
-            usage.scratch += sum(measure(os.path.join(path, volume)).disk for volume in unfinished)
+            made.folder(name, owners.volumes)
+            usage.scratch += sum(measure(os.path.join(path, volume)).disk for volume in owners.unfinished)
         elif name == "tmp":
             usage.engine += blocks(path)
             usage.scratch += measure(path).disk - blocks(path)
         elif name == "blobs":
             usage.engine += blocks(path)
-            kept = {row["hex"] for row in engine.db.all("SELECT substr(digest, 8) AS hex FROM content")}
-            made.folder("blobs/sha256", kept)
-            usage.blobs += sum(blocks(made.path("blobs/sha256", blob)) for blob in kept)
+            made.folder("blobs/sha256", owners.blobs)
+            usage.blobs += sum(blocks(made.path("blobs/sha256", blob)) for blob in owners.blobs)
         elif name == engine.layers.name:
             continue
-        elif name in drivers or os.path.exists(os.path.join(path, "graph.db")):
+        elif name in owners.drivers or os.path.exists(os.path.join(path, "graph.db")):
             usage.elsewhere += measure(path).disk
         else:
             made.stray(path, measure(path).disk)

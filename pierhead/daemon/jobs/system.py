@@ -10,7 +10,7 @@ from pierhead.daemon.engine.engine import Engine, Span, blocking
 from pierhead.daemon.engine.events import Event
 from pierhead.daemon.jobs import confinement, containers, images, space, specs, volumes
 from pierhead.errors import InvalidParameter
-from pierhead.graph.holdings import Holdings, holdings
+from pierhead.graph.holdings import holdings
 from pierhead.graph.state import State
 from pierhead.wire import versions
 from pierhead.wire.filters import Filters
@@ -183,11 +183,11 @@ async def data_usage(
     """
     found = SystemDataUsageResponse()
     whole = DATA_TYPES.issubset(types)
-    held = Holdings((), {})
+    if fresh:
+        await blocking(holdings, engine.graph, fresh)  # which writes it down
     if "image" in types:
-        held = await blocking(holdings, engine.graph, fresh)
-        found.layers_size = held.size
-        found.images = await blocking(images.usage, engine, held)
+        found.images = await blocking(engine.derived, images.usage)
+        found.layers_size = engine.derived(space.layers_and_images).size
     if "container" in types:
         found.containers = await containers.list(engine, all=True, size=True)
     if "volume" in types:
@@ -198,7 +198,7 @@ async def data_usage(
             for one in found.containers
         ]
         disk = sum(volume.usage_data.disk or 0 for volume in found.volumes if volume.usage_data is not None)
-        found.pierhead = await blocking(space.account, engine, held, used, disk)
+        found.pierhead = await blocking(space.account, engine, used, disk)
     return found
 
 

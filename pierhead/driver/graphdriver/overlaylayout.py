@@ -171,9 +171,11 @@ class OverlayLayout:
         own += sum(measure(folder, across=False).disk for folder in folders)
         strays = [self._dir(id) for id in sorted(present.difference(known, self.reserved))]
         short: dict[str, list[str]] = {}
-        for name in os.listdir(links) if "l" in present else ():
-            target = _target(os.path.join(links, name)) or ""
-            short.setdefault(target.removesuffix("/diff")[3:], []).append(name)
+        if "l" in present:
+            with opened(links) as fd:
+                for name in os.listdir(fd):
+                    target = _target(name, fd) or ""
+                    short.setdefault(target.removesuffix("/diff")[3:], []).append(name)
         for id, names in short.items():
             if id in known and id in present and len(names) == 1:
                 continue
@@ -278,8 +280,8 @@ def opened(path: str) -> Iterator[int]:
         os.close(fd)
 
 
-def _target(path: str) -> str | None:
+def _target(path: str, directory: int | None = None) -> str | None:
     try:
-        return os.readlink(path)
+        return os.readlink(path, dir_fd=directory)
     except OSError:
         return None
