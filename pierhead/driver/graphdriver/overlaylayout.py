@@ -173,8 +173,7 @@ class OverlayLayout:
         short: dict[str, list[str]] = {}
         if "l" in present:
             with opened(links) as fd:
-                for name in os.listdir(fd):
-                    target = _target(name, fd) or ""
+                for name, target in _targets(fd):
                     short.setdefault(target.removesuffix("/diff")[3:], []).append(name)
         for id, names in short.items():
             if id in known and id in present and len(names) == 1:
@@ -280,8 +279,17 @@ def opened(path: str) -> Iterator[int]:
         os.close(fd)
 
 
-def _target(path: str, directory: int | None = None) -> str | None:
+def _target(path: str) -> str | None:
     try:
-        return os.readlink(path, dir_fd=directory)
+        return os.readlink(path)
     except OSError:
         return None
+
+
+def _targets(folder: int) -> Iterator[tuple[str, str]]:
+    """What is in an open folder, and where each of it leads; "" for what is no link."""
+    for name in os.listdir(folder):
+        try:
+            yield name, os.readlink(name, dir_fd=folder)
+        except OSError:
+            yield name, ""
