@@ -10,6 +10,9 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
+from ipaddress import ip_address
+from pathlib import Path
 from typing import TypeVar
 
 from tests.harness.processes import DEADLINE, Output, run
@@ -17,6 +20,8 @@ from tests.harness.processes import DEADLINE, Output, run
 T = TypeVar("T")
 _libc = ctypes.CDLL(None, use_errno=True)
 CLONE_NEWNET = 0x40000000
+DOCKERS = dict.fromkeys(("8.8.8.8", "8.8.4.4"))
+"""Whom a container asks on a machine that has no name server for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +43,10 @@ class Namespace:
 
     def ip(self, *arguments: str) -> Output:
         return run(["ip", "-n", self.name, *arguments]).check()
+
+    def configure(self, *commands: str) -> None:
+        """Several commands of ip's, by one process."""
+        run(["ip", "-n", self.name, "-batch", "-"], stdin="\n".join(commands).encode()).check()
 
     def call(self, work: Callable[[], T]) -> T:
         """Run a function in a thread that has joined this namespace; sockets it makes stay in here."""
@@ -110,7 +119,8 @@ class World:
     """The engine's machine, and a neighbour on its network.
 
     host: has ens33 (192.0.2.10/24), lo, and libvirt's virbr0 (192.168.122.1/24), as in the source article.
-    neighbour: "another host", 192.0.2.20; it is the host's default route and knows no way back to any container.
+    neighbour: "another host", 192.0.2.20; it is the host's default route and knows no way back to any container. The
+    addresses of the machine's name servers are its own too: nobody serves there, and whoever asks is told so at once.
     """
 
     host: Namespace
@@ -126,15 +136,30 @@ def world(prefix: str) -> Iterator[World]:
     with ExitStack() as stack:
         host = stack.enter_context(namespace(f"{prefix}-host"))
         neighbour = stack.enter_context(namespace(f"{prefix}-next"))
-        host.ip("link", "add", "ens33", "type", "veth", "peer", "name", "ens33", "netns", neighbour.name)
-        host.ip("address", "add", "192.0.2.10/24", "dev", "ens33")
-        neighbour.ip("address", "add", "192.0.2.20/24", "dev", "ens33")
-        host.ip("address", "add", "2001:db8::10/64", "dev", "ens33", "nodad")
-        neighbour.ip("address", "add", "2001:db8::20/64", "dev", "ens33", "nodad")
-        host.ip("link", "set", "ens33", "up")
-        neighbour.ip("link", "set", "ens33", "up")
-        host.ip("route", "add", "default", "via", "192.0.2.20")
-        host.ip("link", "add", "virbr0", "type", "bridge")
-        host.ip("address", "add", "192.168.122.1/24", "dev", "virbr0")
-        host.ip("link", "set", "virbr0", "up")
+        host.configure(
+            f"link add ens33 type veth peer name ens33 netns {neighbour.name}",
+            "address add 192.0.2.10/24 dev ens33",
+            "address add 2001:db8::10/64 dev ens33 nodad",
+            "link set ens33 up",
+            "route add default via 192.0.2.20",
+            "link add virbr0 type bridge",
+            "address add 192.168.122.1/24 dev virbr0",
+            "link set virbr0 up",
+        )
+        neighbour.configure(
+            "address add 192.0.2.20/24 dev ens33",
+            "address add 2001:db8::20/64 dev ens33 nodad",
+            "link set ens33 up",
+            *(f"address add {server}/32 dev lo" for server in name_servers()),
+        )
+        # To every one who asks, and not to some a second.
+        neighbour.call(lambda: Path("/proc/sys/net/ipv4/icmp_ratelimit").write_text("0"))
         yield World(host, neighbour)
+
+
+@cache
+def name_servers() -> list[str]:
+    """Whom containers ask unless they are told otherwise, by IPv4."""
+    lines = [line.split() for line in Path("/etc/resolv.conf").read_text().splitlines()]
+    named = [ip_address(words[1]) for words in lines if words[:1] == ["nameserver"]]
+    return [*{str(one): None for one in named if one.version == 4 and not one.is_loopback} | DOCKERS]
