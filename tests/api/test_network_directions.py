@@ -16,13 +16,15 @@ import pytest
 from tests.harness.api import Api
 from tests.harness.engines import Engine
 from tests.harness.kernel import need
-from tests.harness.processes import wait_until
+from tests.harness.processes import SLOWER, wait_until
 
 pytestmark = pytest.mark.only_pierhead("modes that Debian's dockerd has not, and a table of our own answers")
 
 INNER, PUBLISHED, OUTSIDE = 8080, 8081, 7000
-PAGE = "printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 2 {} {} | tail -n 1"
-HELLO = "echo hello | nc -w 2 {} {}"
+PATIENCE = 2 * SLOWER
+"""Seconds for an answer, which many do not get."""
+PAGE = f"printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w {PATIENCE} {{}} {{}} | tail -n 1"
+HELLO = f"echo hello | nc -w {PATIENCE} {{}} {{}}"
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ class Scene:
 
     def inside(self, name: str, script: str) -> str:
         """What a command in a container says; its failure is an empty answer."""
-        return self.engine.docker("exec", name, "sh", "-c", script, timeout=30).stdout
+        return self.engine.docker("exec", name, "sh", "-c", script, timeout=30 * SLOWER).stdout
 
     def address(self, name: str) -> str:
         """A container's own address: of the owner's, where it is in another's namespace."""
@@ -168,13 +170,13 @@ def scene(request: pytest.FixtureRequest, engine: Engine) -> Iterator[Scene]:
         peer = _run(api, "peer", joined, "sleep", "1000", image="busybox")
         made = Scene(mode, engine, server, peer, other)
         answers = PAGE.format("127.0.0.1", INNER)
-        wait_until(lambda: "this is" in made.inside(server, answers), "the server's page inside", 30)
+        wait_until(lambda: "this is" in made.inside(server, answers), "the server's page inside")
         yield made
 
 
 def _outside(engine: Engine, address: str, port: int) -> bool:
     try:
-        return "this is" in engine.world.neighbour.http_get(address, port, timeout=3)
+        return "this is" in engine.world.neighbour.http_get(address, port, timeout=PATIENCE)
     except OSError:
         return False
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.harness.api import demultiplex
 from tests.harness.engines import Pierd, engine
-from tests.harness.processes import wait_until
+from tests.harness.processes import SLOWER, wait_until
 from tests.harness.reality import settled
 from tests.harness.terminal import Terminal
 
@@ -210,7 +210,7 @@ def test_twenty_restarts_in_a_row_cost_no_line_no_answer_and_no_name(pierd: Pier
         ("counts", quick),
         ("rotates", quick, *rotated),
         ("terminal", quick, "-t"),
-        ("asks", ask, "--network", "own"),
+        ("asks", ask, "--network", "own", f"--dns-opt=timeout:{5 * SLOWER}", f"--dns-opt=attempts:{2 * SLOWER}"),
     ):
         pierd.docker("run", "-d", "--name", name, *flags, "busybox", "sh", "-c", script).check()
     wait_until(lambda: answers(pierd, 8081), "an answer")

@@ -13,6 +13,8 @@ IN_TEST_MACHINE = os.environ.get("PIERHEAD_VM") == "1"
 
 # Deadlines guard against hanging only; nothing that works comes near them.
 DEADLINE = 900.0 if IN_TEST_MACHINE else 60.0
+SLOWER = 15 if IN_TEST_MACHINE else 1
+"""By how much longer a client waits for its answer: an emulated machine is that much slower, or more."""
 
 
 @dataclass(frozen=True, slots=True)
