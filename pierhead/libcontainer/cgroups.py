@@ -23,9 +23,6 @@ Step = tuple[str, str, str | bytes]
 """("mkdir", directory, ""), ("write" | "try", file, value), ("own", file, "uid:gid"), ("scope", address, message) or
 ("devices", directory, program): see ``cgroupfs``."""
 
-DEFAULT_DEVICES = devicefilter.DEFAULT
-PRIVILEGED_DEVICES = devicefilter.PRIVILEGED
-
 V1_CONTROLLERS = ("cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids")
 V2_CONTROLLERS = ("memory", "io", "cpu", "cpuset", "pids")
 """In the order of enabling: the last three are taken by a cgroup with processes, too, which then cannot have the first

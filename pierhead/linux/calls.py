@@ -115,11 +115,6 @@ def pidfd_send_signal(pidfd: int, signum: int) -> None:
     syscall("pidfd_send_signal", const.SYS_PIDFD_SEND_SIGNAL, pidfd, signum, None, 0)
 
 
-def close_range_on_exec(first: int) -> None:
-    """Mark every descriptor from ``first`` on close-on-exec (close_range(2))."""
-    syscall("close_range", const.SYS_CLOSE_RANGE, first, 0xFFFFFFFF, const.CLOSE_RANGE_CLOEXEC)
-
-
 def close_from(first: int) -> None:
     """Close every descriptor from ``first`` on."""
     syscall("close_range", const.SYS_CLOSE_RANGE, first, 0xFFFFFFFF, 0)
@@ -307,13 +302,6 @@ def getcwd() -> str:
     return os.fsdecode(buffer.value)
 
 
-def execveat(descriptor: int, arguments: list[bytes], environment: list[bytes]) -> None:
-    """execveat(2) of an open file; returns only by raising."""
-    argv = (ctypes.c_char_p * (len(arguments) + 1))(*arguments, None)
-    envp = (ctypes.c_char_p * (len(environment) + 1))(*environment, None)
-    syscall("execveat", const.SYS_EXECVEAT, descriptor, b"", argv, envp, const.AT_EMPTY_PATH)
-
-
 def sealed_memfd(name: str, content: bytes) -> int:
     """A memory file that nobody can change any more (memfd_create(2), F_ADD_SEALS)."""
     import fcntl  # the daemon's side only: not on the start path
@@ -329,16 +317,4 @@ def sealed_memfd(name: str, content: bytes) -> int:
     except OSError:
         os.close(descriptor)
         raise
-    return descriptor
-
-
-def inotify(path: str, mask: int) -> int:
-    """A non-blocking inotify descriptor that watches one path (inotify(7))."""
-    descriptor: int = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
-    if descriptor < 0:
-        raise failure("inotify_init1")
-    if libc.inotify_add_watch(descriptor, os.fsencode(path), ctypes.c_uint32(mask)) < 0:
-        error = failure("inotify_add_watch", path)
-        os.close(descriptor)
-        raise error
     return descriptor

@@ -27,7 +27,6 @@ NLA_F_NESTED, NLA_TYPE_MASK = 0x8000, 0x3FFF
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
-RTM_NEWNEIGH, RTM_DELNEIGH = 28, 29
 
 IFF_UP = 0x1
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER = 1, 3, 4, 5, 10
@@ -40,7 +39,7 @@ IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST, IFA_FLAGS = 1, 2, 4, 8
 IFA_F_NODAD = 0x02
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PREFSRC, RTA_METRICS, RTA_TABLE, RTAX_MTU = 1, 4, 5, 7, 8, 15, 2
 RT_TABLE_MAIN, RTPROT_BOOT, RT_SCOPE_UNIVERSE, RT_SCOPE_LINK, RTN_UNICAST = 254, 3, 0, 253, 1
-NDA_DST, NDA_LLADDR, NUD_PERMANENT = 1, 2, 0x80
+NDA_DST, NDA_LLADDR = 1, 2
 
 LOOPBACK_INDEX = 1
 """lo is made with the namespace, so it always has this index."""
@@ -50,7 +49,6 @@ _ATTRIBUTE = struct.Struct("=HH")
 _LINK = struct.Struct("=BxHiII")
 _ADDRESS = struct.Struct("=BBBBI")
 _ROUTE = struct.Struct("=BBBBBBBBI")
-_NEIGHBOUR = struct.Struct("=BxxxiHBB")
 _U32 = struct.Struct("=I")
 
 
@@ -197,7 +195,7 @@ def link_delete(name: str = "", *, index: int = 0) -> bytes:
     return message(RTM_DELLINK, NLM_F_ACK, link_header(index=index) + (b"" if index else text(IFLA_IFNAME, name)))
 
 
-# Addresses, routes, neighbours ---------------------------------------------------------------------------------------
+# Addresses, routes ---------------------------------------------------------------------------------------------------
 
 
 def _family(address: Address) -> int:
@@ -246,13 +244,6 @@ def route_add(index: int, gateway: Address | None, destination: Prefix | None = 
 def route_delete(added: bytes) -> bytes:
     """What takes back the route of a ``route_add`` message."""
     return message(RTM_DELROUTE, NLM_F_ACK, added[_HEADER.size :])
-
-
-def neighbour_add(index: int, address: Address, mac: str) -> bytes:
-    """A permanent neighbour entry."""
-    body = _NEIGHBOUR.pack(_family(address), index, NUD_PERMANENT, 0, 0)
-    body += attribute(NDA_DST, address.packed) + attribute(NDA_LLADDR, mac_bytes(mac))
-    return message(RTM_NEWNEIGH, NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE, body)
 
 
 # The socket ----------------------------------------------------------------------------------------------------------

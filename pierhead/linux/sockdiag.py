@@ -19,7 +19,6 @@ _REQUEST = struct.Struct("=BBBxI")
 _ID_SIZE = 48
 _MESSAGE_SIZE = 4 + _ID_SIZE + 20
 INET_DIAG_SKV6ONLY = 11
-_ANSWER = struct.Struct("=BBBB")
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,7 +107,7 @@ def programs() -> list[str]:
 
 
 def test_no_environment_reaches_another_container(api: Api) -> None:
-    """CVE-2020-14370, CVE-2021-21334: of the daemon, of another container, of another exec."""
+    """CVE-2020-14370, CVE-2021-21334, CVE-2021-3602: of the daemon, of another container, of another exec."""
     one = api.run("sleep", "1000", Env=["TOKEN=1"], Labels={"TOKEN": "1"})
     assert "TOKEN=1" in execute(api, one, "env")
     assert "T2=2" in execute(api, one, "env", Env=["T2=2"])
@@ -271,7 +271,7 @@ def test_a_number_is_never_a_name_and_no_id_wraps_round_to_root(api: Api) -> Non
 
 
 def test_who_is_in_a_group_is_also_kept_out_by_it(api: Api) -> None:
-    """CVE-2022-36109, CVE-2023-25173, CVE-2022-2989: the primary group is one of the supplementary ones."""
+    """CVE-2022-36109, CVE-2023-25173, CVE-2022-2989, CVE-2022-2990: the primary group is one of them."""
     prepare = (
         "echo x > /tmp/f; chown 0:10 /tmp/f; chmod 0704 /tmp/f; mkdir /tmp/d; chown 0:1000 /tmp/d; chmod 0705 /tmp/d"
     )

@@ -80,6 +80,7 @@ def test_a_login_by_token_keeps_an_identity_and_no_password(own_engine: Engine, 
 
 
 def test_tls_is_believed_by_the_hosts_own_authority_alone(pierd: Pierd, peers: Path, tmp_path: Path) -> None:
+    """CVE-2025-6032, CVE-2014-5277: certificates that nobody checked, and plain HTTP where TLS failed."""
     ip = pierd.world.host_address
     certs = tmp_path / "certs.d"
     pierd.stop()

@@ -96,6 +96,7 @@ def test_no_descriptor_leaks_into_a_container(box: Box) -> None:
 
 
 def test_capabilities_are_dockers(box: Box) -> None:
+    """CVE-2016-8867, CVE-2022-24769, CVE-2022-29162, CVE-2022-27649: inheritable and ambient ones go to any user."""
     def sets(**changes: object) -> list[str]:
         return [line.split()[1] for line in script(box, "grep ^Cap /proc/self/status", **changes).out.splitlines()]
 
@@ -159,6 +160,7 @@ def test_devices_and_links_of_dev_are_dockers(box: Box) -> None:
 
 
 def test_masked_paths_cannot_be_read_nor_their_masks_changed(box: Box) -> None:
+    """CVE-2015-3630, CVE-2017-16539, CVE-2018-10892: what /proc and /sys tell of the host, or let be changed."""
     result = script(
         box,
         "cat /proc/interrupts /proc/keys /proc/timer_list | wc -c; stat -c %t:%T /proc/keys; ls -A /sys/firmware;"
@@ -368,6 +370,7 @@ def test_mounts_of_a_container_do_not_reach_the_host(box: Box) -> None:
 
 
 def test_the_containers_cgroup_is_seen_read_only(box: Box) -> None:
+    """CVE-2023-25809, CVE-2022-0492: a writable hierarchy has a release_agent, which the host runs."""
     layout = cgroups.detect()
     base = f"/h1-{os.getpid()}"
     cgroups.prepare(layout, base)

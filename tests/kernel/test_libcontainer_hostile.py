@@ -118,6 +118,7 @@ def test_what_proc_may_have_over_it_it_may(box: Box, sentinel: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["link", "file", "fifo", "missing"])
 def test_a_null_device_that_is_none_is_neither_used_nor_trusted(box: Box, sentinel: Path, kind: str) -> None:
+    """CVE-2026-88265, CVE-2025-31133: the null device of the image given to a process, or laid over what is masked."""
     dev = box.folder / "dev"
     dev.mkdir()
     match kind:
@@ -152,6 +153,7 @@ def test_nodes_of_an_images_own_dev_are_verified(box: Box, sentinel: Path, kind:
 
 @pytest.mark.parametrize("target", ["sentinel/f", "sentinel/new"])
 def test_a_console_that_is_a_link_makes_nothing_on_the_host(box: Box, sentinel: Path, target: str) -> None:
+    """CVE-2026-88264, CVE-2025-52565: /dev/console is a link when the terminal is mounted there."""
     (box.image / "dev").mkdir()
     (box.image / "dev/console").symlink_to(target.replace("sentinel", str(sentinel)))
     pts = (MOUNTS[0], MOUNTS[2])
@@ -196,6 +198,7 @@ def _enter(box: Box, child: object, spec: object, cwd: str) -> Result:
 @pytest.mark.parametrize("kind", ["fifo", "device", "directory", "huge", "long line", "link out"])
 @pytest.mark.parametrize("file", ["passwd", "group"])
 def test_user_files_that_are_none_neither_hang_nor_fill_memory(box: Box, sentinel: Path, kind: str, file: str) -> None:
+    """CVE-2026-47262, CVE-2026-93320: files without end, and nodes that hang who opens them."""
     path = box.image / "etc" / file
     path.unlink()
     match kind:
@@ -222,6 +225,7 @@ def test_user_files_that_are_none_neither_hang_nor_fill_memory(box: Box, sentine
 
 
 def test_a_group_file_with_too_many_groups_is_refused(box: Box) -> None:
+    """CVE-2026-47262: more groups than the kernel takes."""
     lines = (f"g{number}:x:{number}:joe\n" for number in range(1, 70000))
     (box.image / "etc/group").write_text("".join(lines))
     with pytest.raises(SetupError, match="too many groups"):

@@ -369,7 +369,8 @@ def test_ipv6_networks_publish_on_ipv6(lab: Lab, bridge_nf: int) -> None:
 
 
 def test_an_ipv4_network_has_no_ipv6_at_all(lab: Lab) -> None:
-    """CVE-2024-32473: a link-local address is a way past an IPv4-only policy."""
+    """CVE-2024-32473, CVE-2020-13401: a link-local address is a way past an IPv4-only policy; so is a router that a
+    container advertises."""
     a, endpoint = lab.container(lab.network(0), 2)
     assert "inet6" not in a.ip("addr", "show", "eth0").stdout
     assert "inet6" not in lab.host.ip("addr", "show", "docker0").stdout

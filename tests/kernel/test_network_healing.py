@@ -125,6 +125,7 @@ HARM = {
 
 @pytest.mark.parametrize("harm", list(HARM))
 def test_it_comes_back_and_established_connections_go_on(scene: Scene, harm: str) -> None:
+    """CVE-2025-54388, CVE-2025-54410, CVE-2026-115538: after a firewall's reload ports stood open."""
     command, words = HARM[harm]
     before = scene.state()
     with scene.connect() as connection:

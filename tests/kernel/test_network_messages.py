@@ -72,7 +72,6 @@ def test_what_is_made_is_read_back(host: Namespace) -> None:
             link.send(
                 netlink.route_add(found.index, IPv4Address("10.5.0.9")),
                 netlink.route_add(found.index, IPv4Address("10.5.0.8"), IPv4Network("10.6.0.0/16")),
-                netlink.neighbour_add(found.index, IPv4Address("10.5.0.8"), "02:42:00:00:00:08"),
             )
             return link.links(), link.addresses(), link.routes()
 
@@ -83,8 +82,6 @@ def test_what_is_made_is_read_back(host: Namespace) -> None:
     assert netlink.Route(None, IPv4Address("10.5.0.9"), bridge.index) in routes
     assert netlink.Route(IPv4Network("10.6.0.0/16"), IPv4Address("10.5.0.8"), bridge.index) in routes
     assert netlink.Route(IPv4Network("10.5.0.0/24"), None, bridge.index) in routes
-    entries = judged(host, lambda route: route.get_neighbours(dst="10.5.0.8"))
-    assert [entry.get("lladdr") for entry in entries] == ["02:42:00:00:00:08"]
 
 
 def test_messages_after_one_that_fails_are_done_and_the_failure_is_told(host: Namespace) -> None:

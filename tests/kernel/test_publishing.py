@@ -176,6 +176,7 @@ def wrong_answers(street: Street, proto: str, outside: str = "") -> list[str]:
 
 @pytest.mark.parametrize("proto", ["tcp", "udp", "sctp"])
 def test_a_published_port_answers_everyone_and_sees_whom_it_should(street: Street, bridge_nf: int, proto: str) -> None:
+    """CVE-2021-20199: to the container, who came from outside seemed to be 127.0.0.1."""
     if proto == "sctp":
         need("sctp")
     assert not wrong_answers(street, proto)

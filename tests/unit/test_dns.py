@@ -381,6 +381,7 @@ def test_what_dnspython_reads_as_one_question_is_answered_or_passed_on_and_the_r
 
 
 def test_ten_thousand_damaged_queries_are_dropped_or_answered() -> None:
+    """CVE-2017-15133, CVE-2018-17419: a packet that ends a name server."""
     chance = random.Random(4)
     query = dns.message.make_query("web.tomcats", "A", use_edns=0).to_wire()
     for _ in range(10000):

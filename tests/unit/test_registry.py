@@ -207,6 +207,7 @@ LIES: dict[str, bytes] = {
 
 @pytest.mark.parametrize("lie", LIES)
 def test_a_manifest_that_lies_is_refused(rogue: Rogue, lie: str) -> None:
+    """CVE-2014-8178, CVE-2014-8179, CVE-2014-5282, CVE-2024-3727: digests that are none, documents of other shapes."""
     rogue.image(LIES[lie])
     with pytest.raises(InvalidParameter):
         resolve(rogue)
@@ -224,7 +225,7 @@ def test_what_a_document_is_called_does_not_change_what_it_is(rogue: Rogue, kind
 
 
 def test_an_index_of_indexes_is_not_amplified(rogue: Rogue) -> None:
-    """Ten levels of ten: 10^10 manifests, of which three are asked for."""
+    """CVE-2026-53493: ten levels of ten are 10^10 manifests, of which three are asked for."""
     platform = {"os": "linux", "architecture": "amd64"}
     document, kind = manifest(), OCI_MANIFEST
     for _ in range(10):
@@ -408,6 +409,7 @@ def test_wrong_credentials_are_said(rogue: Rogue) -> None:
 
 
 def test_where_a_blob_is_redirected_no_credentials_arrive(rogue: Rogue) -> None:
+    """CVE-2020-15157: another host was sent the password."""
     other = Rogue()
     try:
         path = f"/v2/x/blobs/{digest(LAYER)}"
@@ -458,6 +460,7 @@ def test_credentials_are_not_sent_in_the_clear() -> None:
     ],
 )
 def test_only_loopback_and_what_is_listed_goes_without_tls(domain: str, wanted: bool) -> None:
+    """CVE-2014-5277, CVE-2026-92543: by its literal name or address, whatever a name resolves to."""
     assert is_insecure(domain, ("10.1.0.0/16", "named.example")) is wanted
 
 

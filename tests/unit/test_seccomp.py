@@ -176,6 +176,7 @@ def test_several_conditions_must_all_hold_and_several_rules_need_one() -> None:
 
 
 def test_a_denying_profile_cannot_be_walked_around_by_socketcall() -> None:
+    """CVE-2026-112917: the 32-bit entry with all arguments behind a pointer."""
     text = profile(
         {"names": ["socket"], "action": "SCMP_ACT_ERRNO"}, default="SCMP_ACT_ALLOW", architectures=["SCMP_ARCH_X86"]
     )
@@ -193,6 +194,7 @@ def test_a_denying_profile_cannot_be_walked_around_by_socketcall() -> None:
 def test_vsock_and_alg_sockets_are_refused_whatever_the_unused_half_of_the_register_holds(
     family: int, high: int
 ) -> None:
+    """CVE-2026-31431, CVE-2026-123876: the kernel looks at 32 bits of the family, the filter looked at 64."""
     assert run(default_program(), "x86_64", number("socket"), (high | family, 1, 0)) == EPERM
 
 
@@ -203,6 +205,7 @@ def test_other_sockets_work_whatever_the_unused_half_holds(family: int) -> None:
 
 
 def test_new_namespaces_are_refused_without_sys_admin() -> None:
+    """CVE-2022-0185: a user namespace gives the rights to reach code that only root could."""
     for high in (0, 1 << 32):
         assert run(default_program(), "x86_64", number("clone"), (high | 0x10000000,)) == EPERM
         assert run(default_program(), "x86_64", number("clone"), (high | 0x11,)) == ALLOW

@@ -38,6 +38,7 @@ def test_a_name_has_its_groups_and_the_primary_one_first() -> None:
 
 
 def test_a_number_is_an_id_even_where_a_user_is_called_so() -> None:
+    """CVE-2016-3697, CVE-2026-46680: a number was looked up as a name."""
     assert who("1000") == (1000, 1001, [1001, 10, 29], "/home/joe")
     assert who("01000")[0] == 1000
 
@@ -62,6 +63,7 @@ def test_an_empty_home_is_the_root_directory() -> None:
 
 @pytest.mark.parametrize("user", ["huge", "4294967296", "99999999999", "2147483648", "0:4294967295", "9" * 9999])
 def test_ids_beyond_the_kernels_int_are_refused(user: str) -> None:
+    """CVE-2024-40635: an id that wrapped round to root."""
     with pytest.raises(UserError, match="range"):
         who(user)
 

@@ -5,7 +5,7 @@ object's lock, or the container's end is being worked off.
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 
 from pierhead.daemon.engine.engine import Engine, blocking, log
@@ -20,8 +20,6 @@ from pierhead.graph.state import State
 from pierhead.linux import const
 from pierhead.linux.mount import mount_points
 from pierhead.linux.mountapi import umount
-
-Comparison = Callable[[Engine], Iterator[Difference]]
 
 
 async def mend(difference: Difference) -> None:
