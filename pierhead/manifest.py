@@ -157,7 +157,9 @@ def parse_platform(text: str, default: Platform) -> Platform:
     if not text:
         return default
     parts = text.lower().split("/")
-    if len(parts) > 3 or not all(part.replace("_", "").replace("-", "").replace(".", "").isalnum() for part in parts):
+    if len(parts) > 3:
+        raise InvalidParameter(f'"{text}": cannot parse platform specifier: invalid argument')
+    if not all(part.replace("_", "").replace("-", "").replace(".", "").isalnum() for part in parts):
         raise InvalidParameter(f'"{text}": unknown operating system or architecture: invalid argument')
     names = {"x86_64": "amd64", "aarch64": "arm64", "x86-64": "amd64", "armhf": "arm", "i386": "386"}
     if len(parts) == 1:

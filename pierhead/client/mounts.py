@@ -3,6 +3,8 @@
 import os
 from typing import Any
 
+from pierhead.client.errors import ClientError
+
 _KEYS = {
     "type": "type",
     "source": "source",
@@ -147,11 +149,15 @@ def _finish(mount: dict[str, Any], options: dict[str, dict[str, Any]]) -> None:
 
 
 def volumes(specs: list[str]) -> tuple[list[str], dict[str, Any]]:
-    """``-v`` values: those with a source (Binds) and those without (Volumes)."""
+    """``-v`` values: those with a source (Binds) and those without (Volumes). Raises ClientError."""
     binds: list[str] = []
     anonymous: dict[str, Any] = {}
     for spec in specs:
         source, colon, rest = spec.partition(":")
+        if spec.count(":") > 2:
+            raise ClientError(f"invalid spec: {spec}: too many colons")
+        if colon and source and rest.startswith(":"):
+            raise ClientError(f"invalid spec: {spec}: empty section between colons")
         if not colon or not source:
             anonymous[spec] = {}
         elif source.startswith("."):

@@ -2,8 +2,9 @@
 
 import os
 import sys
-from contextlib import ExitStack
-from typing import Any
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, TextIO
 
 from pierhead.client.api import quote
 from pierhead.client.attached import Waiter, check_terminal, converse, detach_keys, open_stream, proxy, resizer
@@ -11,6 +12,9 @@ from pierhead.client.errors import ClientError, DaemonError, Quit
 from pierhead.client.flags import Options
 from pierhead.client.run_options import request
 from pierhead.client.session import Session
+
+_NO_IMAGE = ("o such image", "does not match the specified platform")
+"""What a create says that a pull may mend. Other things that are not found have the same status."""
 
 
 def _fail(session: Session, message: str, status: int = 125) -> Quit:
@@ -37,28 +41,67 @@ def _create(session: Session, options: Options, body: dict[str, Any]) -> str:
     pull = options.text("pull")
     if pull not in ("always", "missing", "never", ""):
         raise _fail(session, f'invalid pull option: \'{pull}\': must be one of "always", "missing" or "never"')
-    cidfile = options.text("cidfile")
-    if cidfile and os.path.exists(cidfile):
-        raise ClientError(f"container ID file found, make sure the other container isn't running or delete {cidfile}")
-    query = {"name": options.text("name"), "platform": options.text("platform")}
+    query = {"name": options.text("name"), "platform": _platform(options.text("platform"))}
+    _warn_of_localhost_dns(session, options)
+    with _id_file(options.text("cidfile")) as file:
+        answer = _created(session, options, pull, query, body)
+        for warning in answer.get("Warnings") or ():
+            session.warn(f"WARNING: {warning}")
+        if file is not None:
+            file.write(answer["Id"])
+    return str(answer["Id"])
+
+
+def _created(
+    session: Session, options: Options, pull: str, query: dict[str, str], body: dict[str, Any]
+) -> dict[str, Any]:
+    """The daemon's answer, after a pull where that is due."""
     if pull == "always":
         _pull(session, options)
     try:
-        answer = session.api.post("/containers/create", query, body)
+        answer: dict[str, Any] = session.api.post("/containers/create", query, body)
     except DaemonError as error:
-        if error.code != 404 or pull != "missing" or "o such image" not in error.reason:
+        if error.code != 404 or pull != "missing" or not any(words in error.reason for words in _NO_IMAGE):
             raise
         if not options.on("quiet"):
             session.warn(f"Unable to find image '{_tagged(options.operands[0])}' locally")
         _pull(session, options)
         answer = session.api.post("/containers/create", query, body)
-    _warn_of_localhost_dns(session, options)
-    for warning in answer.get("Warnings") or ():
-        session.warn(f"WARNING: {warning}")
-    if cidfile:
-        with open(cidfile, "x", encoding="ascii") as file:
-            file.write(answer["Id"])
-    return str(answer["Id"])
+    return answer
+
+
+@contextmanager
+def _id_file(path: str) -> Iterator[TextIO | None]:
+    """The file that is to hold a container's id, made beforehand; gone again where there is none to write."""
+    if not path:
+        yield None
+        return
+    if os.path.exists(path):
+        raise ClientError(f"container ID file found, make sure the other container isn't running or delete {path}")
+    try:
+        file = open(path, "x", encoding="ascii")
+    except OSError as error:
+        reason = (error.strerror or "").lower()
+        raise ClientError(f"failed to create the container ID file: open {path}: {reason}") from None
+    try:
+        with file:
+            yield file
+    finally:
+        if not os.path.getsize(path):
+            os.unlink(path)
+
+
+def _platform(text: str) -> str:
+    """A platform that there may be. Raises ClientError."""
+    if text:
+        from pierhead.errors import PierheadError
+        from pierhead.manifest import Platform, parse_platform
+
+        try:
+            parse_platform(text, Platform("linux", "amd64"))
+        except PierheadError as error:
+            raise ClientError(f"error parsing specified platform: {error}") from None
+    return text
 
 
 def _tagged(image: str) -> str:
@@ -103,7 +146,7 @@ def run(session: Session, options: Options) -> int:
     try:
         container = _create(session, options, body)
     except ClientError as error:
-        raise _fail(session, str(error)) from None
+        raise _fail(session, str(error), _status_of(str(error))) from None
     if detach or not (stdin or body.get("AttachStdout") or body.get("AttachStderr")):
         _start(session, container, None)
         print(container)
@@ -134,11 +177,11 @@ def _start(session: Session, container: str, waiter: Waiter | None) -> None:
     except DaemonError as error:
         if waiter is not None:
             waiter.answer.connection.close()
-        raise _fail(session, str(error), _start_status(error.reason)) from None
+        raise _fail(session, str(error), _status_of(error.reason)) from None
 
 
-def _start_status(reason: str) -> int:
-    """Docker's mapping of a failed start to a shell's exit statuses."""
+def _status_of(reason: str) -> int:
+    """Docker's mapping of a container that could not be made or started to a shell's exit statuses: by the words."""
     words = ("executable file not found", "no such file or directory", "system cannot find the file specified")
     if any(word in reason for word in words):
         return 127

@@ -35,6 +35,7 @@ def request(options: Options) -> dict[str, Any]:
         body["ExposedPorts"] = exposed
     if options.on("rm") and host["RestartPolicy"]["Name"] not in ("", "no"):
         raise ClientError("conflicting options: cannot specify both --restart and --rm")
+    _check_modes(options)
     body["HostConfig"] = {
         key: value
         for key, value in host.items()
@@ -43,6 +44,20 @@ def request(options: Options) -> dict[str, Any]:
     if endpoints:
         body["NetworkingConfig"] = {"EndpointsConfig": endpoints}
     return body
+
+
+def _check_modes(options: Options) -> None:
+    """What Docker's client refuses before the daemon could. Raises ClientError."""
+    pid = options.text("pid")
+    if pid not in ("", "host") and not (pid.startswith("container:") and len(pid) > len("container:")):
+        raise ClientError("--pid: invalid PID mode")
+    for flag, what, modes in (
+        ("uts", "UTS", ("", "host")),
+        ("userns", "USER", ("", "host")),
+        ("cgroupns", "CGROUP", ("", "host", "private")),
+    ):
+        if options.text(flag) not in modes:
+            raise ClientError(f"--{flag}: invalid {what} mode")
 
 
 def _config(options: Options, image: str, command: list[str], host: dict[str, Any]) -> dict[str, Any]:
@@ -110,7 +125,7 @@ def _host(options: Options) -> dict[str, Any]:
         "Privileged": options.on("privileged"),
         "ReadonlyRootfs": options.on("read-only"),
         "SecurityOpt": security_options([text for text in options.all("security-opt") if text != _UNCONFINED]),
-        "StorageOpt": _pairs(options.all("storage-opt")),
+        "StorageOpt": _storage(options.all("storage-opt")),
         "Sysctls": _pairs(options.all("sysctl")),
         "Runtime": options.text("runtime"),
         "Isolation": options.text("isolation"),
@@ -175,11 +190,8 @@ def resources(options: Options) -> dict[str, Any]:
 
 
 def _throttle(text: str, key: str) -> dict[str, Any]:
-    path, colon, rate = text.rpartition(":")
-    amount = size(rate)
-    if not colon or amount is None or not path.startswith("/dev/"):
-        raise ClientError(f"bad format: {text}")
-    return {"Path": path, "Weight" if key == "BlkioWeightDevice" else "Rate": amount}
+    path, _, rate = text.partition(":")
+    return {"Path": path, "Weight" if key == "BlkioWeightDevice" else "Rate": size(rate)}
 
 
 def _nano_cpus(text: str) -> int:
@@ -187,10 +199,7 @@ def _nano_cpus(text: str) -> int:
         return 0
     from fractions import Fraction
 
-    number = Fraction(text) * 1_000_000_000
-    if number.denominator != 1:
-        raise ClientError("value is too precise")
-    return int(number)
+    return int(Fraction(text) * 1_000_000_000)
 
 
 def environment(options: Options) -> list[str]:
@@ -259,6 +268,12 @@ def restart_policy(text: str) -> dict[str, Any]:
         raise ClientError("invalid restart policy format: maximum retry count must be an integer") from None
 
 
+def _storage(entries: list[str]) -> dict[str, str]:
+    if not all("=" in entry for entry in entries):
+        raise ClientError("invalid storage option")
+    return _pairs(entries)
+
+
 def _extra_host(text: str) -> str:
     name, _, address = text.partition("=") if "=" in text else text.partition(":")
     return f"{name}:{address.strip('[]') if address.startswith('[') else address}"
@@ -300,30 +315,50 @@ def _is_cdi(text: str) -> bool:
     return bool(equals) and "/" in vendor and not text.startswith("/")
 
 
+def _is_device_mode(text: str) -> bool:
+    return 0 < len(text) == len(set(text)) and set(text) <= set("rwm")
+
+
 def _device(text: str) -> dict[str, str]:
     source, *rest = text.split(":")
     target, permissions = source, "rwm"
     if len(rest) > 2 or not source:
-        raise ClientError(f"invalid device specification: {text}")
+        raise ClientError(f"bad format for path: {text}")
     if len(rest) == 2:
-        target, permissions = rest[0] or source, rest[1]
+        target, permissions = rest
+        if not _is_device_mode(permissions):
+            raise ClientError(f"bad mode specified: {permissions}")
+    elif rest and _is_device_mode(rest[0]):
+        permissions = rest[0]
     elif rest:
-        if rest[0] and set(rest[0]) <= set("rwm"):
-            permissions = rest[0]
-        else:
-            target = rest[0]
+        target = rest[0]
+    if not target.startswith("/"):
+        raise ClientError(f"{target} is not an absolute path")
     return {"PathOnHost": source, "PathInContainer": target, "CgroupPermissions": permissions}
 
 
+def gpu_problem(text: str) -> str:
+    """Why ``--gpus`` cannot have this value; empty where it can."""
+    try:
+        _gpus(text)
+    except ClientError as error:
+        return str(error)
+    return ""
+
+
 def _gpus(text: str) -> dict[str, Any]:
-    """``all``, a number, or ``device=0,driver=…``."""
-    found: dict[str, Any] = {"Capabilities": [["gpu"]], "Count": 0}
+    """``all``, a number, or ``device=0,driver=…``. Raises ClientError."""
+    found: dict[str, Any] = {"Capabilities": [["gpu"]]}
+    seen = set()
     for field in split_csv(text):
         key, equals, value = field.partition("=")
+        if key in seen:
+            raise ClientError(f"gpu request key '{key}' can be specified only once")
+        seen.add(key)
         if not equals:
             key, value = "count", key
         if key == "count":
-            found["Count"] = -1 if value == "all" else int(value)
+            found["Count"] = _gpu_count(value)
         elif key == "device":
             found["DeviceIDs"] = value.split(",")
         elif key == "driver":
@@ -334,7 +369,18 @@ def _gpus(text: str) -> dict[str, Any]:
             found["Options"] = _pairs(value.split(","))
         else:
             raise ClientError(f"unexpected key '{key}' in '{field}'")
+    found.setdefault("Count", 0 if "DeviceIDs" in found else 1)
     return found
+
+
+def _gpu_count(text: str) -> int:
+    if text == "all":
+        return -1
+    try:
+        return int(text)
+    except ValueError:
+        reason = 'value must be either "all" or an integer'
+        raise ClientError(f"invalid count ({text}): {reason}: invalid syntax") from None
 
 
 def _health(options: Options) -> dict[str, Any]:

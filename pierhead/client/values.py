@@ -12,13 +12,17 @@ def check(kind: str, name: str, value: str) -> str:
             return ""
         return "" if size(value) is not None else f"invalid size: '{value}'"
     if kind == "duration":
-        return "" if duration(value) is not None else f'time: invalid duration "{value}"'
+        return "" if duration(value) is not None else _no_duration(value)
     if kind == "decimal":
-        return "" if _is_decimal(value) else f"failed to parse {value} as a rational number"
+        return _decimal(value)
     if kind == "filter":
         return "" if not value or "=" in value else "bad format of filter (expected name=value)"
     if kind == "ulimit":
         return _ulimit(value)
+    if kind == "gpu-request":
+        from pierhead.client.run_options import gpu_problem
+
+        return gpu_problem(value)
     if kind == "mount":
         from pierhead.client.mounts import problem
 
@@ -52,6 +56,8 @@ def _ulimit(value: str) -> str:
         return f"invalid ulimit argument: {value}"
     if name not in LIMITS:
         return f"invalid ulimit type: {name}"
+    if limits.count(":") > 1:
+        return f"too many limit value arguments - {limits}, can only have up to two, `soft[:hard]`"
     soft, colon, hard = limits.partition(":")
     for text in (soft, hard if colon else soft):
         if not text.lstrip("-").isdigit():
@@ -62,16 +68,41 @@ def _ulimit(value: str) -> str:
     return ""
 
 
-def _is_decimal(value: str) -> bool:
-    top, slash, bottom = value.partition("/")
+def _decimal(value: str) -> str:
+    from fractions import Fraction
+
     try:
-        float(top)
-        return not slash or float(bottom) != 0
-    except ValueError:
-        return False
+        number = Fraction(value)
+    except (ValueError, ZeroDivisionError):
+        return f"failed to parse {value} as a rational number"
+    return "" if (number * 1_000_000_000).denominator == 1 else "value is too precise"
+
+
+def _device_value(name: str, value: str) -> str:
+    """What a throttle or a weight of one block device may be."""
+    path, colon, number = value.partition(":")
+    if not colon or not path:
+        return f"bad format: {value}"
+    if not path.startswith("/dev/"):
+        return f"bad format for device path: {value}"
+    if name == "blkio-weight-device":
+        fits = number.isascii() and number.isdigit() and (int(number) == 0 or 10 <= int(number) <= 1000)
+        return "" if fits else f"invalid weight for device: {value}"
+    if name.endswith("-bps"):
+        form, fits = (
+            "<number>[<unit>]. Number must be a positive integer. Unit is optional and can be kb, mb, or gb",
+            (size(number) is not None),
+        )
+    else:
+        form, fits = "<number>. Number must be a positive integer", number.isascii() and number.isdigit()
+    return "" if fits else f"invalid rate for device: {value}. The correct format is <device-path>:{form}"
 
 
 def _by_name(name: str, value: str) -> str:
+    if name.startswith(("device-read-", "device-write-", "blkio-weight-device")):
+        return _device_value(name, value)
+    if name == "device-cgroup-rule" and not _is_device_rule(value):
+        return f"invalid device cgroup format '{value}'"
     if name == "env" and value.startswith("="):
         return f"invalid environment variable: {value}"
     if name == "add-host":
@@ -96,6 +127,12 @@ def _by_name(name: str, value: str) -> str:
     if name == "label" and value.startswith("="):
         return f"invalid label '{value}': empty name"
     return ""
+
+
+def _is_device_rule(text: str) -> bool:
+    import re
+
+    return re.fullmatch(r"[acb] ([0-9]+|\*):([0-9]+|\*) [rwm]{1,3}", text) is not None
 
 
 def domain(text: str) -> str | None:
@@ -168,6 +205,8 @@ def duration(text: str) -> int | None:
     sign, rest = (-1, text[1:]) if text[:1] == "-" else (1, text.removeprefix("+"))
     if rest == "0":
         return 0
+    if not rest:
+        return None
     total = 0.0
     while rest:
         digits = len(rest) - len(rest.lstrip("0123456789."))
@@ -177,4 +216,17 @@ def duration(text: str) -> int | None:
         if unit not in UNITS or number.count(".") > 1 or not number.strip("."):
             return None
         total += float(number) * UNITS[unit]
-    return sign * round(total) if text else None
+    return sign * round(total)
+
+
+def _no_duration(text: str) -> str:
+    """Why, in the words of Go: a number without a unit, or with one that there is not."""
+    import re
+
+    number_first = re.match(r"[+-]?\.?[0-9]", text)
+    for unit in re.findall(r"[0-9]\.?([^0-9.]*)(?=[0-9.]|$)", text) if number_first else ():
+        if not unit:
+            return f'time: missing unit in duration "{text}"'
+        if unit not in UNITS:
+            return f'time: unknown unit "{unit}" in duration "{text}"'
+    return f'time: invalid duration "{text}"'

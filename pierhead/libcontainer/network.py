@@ -194,14 +194,16 @@ def open_procfs() -> int:
 def write_sysctls(procfs: int, values: tuple[tuple[str, str], ...]) -> None:
     """Write (path below /proc/sys, value) pairs through a detached procfs. A missing one is an error."""
     for path, value in values:
+        call = "open"
         try:
             descriptor = open_beneath(procfs, f"sys/{path}", os.O_WRONLY)
+            call = "write"
             try:
                 os.write(descriptor, value.encode())
             finally:
                 os.close(descriptor)
         except OSError as error:
-            raise failure("sysctl", path.translate({46: "/", 47: "."}), error.errno or 5) from None
+            raise failure(call, f"/proc/sys/{path}", error.errno or 5) from None
 
 
 RESOLVER_QUEUE = 1 << 20

@@ -146,6 +146,14 @@ def test_a_user_or_group_that_the_image_has_not_is_named_at_the_start(
     assert refused.status == 500 and refused.message[1:] == words
 
 
+def test_a_setting_that_the_kernel_has_not_is_named_by_its_file(api: Api) -> None:
+    made = api.create("true", HostConfig={"Sysctls": {"net.ipv4.nosuch": "1"}})
+    answer = api.send("POST", f"/containers/{made}/start")
+    assert answer.status >= 400
+    assert "open /proc/sys/net/ipv4/nosuch: no such file or directory" in answer.message
+    api.ok("DELETE", f"/containers/{made}")
+
+
 @pytest.mark.parametrize(
     ("platform", "status", "words"),
     [

@@ -257,6 +257,9 @@ run --rm --security-opt foo busybox true
 run --rm --security-opt seccomp=/nonexist busybox true
 run --rm --entrypoint echo busybox a b
 run --rm --expose a busybox true
+run --rm --device /dev/nosuch busybox true
+run --rm --platform linux/arm64 busybox true
+run --rm --sysctl net.ipv4.nosuch=1 busybox true
 network create
 network create bridge
 network create --subnet 10.99.0.0/24 --gateway 10.98.0.1 x

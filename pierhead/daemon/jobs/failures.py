@@ -45,6 +45,7 @@ def _what(error: SetupFailed) -> str:
     text = error.strerror or os.strerror(error.errno or 0)
     if error.stage == "exec" or error.call == "user":
         return text
+    text = text[0].lower() + text[1:]  # as Go has them: clients look for "no such file or directory"
     call, _, kind = error.call.partition(" ")
     if call == "RTM_NEWLINK" and kind:
         return f"failed to create the {kind} port: {text.lower()}"
