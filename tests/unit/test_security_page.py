@@ -1,4 +1,4 @@
-"""The page on security names tests that there are and every known way out that a test names, and its tests name those."""
+"""The page on security names tests that there are, and what they know of; and what it names, they know of."""
 
 import ast
 import re
