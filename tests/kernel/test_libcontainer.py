@@ -97,6 +97,7 @@ def test_no_descriptor_leaks_into_a_container(box: Box) -> None:
 
 def test_capabilities_are_dockers(box: Box) -> None:
     """CVE-2016-8867, CVE-2022-24769, CVE-2022-29162, CVE-2022-27649: inheritable and ambient ones go to any user."""
+
     def sets(**changes: object) -> list[str]:
         return [line.split()[1] for line in script(box, "grep ^Cap /proc/self/status", **changes).out.splitlines()]
 
