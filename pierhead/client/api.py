@@ -8,6 +8,7 @@ from typing import Any
 from pierhead.client.connection import Connection, Response
 from pierhead.client.errors import ClientError, DaemonError
 from pierhead.client.host import Host
+from pierhead.errors import plain
 
 HIGHEST = (1, 50)
 PLAIN = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.~")
@@ -67,7 +68,7 @@ class Api:
             try:
                 answer = connection.answer("HEAD")
             except (ConnectionError, ValueError, IndexError) as error:
-                raise ClientError(f"error during connect: Head {self.host.address}/_ping: {error}") from None
+                raise ClientError(f"error during connect: Head {self.host.address}/_ping: {plain(error)}") from None
             highest = forced or answer.headers.get("api-version", "1.24")
             major, _, minor = highest.partition(".")
             self._version = min(HIGHEST, (int(major), int(minor)))
@@ -115,7 +116,7 @@ class Api:
             connection.send(method, target, said, body)
             answer = connection.answer(method)
         except ConnectionError as error:
-            raise ClientError(f"error during connect: {method} {path}: {error}") from None
+            raise ClientError(f"error during connect: {method} {path}: {plain(error)}") from None
         if self.told is not None:
             self.told(f"{method} {path}", begun)
         if answer.status >= 400:

@@ -9,6 +9,7 @@ from pierhead.client.connection import Connection, Response
 from pierhead.client.errors import ClientError, DaemonError
 from pierhead.client.session import Session
 from pierhead.client.streams import Demultiplexer, DetachKeys, Raw, RawTerminal, SignalProxy, WindowWatch, relay
+from pierhead.errors import plain
 
 
 class Waiter:
@@ -19,11 +20,11 @@ class Waiter:
         self.answer: Response = api.call("POST", f"/containers/{quote(container)}/wait", query, own=True)
 
     def status(self) -> int:
-        """The exit status, once there is one."""
+        """The exit status, once there is one. Raises ClientError where the daemon ends before."""
         try:
             found = json.loads(self.answer.read() or b"{}")
-        except (ValueError, ConnectionError):
-            return 125
+        except (ValueError, ConnectionError) as error:
+            raise ClientError(f"error waiting for container: {plain(error)}", 125) from None
         error = (found.get("Error") or {}).get("Message")
         if error:
             raise ClientError(f"Error waiting for container: {error}", 125)

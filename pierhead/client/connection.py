@@ -59,7 +59,7 @@ class Connection:
         """Up to the next line end, without it. Raises ConnectionError when the peer ends before."""
         while (end := self.buffer.find(b"\n")) < 0:
             if not self.fill():
-                raise ConnectionResetError("the daemon closed the connection")
+                raise ConnectionResetError("unexpected EOF: the daemon closed the connection")
         found = bytes(self.buffer[:end]).rstrip(b"\r")
         del self.buffer[: end + 1]
         return found
@@ -77,7 +77,7 @@ class Connection:
         """Exactly so many bytes."""
         while len(self.buffer) < count:
             if not self.fill():
-                raise ConnectionResetError("the daemon closed the connection")
+                raise ConnectionResetError("unexpected EOF: the daemon closed the connection")
         found = bytes(self.buffer[:count])
         del self.buffer[:count]
         return found
@@ -105,7 +105,7 @@ class Response:
             while size := int(connection.line().partition(b";")[0], 16):
                 while size:
                     if not connection.buffer and not connection.fill():
-                        raise ConnectionResetError("the daemon closed the connection")
+                        raise ConnectionResetError("unexpected EOF: the daemon closed the connection")
                     block = connection.take(min(size, len(connection.buffer)))
                     size -= len(block)
                     yield block

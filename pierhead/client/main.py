@@ -7,6 +7,7 @@ from pierhead.client.commands import GROUPS, TREE, Command
 from pierhead.client.errors import ClientError, Quit
 from pierhead.client.flags import HelpWanted, Options, Page, UsageError, parse
 from pierhead.client.session import GlobalOptions, Session
+from pierhead.errors import plain
 
 NOT_INTERSPERSED = frozenset(("container run", "container create", "container exec", "container top"))
 
@@ -28,12 +29,23 @@ def main(arguments: list[str] | None = None) -> int:
     except ClientError as error:
         _complain(str(error))
         return error.status
+    except OSError as error:  # the daemon has gone in the middle of an answer, a disk is full
+        return _failed(error)
 
 
 def _complain(message: str) -> None:
     """Errors follow what was printed before them, also where both go to one pipe."""
     sys.stdout.flush()
     print(message, file=sys.stderr)
+
+
+def _failed(error: OSError) -> int:
+    try:
+        sys.stdout.flush()
+    except OSError:  # it was the output itself
+        _drop_output()
+    _complain(plain(error))
+    return 1
 
 
 def _drop_output() -> None:

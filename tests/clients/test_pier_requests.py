@@ -420,3 +420,9 @@ REFUSED = [
 def test_what_docker_refuses_is_refused_in_the_same_words(recorder: Recorder, line: str) -> None:
     words = line.split()
     assert refused(recorder, str(PIER), words) == refused(recorder, docker_client(), words)
+
+
+def test_an_output_that_is_full_is_said() -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run([PIER, "run", "--help"], stdout=full, stderr=subprocess.PIPE, timeout=60)
+    assert (done.returncode, done.stderr) == (1, b"no space left on device\n")

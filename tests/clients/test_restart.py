@@ -2,7 +2,9 @@
 
 import os
 import re
+import shlex
 import socket
+import subprocess
 import threading
 from collections.abc import Callable
 
@@ -56,6 +58,30 @@ def test_logs_have_no_gap(pierd: Pierd, end: End) -> None:
     pierd.docker("stop", "-t", "0", "counts").check()
     numbers = [int(line.split()[1]) for line in pierd.docker("logs", "counts").check().lines]
     assert numbers == list(range(1, len(numbers) + 1))
+
+
+def test_pier_says_that_the_daemon_has_gone_in_the_middle_of_its_answer(pierd: Pierd) -> None:
+    pierd.docker("run", "-d", "--name", "counts", "busybox", "sh", "-c", COUNT).check()
+    said = {
+        "logs -f counts": (1, "unexpected EOF: the daemon closed the connection\n"),
+        "events --since 1": (1, "unexpected EOF: the daemon closed the connection\n"),
+        "run busybox sh -c 'echo begun; sleep 1000'": (
+            125,
+            "error waiting for container: unexpected EOF: the daemon closed the connection\n",
+        ),
+    }
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    clients = [
+        subprocess.Popen(pierd.pier_argv(*shlex.split(line)), env=pierd.client_environment(), **pipes)  # type: ignore[call-overload]
+        for line in said
+    ]
+    for client in clients:
+        assert client.stdout.read(1), "it is at it"
+    pierd.kill()
+    for client, (status, words) in zip(clients, said.values(), strict=True):
+        errors = client.communicate(timeout=60)[1].decode()
+        assert (client.returncode, errors) == (status, words)
+    pierd.start()
 
 
 @ends
