@@ -23,8 +23,8 @@ class Waiter:
         """The exit status, once there is one. Raises ClientError where the daemon ends before."""
         try:
             found = json.loads(self.answer.read() or b"{}")
-        except (ValueError, ConnectionError) as error:
-            raise ClientError(f"error waiting for container: {plain(error)}", 125) from None
+        except (ValueError, ConnectionError) as broken:
+            raise ClientError(f"error waiting for container: {plain(broken)}", 125) from None
         error = (found.get("Error") or {}).get("Message")
         if error:
             raise ClientError(f"Error waiting for container: {error}", 125)
