@@ -88,7 +88,7 @@ def _states(db: sqlite3.Connection) -> list[str]:
 def _folders(pierd: Pierd, db: sqlite3.Connection) -> list[str]:
     layers = _ids(db, "SELECT cache_id FROM layer") | _ids(db, "SELECT layer_id FROM container")
     overlay = pierd.data_root / "overlay2"
-    left = _compare("layer", layers, _listed(overlay) - {"l", "empty", "skeleton"})
+    left = _compare("layer", layers, _listed(overlay) - {"l", "empty", "skeleton", "places"})
     names = {name for id in _listed(overlay) if (name := _short_name(overlay / id))}
     left += _compare("short name", names, _listed(overlay / "l"))
     left += _compare("folder", _ids(db, "SELECT id FROM container"), _listed(pierd.data_root / "containers"))

@@ -56,6 +56,7 @@ _ATTRIBUTES = frozenset(
 
 _VARIABLE = (
     (re.compile(r"[0-9a-f]{64}"), "ID"),
+    (re.compile(r"(?<=/places/)\d+"), "PLACE"),
     (re.compile(r"(?<=/l/)[A-Z2-7]{8}\b"), "SHORT"),
     (re.compile(r"#\d+ \(deleted\)|(?<=/tmp/)tmp\w+( \(deleted\))?"), "SPOOL"),
     (re.compile(r"\.deep-[0-9a-f]{16}"), "DEEP"),

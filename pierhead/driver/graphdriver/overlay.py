@@ -75,7 +75,10 @@ class OverlayDriver(OverlayLayout):
         if not os.path.isdir(os.path.join(self._home, "empty")):
             self._prepare()
         lower = "" if parent is None else self._on(parent)
-        os.mkdir(self._dir(id), 0o710)
+        if writable:
+            os.mkdir(self._dir(id), 0o710)
+        else:
+            self._places.take(self._dir(id))
         os.mkdir(self._dir(id, "diff"), 0o755)
         if parent is not None:
             self._write(id, "parent", parent)

@@ -2,6 +2,7 @@
 
 <data_root>/overlay2/
     l/<short>          -> ../<id>/diff: short names, for mount options are limited to a page
+    places/            empty folders that become layers' (``places``)
     empty/             the second lower directory that overlayfs wants where there is but one
     <id>/diff          the layer's own files; whiteouts are devices 0:0, opaque directories have an attribute
     <id>/link          its short name
@@ -24,6 +25,7 @@ from pierhead.difference import Difference, Kind
 from pierhead.driver.graphdriver.api import Kept, Remainder, Usage
 from pierhead.driver.graphdriver.merge import merge, unshared
 from pierhead.driver.graphdriver.notes import check_note, check_parent, lost, read_note, write_note
+from pierhead.driver.graphdriver.places import PLACES, Places
 from pierhead.driver.graphdriver.remove import remove_tree
 from pierhead.driver.graphdriver.usage import blocks, measure
 from pierhead.driver.graphdriver.whiteout import is_opaque
@@ -46,11 +48,12 @@ class OverlayLayout:
     """What concerns the folder alone, of ``GraphDriver``."""
 
     name: str
-    reserved: tuple[str, ...] = ("l", "empty", "skeleton")
+    reserved: tuple[str, ...] = ("l", "empty", "skeleton", PLACES)
 
     def __init__(self, data_root: str) -> None:
         self._home = os.path.join(data_root, self.name)
         self._merging = threading.Lock()
+        self._places = Places(self._home)
 
     def _dir(self, id: str, *parts: str) -> str:
         return os.path.join(self._home, id, *parts)
@@ -66,6 +69,7 @@ class OverlayLayout:
     def _prepare(self) -> None:
         os.makedirs(os.path.join(self._home, "l"), mode=0o710, exist_ok=True)
         spread(self._home)
+        self._places.prepare()
         for folder in SKELETON_FOLDERS:
             os.makedirs(os.path.join(self._home, SKELETON, folder), mode=0o755, exist_ok=True)
         for name in SKELETON_FILES:
@@ -143,7 +147,9 @@ class OverlayLayout:
             freed = blocks(link)
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(link)
-        return freed + remove_tree(self._dir(id))
+        freed += remove_tree(self._dir(id))
+        self._places.refill()
+        return freed
 
     def measure(self, id: str) -> Usage:
         """``diff``; on disk also the rest of the directory, and the short name."""
