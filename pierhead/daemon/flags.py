@@ -334,7 +334,7 @@ OPTIONS = (
         ("--max-concurrent-unpacks",),
         "max-concurrent-unpacks",
         _count,
-        "layers of an archive that are unpacked at a time (default 1)",
+        "layers of an archive that are unpacked at a time (default 2)",
     ),
     Option(
         ("--compressed-blobs",),

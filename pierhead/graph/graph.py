@@ -29,6 +29,7 @@ from pierhead.graph.pins import Pins
 from pierhead.graph.split import SplitWriter, replay
 from pierhead.graph.stream import NO_LIMITS, LayerStream, Limits
 from pierhead.graph.tagstore import TagStore
+from pierhead.graph.unpacking import WORTH, Unpackers
 from pierhead.reference import Reference
 
 
@@ -73,6 +74,16 @@ class Unpacked:
     applied: Applied
 
 
+@dataclass(frozen=True, slots=True)
+class _Blob:
+    """What a layer is made of; the fields are ``Lease.register``'s."""
+
+    source: BinaryIO
+    diff_id: str | None
+    check: Callable[[], None] | None
+    size: int
+
+
 class Lease:
     """Keeps layers that no image needs yet, while one is being put together. Several threads may use it."""
 
@@ -80,6 +91,7 @@ class Lease:
         self._graph = graph
         self.held: list[str] = []
         self.unpacked: set[str] = set()
+        self.unpackers = Unpackers()
 
     def find(self, diff_id: str, parent: str | None) -> Layer | None:
         """A layer that is here already; it stays for as long as the lease."""
@@ -90,18 +102,30 @@ class Lease:
         return self._graph._find(self, chain)
 
     def register(
-        self, source: BinaryIO, parent: str | None, diff_id: str | None = None, check: Callable[[], None] | None = None
+        self,
+        source: BinaryIO,
+        parent: str | None,
+        diff_id: str | None = None,
+        check: Callable[[], None] | None = None,
+        size: int = 0,
     ) -> Layer:
         """Unpack a layer's blob, compressed or not, on top of a layer that the lease holds.
 
         diff_id: what the image says it is.  check: called when every byte was read, to raise if the blob's own digest
-        is wrong.  Raises InvalidParameter where the bytes are not what was said; nothing of the layer is left then.
+        is wrong.  size: its bytes, where they are known.  Raises InvalidParameter where the bytes are not what was
+        said; nothing of the layer is left then.
         """
-        return self._graph._register(self, source, parent, diff_id, check)
+        return self._graph._register(self, _Blob(source, diff_id, check, size), parent)
 
-    def unpack(self, source: BinaryIO, diff_id: str | None = None, check: Callable[[], None] | None = None) -> Unpacked:
+    def unpack(
+        self,
+        source: BinaryIO,
+        diff_id: str | None = None,
+        check: Callable[[], None] | None = None,
+        size: int = 0,
+    ) -> Unpacked:
         """Unpack a blob whose parent may not be there yet; only where the driver ``stacks``. Raises as ``register``."""
-        return self._graph._unpack(self, source, None, diff_id, check)
+        return self._graph._unpack(self, _Blob(source, diff_id, check, size), None)
 
     def stack(self, unpacked: Unpacked, parent: str | None) -> Layer:
         """Make it a layer on top of one that the lease holds. What never becomes one goes at the end of the lease."""
@@ -142,6 +166,7 @@ class Graph:
         try:
             yield lease
         finally:
+            lease.unpackers.end()
             with self.releases.one():
                 with self._lock:
                     self._leased.subtract(lease.held)
@@ -181,28 +206,14 @@ class Graph:
                 else:
                     del self._busy[chain]
 
-    def _register(
-        self,
-        lease: Lease,
-        source: BinaryIO,
-        parent: str | None,
-        diff_id: str | None,
-        check: Callable[[], None] | None,
-    ) -> Layer:
-        expected = chain_id(parent, diff_id) if diff_id is not None else ""
+    def _register(self, lease: Lease, blob: _Blob, parent: str | None) -> Layer:
+        expected = chain_id(parent, blob.diff_id) if blob.diff_id is not None else ""
         with self._alone(expected) if expected else contextlib.nullcontext():
             if expected and (layer := self._find(lease, expected)) is not None:
                 return layer
-            return self._stack(lease, self._unpack(lease, source, parent, diff_id, check), parent)
+            return self._stack(lease, self._unpack(lease, blob, parent), parent)
 
-    def _unpack(
-        self,
-        lease: Lease,
-        source: BinaryIO,
-        parent: str | None,
-        diff_id: str | None,
-        check: Callable[[], None] | None,
-    ) -> Unpacked:
+    def _unpack(self, lease: Lease, blob: _Blob, parent: str | None) -> Unpacked:
         """The parent counts only where the driver does not stack."""
         cache_id = secrets.token_hex(32)
         above = None if parent is None or self.driver.stacks else self.layer(parent).cache_id
@@ -215,11 +226,14 @@ class Graph:
                 (f"sha256:making-{cache_id}", cache_id, self.driver.name),
             )
         self.driver.create(cache_id, above)
-        made, archive, applied = self._apply(cache_id, source)
-        if check is not None:
-            check()
-        if diff_id is not None and made != diff_id:
-            raise InvalidParameter(f"invalid diffID for layer: expected {diff_id!r}, got {made!r}")
+        if blob.size < WORTH:
+            made, archive, applied = self._apply(cache_id, blob.source)
+        else:
+            made, archive, applied = self._have_applied(lease, cache_id, blob.source)
+        if blob.check is not None:
+            blob.check()
+        if blob.diff_id is not None and made != blob.diff_id:
+            raise InvalidParameter(f"invalid diffID for layer: expected {blob.diff_id!r}, got {made!r}")
         return Unpacked(cache_id, made, archive, applied)
 
     def _stack(self, lease: Lease, unpacked: Unpacked, parent: str | None) -> Layer:
@@ -241,6 +255,22 @@ class Graph:
         finally:
             split.abandon()
         return diff_id, archive, applied
+
+    def _have_applied(self, lease: Lease, cache_id: str, source: BinaryIO) -> tuple[str, int, Applied]:
+        """The same, by another process."""
+        split = os.open(self.split(cache_id), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        told: list[tuple[str, int]] = []
+
+        def unpack(rules: type, root: int) -> Applied:
+            diff_id, archive, applied = lease.unpackers.unpack(rules, root, source, split, self.limits)
+            told.append((diff_id, archive))
+            return applied
+
+        try:
+            applied = self.driver.apply(cache_id, unpack)
+        finally:
+            os.close(split)
+        return *told[0], applied
 
     def _ready(self, lease: Lease, layer: Layer) -> Layer:
         """The layer exists from here on; where the same was made meanwhile, that one is taken."""

@@ -201,7 +201,7 @@ class _Unpacking:
                         self._lease.stack(unpacked, one.parent)
                     else:
                         source, copy = self._source(one, copies)
-                        self._lease.register(cast("BinaryIO", source), one.parent, one.diff_id, source.check)
+                        self._lease.register(cast("BinaryIO", source), one.parent, one.diff_id, source.check, one.total)
                     if copy is not None and os.fstat(copy.fileno()).st_size == one.total:
                         kind = _KINDS[sniff(self._bundle.open(one.path).read(SNIFF))]
                         self._graph.content.keep(copy, "sha256:" + one.blob, one.diff_id, kind)
@@ -220,7 +220,7 @@ class _Unpacking:
         """In a thread of its own."""
         try:
             source, copy = self._source(one, copies)
-            return self._lease.unpack(cast("BinaryIO", source), one.diff_id, source.check), copy
+            return self._lease.unpack(cast("BinaryIO", source), one.diff_id, source.check, one.total), copy
         except BaseException as error:
             self._fail(error)
             raise

@@ -26,7 +26,8 @@ CHUNK = 1 << 20
 class SplitWriter:
     """``graphdriver.api.Record``, into a file that is complete when ``close`` has returned."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str | int) -> None:
+        """path: of a file that is made, or the descriptor of one that was."""
         self._file = open(path, "xb")
         self._compress = zstd.ZstdCompressor(level=1)
         self._raw = bytearray()

@@ -200,6 +200,32 @@ class _Digest(threading.Thread):
             self.size += len(piece)
 
 
+class PlainStream(io.RawIOBase):
+    """What ``LayerStream`` is, in the thread that reads: for a process that has other layers' beside it."""
+
+    def __init__(self, source: BinaryIO, limits: Limits = NO_LIMITS) -> None:
+        super().__init__()
+        self._pieces = limited(source, limits)
+        self._digest = hashlib.sha256()
+        self._size = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1, /) -> bytes:
+        """The next piece, never more than CHUNK, whatever was asked for; b"" at the end. Raises what reading raises."""
+        piece = next(self._pieces, b"")
+        self._digest.update(piece)
+        self._size += len(piece)
+        return piece
+
+    def finish(self) -> tuple[str, int]:
+        """Read what is left; the DiffID and the number of plain bytes."""
+        while self.read():
+            pass
+        return "sha256:" + self._digest.hexdigest(), self._size
+
+
 class LayerStream(io.RawIOBase):
     """The plain bytes of a layer blob, to be read once from beginning to end; then ``diff_id`` is known.
 

@@ -15,6 +15,8 @@ from tests.harness.steps import BROKEN, FULL, Fault
 pytestmark = [pytest.mark.only_pierhead("steps of ours"), pytest.mark.timeout(400)]
 
 BASE = [tar({"etc/base": "base\n"}, ["etc"])]
+LARGE = [*BASE, tar({"etc/a": "a\n", "srv/large": bytes(4 << 20)}, ["etc"])]
+"""One that is unpacked by a process of its own."""
 LAYERS = [*BASE, tar({"etc/a": "a\n"}, ["etc"]), tar({"srv/b": "b\n", "etc/.wh.a": ""}, ["srv"])]
 NAME = "127.0.0.1:5000/half"
 REFERENCE = f"{NAME}:1"
@@ -53,12 +55,12 @@ def pierd() -> Iterator[Breakable]:
             yield made
 
 
-def ask_load(api: Api, name: str = REFERENCE) -> Answer:
-    return api.send("POST", "/images/load", raw=docker_archive(LAYERS, [name]), content_type="application/x-tar")
+def ask_load(api: Api, layers: list[bytes]) -> Answer:
+    return api.send("POST", "/images/load", raw=docker_archive(layers, [REFERENCE]), content_type="application/x-tar")
 
 
 def loaded(api: Api) -> None:
-    assert ask_load(api).status == 200
+    assert ask_load(api, LAYERS).status == 200
 
 
 def container(api: Api) -> None:
@@ -87,7 +89,12 @@ OPERATIONS = [
         lambda api: here(api, REFERENCE),
         lambda api: removed(api, REFERENCE),
     ),
-    Operation("load", ask_load, lambda api: here(api, REFERENCE), lambda api: removed(api, REFERENCE)),
+    Operation(
+        "load",
+        lambda api: ask_load(api, LARGE),
+        lambda api: here(api, REFERENCE),
+        lambda api: removed(api, REFERENCE),
+    ),
     Operation(
         "import",
         lambda api: api.send("POST", IMPORTED, raw=LAYERS[1], content_type="application/x-tar"),

@@ -221,12 +221,12 @@ class _Pull:
             if not stacks:
                 return _Arrived(None, file)
             with file:
-                return _Arrived(lease.unpack(cast("BinaryIO", file), one.diff_id), None)
+                return _Arrived(lease.unpack(cast("BinaryIO", file), one.diff_id, size=one.blob.size), None)
         source = self._registry.blob(one.blob, self._bar(one.blob, "Downloading"), self._retrying(one.blob))
         copy = content.begin() if content.keeps else None
         try:
             reading = source if copy is None else Copied(cast("BinaryIO", source), copy)
-            unpacked = lease.unpack(cast("BinaryIO", reading), one.diff_id, source.check)
+            unpacked = lease.unpack(cast("BinaryIO", reading), one.diff_id, source.check, one.blob.size)
         except BaseException:
             if copy is not None:
                 copy.close()
@@ -246,7 +246,7 @@ class _Pull:
             elif file is not None:
                 file.seek(0)
                 reading = _Counting(file, self._bar(blob, "Extracting"))
-                lease.register(cast("BinaryIO", reading), parent, one.diff_id)
+                lease.register(cast("BinaryIO", reading), parent, one.diff_id, size=blob.size)
                 verified = reading.count > 0  # else it has come from elsewhere meanwhile
             if verified:
                 self._verified.add(blob.digest)

@@ -1,6 +1,6 @@
 """The graph driver's Protocol: where layers live and how a root file system is put together from them."""
 
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol
@@ -68,6 +68,10 @@ class Record(Protocol):
         """Here belongs the content of a regular file of the layer."""
 
 
+Unpack = Callable[[type, int], Applied]
+"""Unpacks an archive that it knows of by some rules (an ``extract.Extractor``) below a folder's descriptor."""
+
+
 class GraphDriver(Protocol):
     """Layers are named by cache ids (random hex, chosen by the caller and committed to GraphDB beforehand)."""
 
@@ -85,8 +89,8 @@ class GraphDriver(Protocol):
         system cannot limit a folder.
         """
 
-    def apply(self, id: str, tar: BinaryIO, record: Record | None = None) -> Applied:
-        """Unpack an uncompressed layer tar (whiteouts included) into an empty layer.
+    def apply(self, id: str, tar: BinaryIO | Unpack, record: Record | None = None) -> Applied:
+        """Unpack an uncompressed layer tar (whiteouts included) into an empty layer, or have it unpacked.
 
         Never touches anything outside the layer, whatever the archive holds; raises InvalidParameter for an archive
         that tries, leaving the layer to be removed by the caller.

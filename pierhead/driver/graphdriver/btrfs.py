@@ -12,7 +12,7 @@ import os
 import secrets
 from typing import BinaryIO
 
-from pierhead.driver.graphdriver.api import Applied, Record, Usage
+from pierhead.driver.graphdriver.api import Applied, Record, Unpack, Usage
 from pierhead.driver.graphdriver.remove import remove_tree
 from pierhead.driver.graphdriver.usage import blocks
 from pierhead.driver.graphdriver.vfs import VfsDriver
@@ -97,7 +97,7 @@ class BtrfsDriver(VfsDriver):
         finally:
             os.close(fd)
 
-    def apply(self, id: str, tar: BinaryIO, record: Record | None = None) -> Applied:
+    def apply(self, id: str, tar: BinaryIO | Unpack, record: Record | None = None) -> Applied:
         """Unpack onto the snapshot, and let nobody change it any more."""
         applied = super().apply(id, tar, record)
         fd = self.open_layer(id)

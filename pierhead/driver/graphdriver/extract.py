@@ -199,14 +199,18 @@ class Extractor:
         fd = os.open(base, _CREATE, 0o600, dir_fd=above)
         try:
             if entry.size:
+                hole = False
                 for piece in reader.content():
                     if not piece[0] and len(piece) >= _HOLE and piece == bytes(len(piece)):
                         os.lseek(fd, len(piece), os.SEEK_CUR)
+                        hole = True
                         continue
+                    hole = False
                     written = os.write(fd, piece)
                     while written < len(piece):
                         written += os.write(fd, piece[written:])
-                os.ftruncate(fd, entry.size)  # a hole at the end
+                if hole:
+                    os.ftruncate(fd, entry.size)  # it ends with one
                 if self._record is not None:
                     self._record.content(entry.name, entry.size)
             os.fchown(fd, entry.uid, entry.gid)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import BinaryIO
 
-from pierhead.driver.graphdriver.api import Applied, Change, Record
+from pierhead.driver.graphdriver.api import Applied, Change, Record, Unpack
 from pierhead.driver.graphdriver.compare import compare
 from pierhead.driver.graphdriver.detached import open_overlay
 from pierhead.driver.graphdriver.notes import write_note
@@ -118,12 +118,12 @@ class OverlayDriver(OverlayLayout):
             os.close(from_fd)
             os.close(to_fd)
 
-    def apply(self, id: str, tar: BinaryIO, record: Record | None = None) -> Applied:
+    def apply(self, id: str, tar: BinaryIO | Unpack, record: Record | None = None) -> Applied:
         """Unpack into ``diff``."""
         parent = self.parent(id)
         fd = self.open_layer(id)
         try:
-            applied = self.extractor(fd, record=record).run(tar)
+            applied = tar(self.extractor, fd) if callable(tar) else self.extractor(fd, record=record).run(tar)
         finally:
             os.close(fd)
         if applied.opaque:

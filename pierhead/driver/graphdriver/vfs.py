@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import BinaryIO
 
 from pierhead.difference import Difference
-from pierhead.driver.graphdriver.api import Applied, Change, Kept, Record, Remainder, Usage
+from pierhead.driver.graphdriver.api import Applied, Change, Kept, Record, Remainder, Unpack, Usage
 from pierhead.driver.graphdriver.compare import DELETED, compare
 from pierhead.driver.graphdriver.detached import open_directory_mount
 from pierhead.driver.graphdriver.notes import check_parent, lost
@@ -74,11 +74,11 @@ class VfsDriver:
         except FileNotFoundError:
             return None
 
-    def apply(self, id: str, tar: BinaryIO, record: Record | None = None) -> Applied:
+    def apply(self, id: str, tar: BinaryIO | Unpack, record: Record | None = None) -> Applied:
         """Unpack onto the copy; whiteouts delete."""
         fd = self.open_layer(id)
         try:
-            return CopyExtractor(fd, record=record).run(tar)
+            return tar(CopyExtractor, fd) if callable(tar) else CopyExtractor(fd, record=record).run(tar)
         finally:
             os.close(fd)
 
