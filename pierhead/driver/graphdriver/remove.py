@@ -1,20 +1,34 @@
 """Delete directory trees by descriptor, and say how many bytes that gave back.
 
-An unlink waits for the file system's journal more than it computes: in large trees four threads take the files away, a
-directory each at a time, and what is left (the directories, and what is too deep) goes in one.
+Each directory is listed once: its files are counted and unlinked by that list, and it goes itself when what is below it
+is gone.  Whether that waits is the file system's: ext4 without a journal that is mounted with ``discard`` tells the
+disk of each file's blocks and waits for its answer, one with a journal may wait for that.  Where most unlinks wait,
+several threads take files away at once, though they be of one directory: the kernel gives a file's blocks back after it
+has let go of the directory (do_unlinkat in fs/namei.c).
 """
 
 import os
+import resource
 import stat
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Self
 
 from pierhead.driver.graphdriver.tree import open_directory
 from pierhead.linux.openat import open_in_root
 
 _DEEP = 64
-_MANY = 16
-_THREADS = 4
+_FAR = 3000
+"""Directories and bytes of a path below the top, after which a directory is moved up to it."""
+_BATCH = 64
+_THREADS = 16
+
+
+def waits() -> int:
+    """How often this thread has waited for something."""
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
 
 
 def remove_tree(path: str) -> int:
@@ -32,11 +46,11 @@ def remove_tree(path: str) -> int:
         os.close(above)
 
 
-def remove_at(above: int, base: bytes) -> int:
+def remove_at(above: int, base: bytes, waited: Callable[[], int] = waits) -> int:
     """Delete ``base`` and everything below it; bytes given back (st_blocks; a hard link counts when it is the last).
 
     Does not mind what is gone already. Trees of any depth: what is too far down is moved up first, so that neither
-    descriptors nor the stack run out.
+    descriptors nor paths run out.  waited: how often this thread has, up to now.
     """
     try:
         found = os.stat(base, dir_fd=above, follow_symlinks=False)
@@ -47,81 +61,110 @@ def remove_at(above: int, base: bytes) -> int:
         return found.st_blocks * 512 if found.st_nlink == 1 else 0
     top = open_directory(above, base)
     try:
-        freed = _unlink_many(top) + _empty(top, top, 0)
+        freed = _clear(top, waited)
+        while os.listdir(top):  # what was moved up
+            freed += _clear(top, waited)
     finally:
         os.close(top)
     os.rmdir(base, dir_fd=above)
     return freed + found.st_blocks * 512
 
 
-def _empty(fd: int, top: int, depth: int) -> int:
+def _clear(top: int, waited: Callable[[], int]) -> int:
+    """Delete what is in a directory, but for what is too far down: that is in it afterwards. Returns bytes."""
     freed = 0
-    again = True
-    while again:
-        again = False
-        with os.scandir(fd) as listing:
-            names = [(os.fsencode(entry.name), entry.is_dir(follow_symlinks=False)) for entry in listing]
-        for name, directory in names:
-            if not directory:
-                found = os.stat(name, dir_fd=fd, follow_symlinks=False)
-                os.unlink(name, dir_fd=fd)
-                freed += found.st_blocks * 512 if found.st_nlink == 1 else 0
-            elif depth >= _DEEP:
-                os.rename(name, b".deep-" + os.urandom(8).hex().encode(), src_dir_fd=fd, dst_dir_fd=top)
-            else:
-                below = open_directory(fd, name)
-                try:
-                    freed += os.fstat(below).st_blocks * 512
-                    freed += _empty(below, top, depth + 1)
-                finally:
-                    os.close(below)
-                os.rmdir(name, dir_fd=fd)
-        # What was moved up to the top while it was being listed is found by listing it once more.
-        again = fd == top and bool(os.listdir(fd))
-    return freed
+    levels: list[tuple[bytes, list[str]]] = []
+    with _Unlinking(top, waited) as unlinking:
+        folders = [b"."]
+        for path in folders:
+            below: list[str] = []
+            files: list[str] = []
+            fd = _open(top, path)
+            try:
+                if levels:  # the top itself is the caller's
+                    freed += os.fstat(fd).st_blocks * 512
+                far = path.count(b"/") >= _DEEP or len(path) > _FAR
+                with os.scandir(fd) as listing:
+                    for entry in listing:
+                        (below if entry.is_dir(follow_symlinks=False) else files).append(entry.name)
+                unlinking.take(fd, path, files)
+                for name in below if far else ():
+                    os.rename(name, f".deep-{os.urandom(8).hex()}", src_dir_fd=fd, dst_dir_fd=top)
+            finally:
+                os.close(fd)
+            levels.append((path, [] if far else below))
+            folders += [path + b"/" + os.fsencode(name) for name in levels[-1][1]]
+    for path, below in reversed(levels):
+        if below:
+            fd = _open(top, path)
+            try:
+                for name in below:
+                    os.rmdir(name, dir_fd=fd)
+            finally:
+                os.close(fd)
+    return freed + unlinking.freed
 
 
-def _unlink_many(top: int) -> int:
-    """The files of a tree that has many directories."""
-    folders = _folders(top)
-    if len(folders) < _MANY:
-        return 0
-    links = threading.Lock()
-    with ThreadPoolExecutor(_THREADS, "layer remove") as pool:
-        return sum(pool.map(lambda path: _unlink_files(top, path, links), folders))
+def _open(top: int, path: bytes) -> int:
+    return open_in_root(top, os.fsdecode(path), os.O_RDONLY | os.O_DIRECTORY, links=False)
 
 
-def _folders(top: int) -> list[bytes]:
-    """The directories of a tree by their paths, as far down as a path reaches comfortably."""
-    found = [b"."]
-    for path in found:
-        fd = open_in_root(top, os.fsdecode(path), os.O_RDONLY | os.O_DIRECTORY, links=False)
+class _Unlinking:
+    """Takes the files of a tree away: at once, or by threads as soon as that has been seen to wait.
+
+    After the ``with`` all are gone, and ``freed`` says how many bytes they were. Raises OSError there, too.
+    """
+
+    def __init__(self, top: int, waited: Callable[[], int]) -> None:
+        self.freed = 0
+        self._waited = waited
+        self._top = top
+        self._links = threading.Lock()
+        self._pool: ThreadPoolExecutor | None = None
+        self._parts: list[Future[int]] = []
+        self._seen = self._waits = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=error is not None)
+            self.freed += sum(part.result() for part in self._parts if error is None)
+
+    def take(self, fd: int, path: bytes, names: list[str]) -> None:
+        """The files of an open directory. path: the same from the top."""
+        for at in range(0, len(names), _BATCH):
+            batch = names[at : at + _BATCH]
+            if self._pool is not None:
+                self._parts.append(self._pool.submit(self._below, path, batch))
+                continue
+            before = self._waited()
+            self.freed += self._unlink(fd, batch)
+            self._seen += len(batch)
+            self._waits += self._waited() - before
+            if self._seen >= _BATCH:
+                if self._waits > self._seen / 2:
+                    self._pool = ThreadPoolExecutor(_THREADS, "layer remove")
+                self._seen = self._waits = 0
+
+    def _below(self, path: bytes, names: list[str]) -> int:
+        fd = _open(self._top, path)
         try:
-            with os.scandir(fd) as listing:
-                below = [entry.name for entry in listing if entry.is_dir(follow_symlinks=False)]
+            return self._unlink(fd, names)
         finally:
             os.close(fd)
-        if path.count(b"/") < _DEEP and len(path) < 3000:
-            found += [path + b"/" + os.fsencode(name) for name in below]
-    return found
 
-
-def _unlink_files(top: int, path: bytes, links: threading.Lock) -> int:
-    """links: held around a hard link, of which two threads could otherwise both think that it is not the last."""
-    freed = 0
-    fd = open_in_root(top, os.fsdecode(path), os.O_RDONLY | os.O_DIRECTORY, links=False)
-    try:
-        with os.scandir(fd) as listing:
-            names = [entry.name for entry in listing if not entry.is_dir(follow_symlinks=False)]
+    def _unlink(self, fd: int, names: list[str]) -> int:
+        freed = 0
         for name in names:
             found = os.stat(name, dir_fd=fd, follow_symlinks=False)
-            if found.st_nlink > 1:
-                with links:
-                    found = os.stat(name, dir_fd=fd, follow_symlinks=False)
-                    os.unlink(name, dir_fd=fd)
-            else:
+            if found.st_nlink == 1:
+                os.unlink(name, dir_fd=fd)
+                freed += found.st_blocks * 512
+                continue
+            with self._links:  # two threads could otherwise both think that theirs is not the last
+                found = os.stat(name, dir_fd=fd, follow_symlinks=False)
                 os.unlink(name, dir_fd=fd)
             freed += found.st_blocks * 512 if found.st_nlink == 1 else 0
-    finally:
-        os.close(fd)
-    return freed
+        return freed
