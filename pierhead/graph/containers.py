@@ -49,7 +49,8 @@ class Container:
 
 
 def _container(row: Row) -> Container:
-    values: dict[str, Any] = dict(row)
+    # Not dict(row): that looks for each column by its name among all.
+    values: dict[str, Any] = dict(zip(row.keys(), row, strict=True))
     values["state"] = State(values["state"])
     values["oom"] = bool(values["oom"])
     values["stopped"] = bool(values["stopped"])

@@ -4,6 +4,7 @@ import builtins
 import copy
 import os
 import time
+from collections.abc import Sequence
 
 from pierhead.daemon.engine.engine import Engine, blocking
 from pierhead.daemon.jobs import (
@@ -90,6 +91,10 @@ def _command(container: Container) -> str:
     return " ".join(f"'{word}'" if " " in word else word for word in words)
 
 
+def _rows(engine: Engine) -> Sequence[Container]:
+    return engine.containers.all()
+
+
 async def _selected(engine: Engine, everything: bool, limit: int, filters: Filters) -> builtins.list[Container]:
     filters.validate(LIST_FILTERS)
     for text in filters.values_of("status"):
@@ -105,7 +110,7 @@ async def _selected(engine: Engine, everything: bool, limit: int, filters: Filte
         if not text.lstrip("-").isdigit():
             raise InvalidParameter(f"invalid filter 'exited={text}'")
         codes.add(int(text))
-    found = engine.containers.all()
+    found: Sequence[Container] = engine.derived(_rows)
     if "status" in filters or "exited" in filters or limit > 0:
         everything = True
     for key in ("before", "since"):

@@ -97,12 +97,18 @@ async def resolve(engine: Engine, name: str) -> ImageRecord:
 
 def display_name(engine: Engine, image_id: str, image_name: str) -> str:
     """What ``ps`` shows: the name that was given, the id once that name means another image or none."""
-    if image_name == image_id:
-        return image_name
-    try:
-        return image_name if find(engine, image_name).id == image_id else image_id
-    except (NoSuchImage, InvalidParameter):
-        return image_id
+    known = engine.derived(_meanings)
+    if image_name not in known:
+        try:
+            known[image_name] = find(engine, image_name).id
+        except (NoSuchImage, InvalidParameter):
+            known[image_name] = None
+    return image_name if image_id in (image_name, known[image_name]) else image_id
+
+
+def _meanings(engine: Engine) -> dict[str, str | None]:
+    """The ids of the images that names mean; ``display_name`` fills it with what is asked for."""
+    return {}
 
 
 def descendants(engine: Engine, name: str) -> set[str]:
@@ -119,10 +125,11 @@ def descendants(engine: Engine, name: str) -> set[str]:
 
 def size_of(engine: Engine, image_id: str) -> int:
     """Bytes of content of an image; 0 once it is gone."""
-    try:
-        return engine.graph.image(image_id).size
-    except NoSuchImage:
-        return 0
+    return engine.derived(_sizes).get(image_id, 0)
+
+
+def _sizes(engine: Engine) -> dict[str, int]:
+    return {row["id"]: row["size"] for row in engine.db.all("SELECT id, size FROM image")}
 
 
 def count(engine: Engine) -> int:

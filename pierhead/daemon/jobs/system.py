@@ -3,6 +3,7 @@
 import os
 import platform
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Collection
 
 from pierhead import __version__
@@ -105,18 +106,18 @@ def _flag(path: str) -> bool:
 
 async def info(engine: Engine) -> SystemInfo:
     """What ``docker info`` shows."""
-    found = engine.containers.all()
+    rows = engine.db.all("SELECT state, count(*) AS count FROM container GROUP BY state")
+    states = Counter({State(row["state"]): row["count"] for row in rows})
+    running, paused = states[State.RUNNING] + states[State.RESTARTING], states[State.PAUSED]
     release = _os_release()
-    running = sum(container.state in (State.RUNNING, State.RESTARTING) for container in found)
-    paused = sum(container.state is State.PAUSED for container in found)
     unified = specs.cgroup_layout().version == 2
     insecure = [entry for entry in engine.config.insecure_registries if "/" in entry]
     return SystemInfo(
         id=engine.db.instance,
-        containers=len(found),
+        containers=states.total(),
         containers_running=running,
         containers_paused=paused,
-        containers_stopped=len(found) - running - paused,
+        containers_stopped=states.total() - running - paused,
         images=images.count(engine),
         driver=engine.layers.name,
         driver_status=[list(pair) for pair in engine.layers.status()],
