@@ -124,7 +124,8 @@ def test_stop_sends_term_and_then_kill(api: Api) -> None:
 
 
 def test_stop_uses_the_containers_own_signal(api: Api) -> None:
-    id = api.run("sh", "-c", "trap 'exit 8' USR1; while :; do sleep 0.05; done", StopSignal="SIGUSR1")
+    id = api.run("sh", "-c", "trap 'exit 8' USR1; echo set; while :; do sleep 0.05; done", StopSignal="SIGUSR1")
+    wait_until(lambda: b"set" in api.logs(id), "the trap")
     api.ok("POST", f"/containers/{id}/stop")
     assert api.inspect(id)["State"]["ExitCode"] == 8
 

@@ -82,7 +82,7 @@ def measure_tree(top: int, *, across: bool = True) -> Usage:
     found = os.fstat(top)
     tally = Tally(found.st_dev)
     tally.add(found)
-    waiting: list[tuple[int, bytes | None]] = [(top, b".")]
+    waiting: list[tuple[int, bytes | None]] = [(top, b"./" + name) for name in _level(top, tally, across)]
     try:
         while waiting:
             anchor, path = waiting.pop()
