@@ -74,7 +74,7 @@ def _output(options: Options, what: str) -> str:
     folder = os.path.dirname(path)
     if folder and not os.path.isdir(folder):
         raise ClientError(
-            f'failed to {what}: invalid output path: directory "{folder}" does not exist'
+            f"failed to {what}: invalid output path: stat {folder}: no such file or directory"
             if not os.path.exists(folder)
             else f'failed to {what}: invalid output path: "{folder}" is not a directory'
         )

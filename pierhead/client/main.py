@@ -118,7 +118,8 @@ def _no_command(rest: list[str]) -> int:
     if group:
         _complain(
             f"pier: unknown command: pier {group} {rest[1]}\n\n"
-            f"Usage:  pier {group}\n\nRun 'pier {group} --help' for more information"
+            f"Usage:  pier {group}{' COMMAND' if group == 'volume' else ''}\n\n"
+            f"Run 'pier {group} --help' for more information"
         )
         return 1
     _complain(f"pier: unknown command: pier {rest[0]}\n\nRun 'pier --help' for more information")

@@ -91,6 +91,6 @@ def moment(text: str) -> str:
     try:
         found = datetime.datetime.fromisoformat(text)
     except ValueError:
-        raise ClientError(f'invalid value for "since": failed to parse value as time or duration: {text!r}') from None
+        raise ClientError(f'invalid value for "since": failed to parse value as time or duration: "{text}"') from None
     fraction = text.partition(".")[2].rstrip("Z").partition("+")[0].partition("-")[0] if "." in text else ""
     return f"{int(found.timestamp())}.{(fraction + '000000000')[:9]}"

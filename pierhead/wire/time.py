@@ -92,5 +92,5 @@ def parse_moment(text: str, name: str = "time", now: int | None = None) -> int:
         return (time.time_ns() if now is None else now) - parse_duration(text)
     except ValueError:
         raise InvalidParameter(
-            f'invalid value for "{name}": failed to parse value as time or duration: {text!r}'
+            f'invalid value for "{name}": failed to parse value as time or duration: "{text}"'
         ) from None

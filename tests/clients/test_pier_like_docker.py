@@ -260,6 +260,9 @@ run --rm --expose a busybox true
 run --rm --device /dev/nosuch busybox true
 run --rm --platform linux/arm64 busybox true
 run --rm --sysctl net.ipv4.nosuch=1 busybox true
+logs --since bogus runs
+volume foo
+exec -w /nosuch runs pwd
 network create
 network create bridge
 network create --subnet 10.99.0.0/24 --gateway 10.98.0.1 x

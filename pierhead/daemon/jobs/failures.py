@@ -43,7 +43,7 @@ def _code(error: SetupFailed) -> int:
 def _what(error: SetupFailed) -> str:
     """Our own sentence where init has made one (it names the program), else call, path and reason."""
     text = error.strerror or os.strerror(error.errno or 0)
-    if error.stage == "exec" or error.call == "user":
+    if error.stage == "exec" or error.call == "user" or text.startswith((f"{error.call} ", "error setting ")):
         return text
     text = text[0].lower() + text[1:]  # as Go has them: clients look for "no such file or directory"
     call, _, kind = error.call.partition(" ")
