@@ -5,6 +5,7 @@ import random
 import socket
 import tarfile
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -28,6 +29,8 @@ MANY = 200
 CHANGED = 10_000
 """Files in a container that is committed, and removed."""
 PATIENCE = 600
+SAMPLE = 0.03
+"""Seconds between two looks at an engine's memory."""
 POOL = 8 << 20
 """Bytes of which files are cut: more than any compression looks back."""
 TAG = "bench-image:1"
@@ -172,14 +175,29 @@ def _sent(engine: Engine, path: str, file: Path) -> None:
 
 
 def peak(name: str, engine: Engine) -> float:
-    """Megabytes by which the daemon's resident memory grows, at most, while it pulls."""
-    # dockerd's children unpack for it.
-    pids = list(processes_in(engine.host.path))
-    for pid in pids:
-        Path(f"/proc/{pid}/clear_refs").write_text("5")  # VmHWM begins again
-    before = sum(_status(pid, "VmRSS") for pid in pids)
-    pull(name, engine)
-    return (sum(_status(pid, "VmHWM") for pid in pids) - before) / 1000
+    """Megabytes by which the resident memory of the daemon, and of what it starts to unpack for it, grows at most."""
+    before = _resident(engine)
+    highest, ended = [before], threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(SAMPLE):
+            highest.append(_resident(engine))
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    try:
+        pull(name, engine)
+    finally:
+        ended.set()
+        watching.join()
+    return (max(highest) - before) / 1000
+
+
+def _resident(engine: Engine) -> int:
+    """kB of all of an engine's processes."""
+    return sum(
+        _status(pid, "VmRSS") for pid, name in processes_in(engine.host.path).items() if "/docker-registry " not in name
+    )
 
 
 def _status(pid: int, field: str) -> int:
