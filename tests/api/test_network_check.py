@@ -270,6 +270,7 @@ def web_from_outside(scene: Scene) -> bool:
     return scene.from_outside(8120)
 
 
+BRIDGE = "com.docker.network.bridge."
 DROP = "table inet guard {{\n chain {hook} {{\n type filter hook {hook} priority 0; {rule};\n }}\n}}"
 GUARD_GONE = "delete table inet guard"
 
@@ -599,6 +600,28 @@ BROKEN: dict[str, Case] = {
         ("network inner is internal",),
         lambda s: s.from_container("one", "10.214.0.2", 8080),
     ),
+    "the host, which is not on an isolated network": Case(
+        lambda s: [
+            s.network("apart", "10.214.0.0/24", Internal=True, Options={f"{BRIDGE}gateway_mode_ipv4": "isolated"}),
+            s.run("three", "apart"),
+        ],
+        "host",
+        "three:8080",
+        "route",
+        ("network apart is isolated",),
+        lambda s: s.from_host("10.214.0.2", 8080),
+    ),
+    "the host, whose bridge is to have no address": Case(
+        lambda s: [
+            s.network("mute", "10.214.0.0/24", Options={f"{BRIDGE}inhibit_ipv4": "true"}),
+            s.run("three", "mute"),
+        ],
+        "host",
+        "three:8080",
+        "route",
+        ("is to have no IPv4 address", "inhibit_ipv4"),
+        lambda s: s.from_host("10.214.0.2", 8080),
+    ),
     "published on loopback only": Case(
         lambda s: s.run("shop", **published(HostIp="127.0.0.1", HostPort="8120")),
         "outside",
@@ -816,6 +839,17 @@ SOUND: dict[str, Sound] = {
         "open:8132",
         lambda s: s.from_outside(8132),
         ("httpd of open listens",),
+    ),
+    "a network whose every port is open, from outside": Sound(
+        lambda s: [
+            s.network("open", "10.216.0.0/24", Options={f"{BRIDGE}gateway_mode_ipv4": "nat-unprotected"}),
+            s.run("three", "open"),
+            s.engine.world.neighbour.ip("route", "replace", "10.216.0.0/24", "via", "192.0.2.10"),
+        ],
+        "outside",
+        "three:8080",
+        lambda s: s.from_outside(8080, "10.216.0.2"),
+        ("three is reached at its own address",),
     ),
     "from a shared namespace": Sound(
         both(two, lambda s: s.run("guest", "container:one", "sleep", "1000")),

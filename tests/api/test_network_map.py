@@ -211,6 +211,13 @@ def test_what_the_kernel_and_the_database_disagree_about_is_marked(what: str, ap
     assert "✗" in engine.pier("network", "map").check().stdout
 
 
+def test_what_a_bridge_is_to_lack_is_not_missed(api: Api) -> None:
+    option = "com.docker.network.bridge."
+    network(api, "n1", Options={f"{option}inhibit_ipv4": "true"})
+    network(api, "n2", Internal=True, Options={f"{option}gateway_mode_ipv4": "isolated"})
+    assert [each["problems"] for each in seen(api)["networks"] if each["name"] in ("n1", "n2")] == [[], []]
+
+
 def test_rules_that_are_not_as_they_should_be_are_told(api: Api, engine: Engine) -> None:
     assert isinstance(engine, Pierd)
     api.run(image="web", HostConfig={"PortBindings": {"8080/tcp": [{"HostPort": "8105"}]}})

@@ -66,6 +66,8 @@ def test_wrong_requests_are_refused_in_dockers_words(api: Api) -> None:
     assert (builtin.status, builtin.message) == (403, "bridge is a pre-defined network and cannot be removed")
     nobody = api.send("POST", "/networks/twice/connect", {"Container": "nobody"})
     assert (nobody.status, nobody.message) == (404, "No such container: nobody")
+    neither = api.send("POST", "/networks/nothing/connect", {"Container": "nobody"})
+    assert (neither.status, neither.message) == (404, "No such container: nobody"), "as Docker looks for them"
     id = api.create("true", HostConfig={"NetworkMode": "no-such-network"})
     start = api.send("POST", f"/containers/{id}/start")
     assert start.status == 404 and "network no-such-network not found" in start.message

@@ -296,6 +296,8 @@ def test_host_and_domain_names_are_the_containers_own(api: Api) -> None:
     assert said(api, id, "cat", "/proc/sys/kernel/domainname").strip() == "example.org"
     assert "10.221.0.2\tme.example.org me" in said(api, id, "cat", "/etc/hosts")
     assert said(api, id, "hostname", "-f").strip() == "me.example.org"
+    id = api.run("sleep", "1000", Hostname="all.example.org", HostConfig={"NetworkMode": "a"})
+    assert "10.221.0.3\tall.example.org all\n" in said(api, id, "cat", "/etc/hosts"), "found without its domain too"
 
 
 def test_what_is_said_about_names_is_in_the_files(api: Api) -> None:

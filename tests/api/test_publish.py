@@ -113,6 +113,14 @@ def test_what_is_only_exposed_is_shown_as_such(api: Api) -> None:
     assert api.get("/containers/json")[0]["Ports"] == [{"PrivatePort": 80, "Type": "tcp"}]
 
 
+def test_an_internal_network_publishes_nothing_and_shows_no_port(api: Api) -> None:
+    api.ok("POST", "/networks/create", {"Name": "inner", "Internal": True})
+    asked = bound(tcp80=[("", "8080")])
+    asked["HostConfig"]["NetworkMode"] = "inner"
+    assert shown(api, api.run("sleep", "1000", **asked)) == {}
+    assert api.get("/containers/json")[0]["Ports"] == []
+
+
 @pytest.mark.parametrize(
     ("key", "port", "named"),
     [

@@ -19,8 +19,8 @@ async def connect(engine: Engine, name: str, request: NetworkConnectRequest) -> 
 
     Raises NoSuchContainer, NoSuchNetwork, Forbidden, InvalidParameter, PierheadError.
     """
-    row = find_row(engine, name)
     container = engine.containers.find(request.container)
+    row = find_row(engine, name)
     await engine.finish(_connect(engine, row, container.id, request.endpoint_config))
 
 

@@ -192,11 +192,12 @@ def exposed(container: Container) -> set[tuple[str, int]]:
 
 
 def _shows_ports(engine: Engine, container: Container) -> bool:
-    """Whether it is in a network where ports can be published; elsewhere Docker does not show exposed ones either."""
+    """Whether its way out is a network where ports can be published; else Docker does not show exposed ones either."""
     if not container.live:
         return False
     drivers = engine.db.all(
-        "SELECT n.driver FROM endpoint e JOIN network n ON n.id = e.network_id WHERE e.container_id = ? AND e.active",
+        "SELECT n.driver FROM endpoint e JOIN network n ON n.id = e.network_id "
+        "WHERE e.container_id = ? AND e.active AND e.gateway",
         (container.id,),
     )
     return any(engine.networks[row["driver"]].publishes for row in drivers)

@@ -95,7 +95,9 @@ def own_lines(engine: Engine, container: Container) -> list[str]:
     """The container's own names at each of its addresses."""
     config = config_of(container)
     name = config.hostname or container.id[:12]
-    names = f"{name}.{config.domainname} {name}" if config.domainname else name
+    full = f"{name}.{config.domainname}" if config.domainname else name
+    # With domain, and bare, wherever the user has put the domain; and as `hostname` says it, which Docker leaves out.
+    names = " ".join(dict.fromkeys((full, name, full.partition(".")[0] or name)))
     return [
         f"{interface.ip}\t{names}\n"
         for _, endpoint in endpoints.active(engine, container.id)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pierhead.daemon.jobs.network_places import Address, Found, Place, Places
-from pierhead.daemon.jobs.network_stops import RELOAD, Facts, Stop, quiet
+from pierhead.daemon.jobs.network_stops import RELOAD, Facts, Stop, quiet, ungated
 from pierhead.driver.networkdriver import sysctls
 from pierhead.linux.netstate import Device
 
@@ -148,6 +148,8 @@ class Cables:
         """Why no one answers for an address on a bridge."""
         network = self.places.networks.get(bridge.name)
         if network is not None and any(pool.gateway == hop for pool in network.pools):
+            if why := ungated(network, hop):
+                return Stop("link", f"nobody has {hop}, by which its containers leave: {why}")
             text = f"bridge {bridge.name} has lost the address {hop}, by which its containers leave"
             return Stop("link", text, RELOAD)
         row = self.places.engine.db.first(

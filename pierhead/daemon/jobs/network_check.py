@@ -17,8 +17,9 @@ from pierhead.daemon.jobs.network_places import Address, Place, Places
 from pierhead.daemon.jobs.network_sight import PROTOCOLS
 from pierhead.daemon.jobs.network_stops import RELOAD, STEPS, Facts, Stop, local_only
 from pierhead.daemon.jobs.network_walk import Arrival, Walk, shown
-from pierhead.driver.networkdriver import reservations
+from pierhead.driver.networkdriver import bridgeoptions, reservations
 from pierhead.driver.networkdriver.api import PortBinding, PublishPolicy
+from pierhead.driver.networkdriver.bridgeoptions import GatewayMode
 from pierhead.driver.networkdriver.packetpath import Packet
 from pierhead.errors import InvalidParameter
 from pierhead.graph.containers import Container
@@ -261,6 +262,9 @@ class _Check:
         owner = place.containers[0] if place is not None else container
         bindings = [one for one in endpoints.bindings_of(self.engine, owner.id) if one.proto == proto]
         inside = [one for one in bindings if one.container_low <= port <= one.container_high]
+        if self._reached_directly(address, published=bool(inside)):
+            self.facts.add("name", f"{container.name} is reached at its own address, {address}")
+            return address, port
         for one in sorted(inside, key=lambda one: one.host_ip not in ("", "0.0.0.0", "::")):
             at = one.host_low + port - one.container_low
             egress = self._egress(6 if ":" in one.host_ip else 4)[1]
@@ -276,6 +280,14 @@ class _Check:
             return self._egress(4)[1], port
         remedy = f"pier update --publish-add {port}:{port}{'' if proto == 'tcp' else f'/{proto}'} {container.name}"
         raise Stop("rule", f"{port}/{proto} of {container.name} is not published", remedy)
+
+    def _reached_directly(self, address: Address, *, published: bool) -> bool:
+        """Whether a bridge network lets others to a container's own address: to what it publishes, or to every port."""
+        found = self.places.network_with(address)
+        if found is None or found[1].driver != "bridge":
+            return False
+        mode = bridgeoptions.parse(found[1]).mode(address.version)
+        return mode is (GatewayMode.ROUTED if published else GatewayMode.UNPROTECTED)
 
     # The end ---------------------------------------------------------------------------------------------------------
 

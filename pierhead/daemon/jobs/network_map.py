@@ -10,7 +10,7 @@ from pierhead.daemon.jobs.describe import dns_names, host_config_of
 from pierhead.daemon.jobs.listening import listeners
 from pierhead.daemon.jobs.network_rows import network_of
 from pierhead.daemon.jobs.network_sight import Looked, Sight, look, owners
-from pierhead.driver.networkdriver import marks
+from pierhead.driver.networkdriver import bridgeoptions, marks
 from pierhead.driver.networkdriver.api import Endpoint, Network
 from pierhead.graph.containers import Container
 from pierhead.linux.netstate import Device
@@ -171,10 +171,11 @@ class _Drawing:
             return
         if not device.up:
             yield f"{name} is down"
-        if device.kind != "bridge":
+        if network.driver != "bridge":
             return
+        options = bridgeoptions.parse(network)
         for pool in network.pools:
-            if pool.gateway is not None and not device.has(pool.gateway):
+            if pool.gateway is not None and options.gated(pool.subnet.version) and not device.has(pool.gateway):
                 yield f"{name} has lost its address {pool.gateway}/{pool.subnet.prefixlen}"
 
     # Attachments -----------------------------------------------------------------------------------------------------

@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 
 from pierhead.daemon.jobs.network_places import Place, Places
+from pierhead.driver.networkdriver import bridgeoptions
 from pierhead.driver.networkdriver.api import Network
+from pierhead.driver.networkdriver.bridgeoptions import GatewayMode
 from pierhead.driver.networkdriver.packetpath import Packet
 from pierhead.linux.netstate import Device
 
@@ -122,8 +124,19 @@ def lost(places: Places, target: Address) -> Stop | None:
         return Stop("link", f"{name}, the bridge of network {network.name}, is down", f"ip link set {name} up")
     gateways = [pool.gateway for pool in network.pools if target in pool.subnet and pool.gateway is not None]
     if gateways and not bridge.has(gateways[0]):
+        if why := ungated(network, gateways[0]):
+            return Stop("route", why)
         return Stop("route", f"{name} has lost its address {gateways[0]}, and the host its route to {target}", RELOAD)
     return None
+
+
+def ungated(network: Network, gateway: Address) -> str:
+    """Why a network's bridge does not have the gateway's address, if it is made so."""
+    if network.driver != "bridge" or (options := bridgeoptions.parse(network)).gated(gateway.version):
+        return ""
+    if options.mode(gateway.version) is GatewayMode.ISOLATED:
+        return f"network {network.name} is isolated: its containers reach each other, and the host is not on it"
+    return f"the bridge of network {network.name} is to have no IPv4 address ({bridgeoptions.INHIBIT_IPV4})"
 
 
 # Rules ---------------------------------------------------------------------------------------------------------------

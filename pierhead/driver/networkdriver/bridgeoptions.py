@@ -61,6 +61,10 @@ class BridgeOptions:
         """Of IP version 4 or 6."""
         return self.mode4 if version == 4 else self.mode6
 
+    def gated(self, version: int) -> bool:
+        """Whether the bridge itself has the gateway's address, of IP version 4 or 6."""
+        return self.mode(version) is not GatewayMode.ISOLATED and not (version == 4 and self.inhibit_ipv4)
+
 
 def bridge_name(network: Network) -> str:
     """The network's Linux bridge: as asked for, else br- and twelve digits of the id, as Docker names it."""

@@ -12,7 +12,7 @@ from ipaddress import IPv4Interface, IPv6Interface, ip_interface
 
 from pierhead.driver.networkdriver import inside, marks, sysctls
 from pierhead.driver.networkdriver.api import Endpoint, Network
-from pierhead.driver.networkdriver.bridgeoptions import NAME, BridgeOptions, GatewayMode
+from pierhead.driver.networkdriver.bridgeoptions import NAME, BridgeOptions
 from pierhead.driver.networkdriver.outside import egress_mtu
 from pierhead.errors import Forbidden
 from pierhead.linux import netlink
@@ -79,9 +79,7 @@ class HostBridge:
         return [
             ip_interface(f"{pool.gateway}/{pool.subnet.prefixlen}")
             for pool in self.network.pools
-            if pool.gateway is not None
-            and self.options.mode(pool.subnet.version) is not GatewayMode.ISOLATED
-            and not (self.options.inhibit_ipv4 and pool.subnet.version == 4)
+            if pool.gateway is not None and self.options.gated(pool.subnet.version)
         ]
 
     def make(self, link: Netlink) -> None:
