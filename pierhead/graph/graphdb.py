@@ -26,7 +26,7 @@ IntegrityError = sqlite3.IntegrityError
 Row = sqlite3.Row
 Parameters = Sequence[Any] | Mapping[str, Any]
 
-SCHEMA_VERSION = 11
+SCHEMA_VERSION = 12
 WAL_SIZE = 4 * 1024 * 1024 + 64 * 1024
 """SQLite folds the log into the database at 1,000 pages and then begins at the front again."""
 
@@ -40,15 +40,18 @@ _SAME_ADDRESS = """
 
 # Two questions, each answered by an index: who begins within the new range, and which range reaches into it from below.
 # The obvious one (low <= new.high AND high >= new.low) looks at every port there is.
-_PORT_OVERLAP = f"""
+_PORT_INDEXES = """
 CREATE INDEX port_low ON port (proto, low);
 CREATE INDEX port_range ON port (proto, high) WHERE high > low;
+"""
+_PORT_OVERLAP = f"""
 CREATE TRIGGER port_overlap BEFORE INSERT ON port
-WHEN EXISTS (
-    SELECT 1 FROM port WHERE proto = new.proto AND low BETWEEN new.low AND new.high AND {_SAME_ADDRESS})
+WHEN new.direct = 0 AND (EXISTS (
+    SELECT 1 FROM port
+    WHERE direct = 0 AND proto = new.proto AND low BETWEEN new.low AND new.high AND {_SAME_ADDRESS})
 OR EXISTS (
     SELECT 1 FROM port
-    WHERE high > low AND proto = new.proto AND high >= new.low AND low < new.low AND {_SAME_ADDRESS})
+    WHERE direct = 0 AND high > low AND proto = new.proto AND high >= new.low AND low < new.low AND {_SAME_ADDRESS}))
 BEGIN SELECT RAISE(ABORT, 'port is already allocated'); END;
 """
 
@@ -250,9 +253,11 @@ CREATE TABLE port (                             -- published ports of running co
     low            INTEGER NOT NULL CHECK (low BETWEEN 1 AND 65535),
     high           INTEGER NOT NULL CHECK (high BETWEEN low AND 65535),
     container_low  INTEGER NOT NULL,
+    direct         INTEGER NOT NULL DEFAULT 0,  -- open at the container's own address, ip; takes none of the host's
     PRIMARY KEY (proto, ip, low)
 ) WITHOUT ROWID;
 CREATE INDEX port_container ON port (container_id);
+{_PORT_INDEXES}
 {_PORT_OVERLAP}
 -- Volumes -----------------------------------------------------------------------------------------------------------
 CREATE TABLE volume (
@@ -291,7 +296,7 @@ MIGRATIONS = (
             AND NOT EXISTS (SELECT 1 FROM network n WHERE mode IN (n.name, n.id));
     """,
     # 2 → 3
-    f"DROP TRIGGER port_overlap; {_PORT_OVERLAP}",
+    f"DROP TRIGGER port_overlap; {_PORT_INDEXES}",
     # 3 → 4
     _LINKS,
     # 4 → 5: until now the number was in the name, ethN
@@ -311,6 +316,9 @@ MIGRATIONS = (
     _CONTENT,
     # 10 → 11
     _KEEPING,
+    # 11 → 12
+    "DROP TRIGGER IF EXISTS port_overlap;"
+    f"ALTER TABLE port ADD COLUMN direct INTEGER NOT NULL DEFAULT 0; {_PORT_OVERLAP}",
 )
 """What makes of a file of version N one of version N + 1, by N - 1. New columns are the last of their table."""
 

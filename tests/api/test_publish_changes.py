@@ -229,3 +229,57 @@ def test_pier_changes_published_ports(engine: Engine) -> None:
     assert engine.pier("port", "web", "81").check().stdout.strip() == "127.0.0.1:8081"
     refused = engine.pier("update", "--publish-rm", "8080", "web")
     assert refused.status == 1 and "container web does not publish 8080" in refused.stderr
+
+
+ROUTED = {f"com.docker.network.bridge.gateway_mode_ipv{version}": "routed" for version in (4, 6)}
+
+
+def _dual(api: Api, name: str, number: int, **options: str) -> None:
+    config = [{"Subnet": f"10.{number}.0.0/24"}, {"Subnet": f"fd00:{number}::/64"}]
+    body = {"Name": name, "EnableIPv6": True, "IPAM": {"Config": config}, "Options": options}
+    api.ok("POST", "/networks/create", body)
+
+
+def test_a_routed_network_takes_no_port_of_the_host_whatever_changes(api: Api, engine: Engine) -> None:
+    """As with Docker 28 published ports are open at the containers' own addresses, and the host's have none of them."""
+    _dual(api, "routed", 231, **ROUTED)
+    _dual(api, "mixed", 232, **{key: value for key, value in ROUTED.items() if key.endswith("6")})
+    _dual(api, "plain", 233)
+    outside = engine.world.neighbour
+    for number in (231, 232):
+        outside.ip("route", "replace", f"10.{number}.0.0/24", "via", HOST4)
+        outside.ip("route", "replace", f"fd00:{number}::/64", "via", HOST6)
+    for name in ("web", "twin"):  # the same port of the host's, which neither takes
+        asked = {"NetworkMode": "routed", "PortBindings": bindings(("80/tcp", "", "8080"))}
+        api.run("sleep", "1000", name=name, HostConfig=asked)
+    pairs = [{"HostIp": "0.0.0.0", "HostPort": ""}, {"HostIp": "::", "HostPort": ""}]
+    assert api.inspect("web")["NetworkSettings"]["Ports"] == {"80/tcp": pairs}
+    assert engine.docker("ps", "--filter", "name=web", "--format", "{{.Ports}}").lines == ["80/tcp"]
+
+    def served(port: int, host: int, *wanted: str) -> None:
+        """Where the neighbour is served: these, and nowhere else."""
+        places = {"host4": (HOST4, host), "host6": (HOST6, host)}
+        for kind, number in (("routed", 231), ("mixed", 232)):
+            places |= {f"{kind}4": (f"10.{number}.0.2", port), f"{kind}6": (f"fd00:{number}::2", port)}
+        for place, (address, at) in places.items():
+            answer = ask(outside.path, address, at, patience=10 if place in wanted else 0.5)
+            assert answer.startswith("web") == (place in wanted), f"{place}: {answer}"
+
+    inside = f"/proc/{api.inspect('web')['State']['Pid']}/ns/net"
+    with server(inside, 80, name="web"), server(inside, 81, name="web"):
+        served(80, 8080, "routed4", "routed6")
+        assert engine.pier("network", "check", "outside", "web:80").check().status == 0
+        assert update(api, "web", ("81/tcp", "", "8081"), remove=("8080",)).status == 200
+        served(81, 8081, "routed4", "routed6")
+        served(80, 8080)
+        # The way out moves to networks of other kinds and back, and the ports with it.
+        for network, priority, where in (
+            ("mixed", 1, ("host4", "mixed6")),
+            ("plain", 2, ("host4", "host6")),
+        ):
+            more = {"Container": "web", "EndpointConfig": {"GwPriority": priority}}
+            api.ok("POST", f"/networks/{network}/connect", more)
+            served(81, 8081, *where)
+        for network in ("plain", "mixed"):
+            api.ok("POST", f"/networks/{network}/disconnect", {"Container": "web"})
+        served(81, 8081, "routed4", "routed6")

@@ -145,7 +145,7 @@ def _ports(pierd: Pierd, db: sqlite3.Connection) -> list[str]:
     for item in json.loads(said)["nftables"]:
         if item.get("map", {}).get("name") in MAPS:
             there |= {_key(element[0]) for element in item["map"].get("elem", ())}
-    known = {f"{row['proto']} {row['low']}" for row in db.execute("SELECT proto, low FROM port")}
+    known = {f"{row['proto']} {row['low']}" for row in db.execute("SELECT proto, low FROM port WHERE direct = 0")}
     return _compare("port", known, there)
 
 

@@ -147,9 +147,9 @@ def test_the_database_refuses_overlapping_ports(
         values = (id, *row, 1)
         if id[0] == "b" and clash:
             with pytest.raises(IntegrityError, match="port is already allocated"):
-                db.execute("INSERT INTO port VALUES (?, ?, ?, ?, ?, ?)", values)
+                db.execute("INSERT INTO port VALUES (?, ?, ?, ?, ?, ?, 0)", values)
         else:
-            db.execute("INSERT INTO port VALUES (?, ?, ?, ?, ?, ?)", values)
+            db.execute("INSERT INTO port VALUES (?, ?, ?, ?, ?, ?, 0)", values)
     db.close()
 
 

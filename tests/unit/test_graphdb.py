@@ -80,6 +80,17 @@ def test_a_file_of_a_newer_version_is_refused(tmp_path: Path) -> None:
         GraphDB(str(tmp_path / "db"))
 
 
+def test_ports_at_containers_own_addresses_are_in_nobodys_way(tmp_path: Path) -> None:
+    """Two containers of routed networks, and one that has the same port at all of the host's addresses."""
+    db = GraphDB(str(tmp_path / "db"))
+    db.execute("PRAGMA foreign_keys=OFF")
+    for ip, direct in (("10.1.0.2", 1), ("", 0), ("10.1.0.3", 1)):
+        db.execute("INSERT INTO port VALUES (?, 'tcp', ?, 80, 80, 80, ?)", ("c" * 64, ip, direct))
+    with pytest.raises(IntegrityError, match="already allocated"):
+        db.execute("INSERT INTO port VALUES (?, 'tcp', '127.0.0.1', 80, 80, 80, 0)", ("c" * 64,))
+    db.close()
+
+
 ADDRESSES = ("", "0.0.0.0", "::", "127.0.0.1", "192.0.2.10", "::1")
 
 
@@ -122,7 +133,7 @@ def test_a_published_port_belongs_to_one_container_alone(
             proto == other[0] and low <= other[3] and other[2] <= high and shared(ip, other[1]) for other in kept
         )
         try:
-            ports.execute("INSERT INTO port VALUES (?, ?, ?, ?, ?, 80)", ("c" * 64, proto, ip, low, high))
+            ports.execute("INSERT INTO port VALUES (?, ?, ?, ?, ?, 80, 0)", ("c" * 64, proto, ip, low, high))
             kept.append((proto, ip, low, high))
             assert free
         except IntegrityError:

@@ -102,6 +102,7 @@ def bindings_of(engine: Engine, container_id: str) -> tuple[PortBinding, ...]:
             row["ip"],
             row["low"],
             row["high"],
+            bool(row["direct"]),
         )
         for row in engine.db.all("SELECT * FROM port WHERE container_id = ? ORDER BY proto, low, ip", (container_id,))
     )
@@ -212,9 +213,11 @@ def port_map(engine: Engine, container: Container) -> PortMap:
         for offset in range(binding.host_high - binding.host_low + 1):
             key = f"{binding.container_low + offset}/{binding.proto}"
             found = shown.get(key) or []
-            found += [
-                WireBinding(host_ip=ip, host_port=str(binding.host_low + offset)) for ip in _shown_ips(binding.host_ip)
-            ]
+            if binding.direct:  # as Docker: the family that it is open in, and no port of the host's
+                found.append(WireBinding(host_ip="::" if ":" in binding.host_ip else "0.0.0.0", host_port=""))
+            else:
+                port = str(binding.host_low + offset)
+                found += [WireBinding(host_ip=ip, host_port=port) for ip in _shown_ips(binding.host_ip)]
             shown[key] = found
     return shown
 
@@ -226,6 +229,8 @@ def ports(engine: Engine, container: Container) -> list[Port]:
     published: set[tuple[str, int]] = set()
     shown: list[Port] = []
     for binding in bindings_of(engine, container.id):
+        if binding.direct:
+            continue  # none of the host's: shown as one that is exposed
         ips = _shown_ips(binding.host_ip)
         for offset in range(binding.host_high - binding.host_low + 1):
             inner = binding.container_low + offset

@@ -262,9 +262,10 @@ class _Check:
         owner = place.containers[0] if place is not None else container
         bindings = [one for one in endpoints.bindings_of(self.engine, owner.id) if one.proto == proto]
         inside = [one for one in bindings if one.container_low <= port <= one.container_high]
-        if self._reached_directly(address, published=bool(inside)):
+        if any(one.direct and one.host_ip == str(address) for one in inside) or (not inside and self._open(address)):
             self.facts.add("name", f"{container.name} is reached at its own address, {address}")
             return address, port
+        inside = [one for one in inside if not one.direct]
         for one in sorted(inside, key=lambda one: one.host_ip not in ("", "0.0.0.0", "::")):
             at = one.host_low + port - one.container_low
             egress = self._egress(6 if ":" in one.host_ip else 4)[1]
@@ -276,18 +277,17 @@ class _Check:
         if inside:
             where = ", ".join(shown(ip_address(one.host_ip), one.host_low) for one in inside)
             raise Stop("rule", f"{port}/{proto} of {container.name} is published at {where} only", EVERYWHERE)
-        if any(one.host_low <= port <= one.host_high for one in bindings):
+        if any(not one.direct and one.host_low <= port <= one.host_high for one in bindings):
             return self._egress(4)[1], port
         remedy = f"pier update --publish-add {port}:{port}{'' if proto == 'tcp' else f'/{proto}'} {container.name}"
         raise Stop("rule", f"{port}/{proto} of {container.name} is not published", remedy)
 
-    def _reached_directly(self, address: Address, *, published: bool) -> bool:
-        """Whether a bridge network lets others to a container's own address: to what it publishes, or to every port."""
+    def _open(self, address: Address) -> bool:
+        """Whether a bridge network lets others to every port of its containers' own addresses."""
         found = self.places.network_with(address)
         if found is None or found[1].driver != "bridge":
             return False
-        mode = bridgeoptions.parse(found[1]).mode(address.version)
-        return mode is (GatewayMode.ROUTED if published else GatewayMode.UNPROTECTED)
+        return bridgeoptions.parse(found[1]).mode(address.version) is GatewayMode.UNPROTECTED
 
     # The end ---------------------------------------------------------------------------------------------------------
 
@@ -305,7 +305,7 @@ class _Check:
         """A published port that no rule translates is served by a socket of the engine's, or not at all."""
         packet = arrival.packet
         rows = self.engine.db.all(
-            "SELECT container_id FROM port WHERE proto = ? AND low <= ? AND high >= ?",
+            "SELECT container_id FROM port WHERE direct = 0 AND proto = ? AND low <= ? AND high >= ?",
             (packet.proto, packet.dport, packet.dport),
         )
         if not rows or packet.proto not in PROTOCOLS:
@@ -314,7 +314,7 @@ class _Check:
         bindings = [
             one
             for one in endpoints.bindings_of(self.engine, container.id)
-            if one.proto == packet.proto and one.host_low <= packet.dport <= one.host_high
+            if not one.direct and one.proto == packet.proto and one.host_low <= packet.dport <= one.host_high
         ]
         view = await self.places.view(self.places.host)
         sockets = [one for one in view.bound(PROTOCOLS[packet.proto]) if one.port == packet.dport]

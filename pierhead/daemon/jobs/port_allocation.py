@@ -44,6 +44,7 @@ def allocate_ports(engine: Engine, container: Container, host: HostConfig) -> No
     carrier = _carrier(engine, container) if wanted else None
     if carrier is not None:
         write(engine, container, wanted, carrier)
+        write_direct(engine, container, wanted, carrier)
 
 
 def write(engine: Engine, container: Container, wanted: Iterable[ports.PortRequest], carrier: Network) -> None:
@@ -51,13 +52,43 @@ def write(engine: Engine, container: Container, wanted: Iterable[ports.PortReque
 
     carrier: the network that the container's ports are published through.
     """
-    address = engine.networks[carrier.driver].binding(carrier)
-    wanted = [one if one.ip else replace(one, ip=address) for one in wanted]
+    hosts = engine.networks[carrier.driver].hosts(carrier)
+    wanted = _at_hosts(_addressed(engine, wanted, carrier), hosts)
     fixed = [PortBinding(one.proto, one.port, one.port, one.ip, one.low, one.low) for one in wanted if one.fixed]
     for binding in ports.coalesce(fixed):
         _write_port(engine, container, binding)
     for group in ports.groups(wanted):
         _write_dynamic(engine, container, group)
+
+
+def write_direct(engine: Engine, container: Container, wanted: Iterable[ports.PortRequest], carrier: Network) -> None:
+    """Write rows for all ports of a container that are open at its own address. Within a transaction."""
+    hosts = engine.networks[carrier.driver].hosts(carrier)
+    versions = [version for version in (4, 6) if version not in hosts]
+    if not versions:
+        return
+    asked = _addressed(engine, wanted, carrier)
+    row = engine.db.one("SELECT * FROM endpoint WHERE container_id = ? AND gateway = 1", (container.id,))
+    for version in versions:
+        own = (row[f"ipv{version}"] or "").partition("/")[0]
+        numbers = {(one.proto, one.port) for one in asked if not one.ip or ip_address(one.ip).version == version}
+        for proto, low, high in ports.runs(numbers) if own else ():
+            insert(engine, container, PortBinding(proto, low, high, own, low, high, direct=True))
+
+
+def _addressed(engine: Engine, wanted: Iterable[ports.PortRequest], carrier: Network) -> list[ports.PortRequest]:
+    """With the address at which the network publishes what names none, if it says so."""
+    address = engine.networks[carrier.driver].binding(carrier)
+    return [one if one.ip else replace(one, ip=address) for one in wanted]
+
+
+def _at_hosts(wanted: Iterable[ports.PortRequest], hosts: tuple[int, ...]) -> list[ports.PortRequest]:
+    """Those that take a port of the host's, at its addresses of these IP versions only."""
+    if len(hosts) == 2:
+        return list(wanted)
+    every = "0.0.0.0" if 4 in hosts else "::"
+    found = (one if one.ip else replace(one, ip=every) for one in wanted)
+    return list(dict.fromkeys(one for one in found if one.ip and ip_address(one.ip).version in hosts))
 
 
 def _carrier(engine: Engine, container: Container) -> Network | None:
@@ -82,7 +113,7 @@ def _write_port(engine: Engine, container: Container, binding: PortBinding) -> N
 def insert(engine: Engine, container: Container, binding: PortBinding) -> None:
     """Write a binding. Raises IntegrityError where a container has one of its ports."""
     engine.db.execute(
-        "INSERT INTO port (container_id, proto, ip, low, high, container_low) VALUES (?, ?, ?, ?, ?, ?)",
+        "INSERT INTO port (container_id, proto, ip, low, high, container_low, direct) VALUES (?, ?, ?, ?, ?, ?, ?)",
         (
             container.id,
             binding.proto,
@@ -90,6 +121,7 @@ def insert(engine: Engine, container: Container, binding: PortBinding) -> None:
             binding.host_low,
             binding.host_high,
             binding.container_low,
+            binding.direct,
         ),
     )
 
@@ -133,7 +165,7 @@ def _taken(engine: Engine, container: Container, binding: PortBinding) -> Pierhe
     """The error for a binding that a row is in the way of."""
     rows = engine.db.all(
         "SELECT p.ip, p.low, c.id, c.name FROM port p JOIN container c ON c.id = p.container_id "
-        "WHERE p.proto = ? AND p.low <= ? AND p.high >= ? ORDER BY p.low",
+        "WHERE p.direct = 0 AND p.proto = ? AND p.low <= ? AND p.high >= ? ORDER BY p.low",
         (binding.proto, binding.host_high, binding.host_low),
     )
     row = next((row for row in rows if _overlap(row["ip"], binding.host_ip)), None)

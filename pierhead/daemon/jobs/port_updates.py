@@ -140,10 +140,12 @@ async def _apply(engine: Engine, container: Container, change: Change, network: 
     def left(binding: PortBinding) -> list[PortBinding]:
         return ports.without(binding, lambda port: (binding.proto, binding.host_ip, port) in change.gone)
 
-    kept = [piece for binding in before.ports for piece in left(binding)]
+    kept = [piece for binding in before.ports if not binding.direct for piece in left(binding)]
     with engine.db.transaction(durable=True):
         _rewrite(engine, container, kept)
         port_allocation.write(engine, container, change.added, network)
+        wanted = port_allocation.requests(config_of(container), change.host)
+        port_allocation.write_direct(engine, container, wanted, network)
         engine.containers.update(id, host_config=codec.encode(change.host))
     after = replace(before, ports=endpoints.bindings_of(engine, id))
     try:

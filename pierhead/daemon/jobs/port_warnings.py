@@ -8,10 +8,12 @@ from ipaddress import ip_address
 from pierhead.daemon.engine.engine import Engine, blocking
 from pierhead.daemon.jobs import endpoints, port_allocation
 from pierhead.daemon.jobs.describe import network_kind
+from pierhead.daemon.jobs.network_rows import network_of
 from pierhead.driver.networkdriver import ports, reservations
 from pierhead.driver.networkdriver.api import PortBinding, PublishPolicy
 from pierhead.driver.networkdriver.obstacles import Obstacle
 from pierhead.driver.networkdriver.packetpath import INPUT, PREROUTING
+from pierhead.graph.graphdb import Row
 from pierhead.wire.containers import ContainerConfig, HostConfig
 from pierhead.wire.network_map import PastFirewall
 
@@ -60,8 +62,8 @@ async def of_request(engine: Engine, config: ContainerConfig, host: HostConfig, 
     bindings = ports.coalesce(
         PortBinding(one.proto, one.port, one.port, one.ip, low, low) for one in found if (low := one.low or dynamic)
     )
-    rows = engine.db.all("SELECT name, ipv6 FROM network")
-    versions = {4} | {6 for row in rows if row["ipv6"] and row["name"] in set(networks)}
+    wanted = set(networks)
+    versions = _translated(engine, [row for row in engine.db.all("SELECT * FROM network") if row["name"] in wanted])
     passing = await blocking(past_firewall, engine, bindings, versions)
     if passing:
         named = ", ".join(one.ports if one.binding.host_low != dynamic else "a port" for one in passing)
@@ -71,6 +73,18 @@ async def of_request(engine: Engine, config: ContainerConfig, host: HostConfig, 
             "with --publish-policy firewall (or local)"
         )
     return said
+
+
+def _translated(engine: Engine, rows: Sequence[Row]) -> set[int]:
+    """The IP versions in which networks, given by their rows, have published ports at the host's addresses."""
+    if not rows:
+        return {4}
+    return {
+        version
+        for row in rows
+        for version in engine.networks[row["driver"]].hosts(network_of(engine, row))
+        if version == 4 or row["ipv6"]
+    }
 
 
 def _beyond(found: list[ports.PortRequest], policy: PublishPolicy) -> str:
@@ -98,6 +112,8 @@ def past_firewall(engine: Engine, bindings: Sequence[PortBinding], versions: Col
     found: list[Passing] = []
     for binding in bindings[:ASKED]:
         address = ip_address(binding.host_ip) if binding.host_ip else None
+        if binding.direct:
+            continue
         if address is not None and (address.is_loopback or address.version not in versions):
             continue
         exact = None if address is None or address.is_unspecified else address

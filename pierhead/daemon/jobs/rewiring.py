@@ -22,7 +22,7 @@ from pierhead.daemon.jobs.sandboxes import (
 )
 from pierhead.daemon.jobs.zones import resolver_setup, serve
 from pierhead.driver.networkdriver import reservations
-from pierhead.driver.networkdriver.api import Endpoint, Network
+from pierhead.driver.networkdriver.api import Endpoint, Network, PortBinding
 from pierhead.errors import PierheadError, plain
 from pierhead.graph.containers import Container
 from pierhead.graph.graphdb import Row
@@ -164,12 +164,17 @@ async def _move_gateway(engine: Engine, container: Container) -> None:
         return
     engine.db.execute("UPDATE endpoint SET gateway = 1 WHERE id = ?", (chosen,))
     before = endpoints.bindings_of(engine, container.id)
+    if before and _published_otherwise(engine, before, next(row for row in rows if row["id"] == chosen)):
+        running.monitor.keep_ports(())
+        before = ()
     if not before:
         try:
             with engine.db.transaction():
+                engine.db.execute("DELETE FROM port WHERE container_id = ?", (container.id,))
                 allocate_ports(engine, container, host_config_of(container))
         except PierheadError as error:
             log.error("container %s: its ports are not published: %s", container.id[:12], error)
+            engine.db.execute("DELETE FROM port WHERE container_id = ?", (container.id,))
     network, endpoint = next(one for one in endpoints.active(engine, container.id) if one[1].id == chosen)
     serial, answer = running.expect()
     running.monitor.join_network(driver.gateway(network, endpoint), serial)
@@ -184,3 +189,9 @@ async def _move_gateway(engine: Engine, container: Container) -> None:
         engine.db.execute("DELETE FROM port WHERE container_id = ?", (container.id,))
         return
     driver.publish(network, endpoint)
+
+
+def _published_otherwise(engine: Engine, present: Sequence[PortBinding], row: Row) -> bool:
+    """Whether the network of an endpoint (one of ``endpoint_rows``) has ports at other addresses than these are at."""
+    hosts = engine.networks[row["driver"]].hosts(endpoints.network_at(engine, row))
+    return len(hosts) < 2 or any(one.direct for one in present)

@@ -52,7 +52,10 @@ class PublishPolicy(StrEnum):
 @dataclass(frozen=True, slots=True)
 class PortBinding:
     """A published port or range: host_low..host_high of host_ip ("" = all addresses, both families) onto
-    container_low..; proto "tcp", "udp" or "sctp". The two ranges are of equal length."""
+    container_low..; proto "tcp", "udp" or "sctp". The two ranges are of equal length.
+
+    direct: it is open at the container's own address, which is host_ip then, and takes no port of the host's.
+    """
 
     proto: str
     container_low: int
@@ -60,6 +63,7 @@ class PortBinding:
     host_ip: str
     host_low: int
     host_high: int
+    direct: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +168,10 @@ class NetworkDriver(Protocol):
 
     def binding(self, network: Network) -> str:
         """The host's address where a port that names none is published; empty: every one of both families. Pure."""
+
+    def hosts(self, network: Network) -> tuple[int, ...]:
+        """The IP versions in which the host's addresses have its containers' published ports. Pure. Where the network
+        has addresses of another version, such ports are open at the container's own address."""
 
     def gated(self, network: Network) -> bool:
         """Whether a subnet has a gateway even if the user gave none: its first address, which is then kept. Pure."""

@@ -15,7 +15,7 @@ from pierhead.driver.networkdriver.api import (
     PublishPolicy,
     gateways,
 )
-from pierhead.driver.networkdriver.bridgeoptions import bridge_name, parse
+from pierhead.driver.networkdriver.bridgeoptions import GatewayMode, bridge_name, parse
 from pierhead.driver.networkdriver.firewall import Firewall
 from pierhead.driver.networkdriver.forwarding import SETTINGS, Forwarding, Memory
 from pierhead.driver.networkdriver.hostbridge import HostBridge, Links
@@ -61,6 +61,16 @@ class BridgeDriver:
     def binding(self, network: Network) -> str:
         """As the network's option says."""
         return str(parse(network).binding or "")
+
+    def hosts(self, network: Network) -> tuple[int, ...]:
+        """Those that are not routed. A version that the network has no addresses of is led to the other one."""
+        options = parse(network)
+        own = {pool.subnet.version for pool in network.pools}
+        return tuple(
+            version
+            for version, other in ((4, 6), (6, 4))
+            if options.mode(version if version in own else other) is not GatewayMode.ROUTED
+        )
 
     def gated(self, network: Network) -> bool:
         """The bridge itself has the gateway's address."""

@@ -26,6 +26,10 @@ class HostDriver:
         """Nothing is published."""
         return ""
 
+    def hosts(self, network: Network) -> tuple[int, ...]:
+        """Nothing is published."""
+        return ()
+
     def gated(self, network: Network) -> bool:
         """There are no subnets."""
         return False

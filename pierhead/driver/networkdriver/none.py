@@ -27,6 +27,10 @@ class NoneDriver:
         """Nothing is published."""
         return ""
 
+    def hosts(self, network: Network) -> tuple[int, ...]:
+        """Nothing is published."""
+        return ()
+
     def gated(self, network: Network) -> bool:
         """There are no subnets."""
         return False

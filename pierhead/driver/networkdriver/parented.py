@@ -53,6 +53,10 @@ class ParentedDriver:
         """Nothing is published."""
         return ""
 
+    def hosts(self, network: Network) -> tuple[int, ...]:
+        """Nothing is published."""
+        return ()
+
     def gated(self, network: Network) -> bool:
         """Only where a default route leads to one."""
         return self.outward(network)

@@ -71,11 +71,13 @@ def size(binding: PortBinding) -> int:
 
 
 def split(bindings: Sequence[PortBinding]) -> tuple[list[PortBinding], list[PortBinding]]:
-    """Those of a container that sockets reserve, the small ones first, up to SOCKETS ports in all; and the others."""
+    """Those of a container that sockets reserve, the small ones first, up to SOCKETS ports in all; and the others.
+    Neither has what is open at the container's own address."""
     kept: list[PortBinding] = []
     beyond: list[PortBinding] = []
     count = 0
-    for binding in sorted(bindings, key=lambda one: (size(one), one.proto, one.host_ip, one.host_low)):
+    hosts = (one for one in bindings if not one.direct)
+    for binding in sorted(hosts, key=lambda one: (size(one), one.proto, one.host_ip, one.host_low)):
         if count + size(binding) <= SOCKETS:
             count += size(binding)
             kept.append(binding)
