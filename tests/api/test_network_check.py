@@ -584,6 +584,22 @@ BROKEN: dict[str, Case] = {
         ("do not reach each other", "enable_icc=false"),
         one_to_two,
     ),
+    "a port that one publishes who is kept from it, where bridged frames are filtered": Case(
+        lambda s: [
+            need("br_netfilter"),
+            s.sysctl("bridge/bridge-nf-call-iptables", "0"),
+            s.network("n1", "10.213.0.0/24", Options={f"{BRIDGE}enable_icc": "false"}),
+            s.run("one", "n1"),
+            s.run("two", "n1", **published(HostPort="8120")),
+        ],
+        "one",
+        "192.0.2.10:8120",
+        "rule",
+        ("do not reach each other's published ports", "bridge-nf-call-iptables=0"),
+        lambda s: s.from_container("one", "192.0.2.10", 8120),
+        lambda s: s.sysctl("bridge/bridge-nf-call-iptables", "1"),
+        lambda s: s.sysctl("bridge/bridge-nf-call-iptables", "0"),
+    ),
     "another network, by address": Case(
         both(two, lambda s: s.network("n2", "10.214.0.0/24"), lambda s: s.run("three", "n2")),
         "one",

@@ -179,6 +179,16 @@ def quiet(network: Network) -> Stop:
     return Stop("rule", text, "put both into a network without that option")
 
 
+def bridged_apart(network: Network) -> Stop:
+    """Containers that are kept from each other, and a port that one of them publishes."""
+    key = "net.bridge.bridge-nf-call-iptables"
+    text = (
+        f"containers of network {network.name} ({_ICC}=false) do not reach each other's published ports while bridged "
+        f"frames pass the host's IP hooks ({key} is 1)"
+    )
+    return Stop("rule", text, f"sysctl -w {key}=0")
+
+
 def name_of(places: Places, address: Address) -> str:
     """The container that has an address."""
     found = places.having(address)

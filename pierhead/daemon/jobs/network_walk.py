@@ -8,8 +8,16 @@ from dataclasses import dataclass, replace
 
 from pierhead.daemon.jobs.network_cables import Cables
 from pierhead.daemon.jobs.network_places import Address, Place, Places
-from pierhead.daemon.jobs.network_stops import Facts, Stop, astray, no_route, our_own, unmasked
-from pierhead.driver.networkdriver import packetpath
+from pierhead.daemon.jobs.network_stops import (
+    Facts,
+    Stop,
+    astray,
+    bridged_apart,
+    no_route,
+    our_own,
+    unmasked,
+)
+from pierhead.driver.networkdriver import bridgeoptions, packetpath
 from pierhead.driver.networkdriver.packetpath import (
     FORWARD,
     INPUT,
@@ -96,10 +104,20 @@ class Walk:
         packet = replace(packet, oif=out.name)
         self._ask(place, rules, packet, FORWARD)
         if place.own:
+            self._bridged_back(packet, device, out)
             self.forwarded.append(packet)
         hop = f" by {decision.gateway}" if decision.gateway is not None else ""
         self.facts.add("route", f"{place.name} forwards it from {device.name} to {out.name}{hop}")
         return await self._leave(place, packet, decision, out)
+
+    def _bridged_back(self, packet: Packet, device: Device, out: Device) -> None:
+        """Raise Stop for a translated packet that goes back to its bridge, where the bridge passes it on by itself (it
+        does if its frames pass the IP hooks) and keeps its ports apart."""
+        network = self.places.networks.get(out.name)
+        if network is None or network.driver != "bridge" or out.index != device.index or not packet.dnat:
+            return
+        if packet.version == 4 and _bridged_frames_are_filtered() and not bridgeoptions.parse(network).icc:
+            raise bridged_apart(network)
 
     async def _deliver(self, place: Place, packet: Packet, device: Device) -> Arrival:
         self._ask(place, await self.places.rules(place), packet, INPUT)
