@@ -195,6 +195,11 @@ def link_delete(name: str = "", *, index: int = 0) -> bytes:
     return message(RTM_DELLINK, NLM_F_ACK, link_header(index=index) + (b"" if index else text(IFLA_IFNAME, name)))
 
 
+def group_delete(group: int) -> bytes:
+    """Remove every link of a group, whatever its kind, and wait for RCU once for all of them. ENODEV: there is none."""
+    return message(RTM_DELLINK, NLM_F_ACK, link_header() + u32(IFLA_GROUP, group))
+
+
 # Addresses, routes ---------------------------------------------------------------------------------------------------
 
 
