@@ -24,6 +24,8 @@ pytestmark = pytest.mark.only_pierhead("Docker does not say where it ends")
 
 PATIENCE = 3.0
 """Seconds after which an attempt is taken to have failed."""
+BRIEFLY = 1.0
+"""The same where the same attempt has been seen to succeed, or is said to fail."""
 
 
 @dataclass
@@ -33,6 +35,7 @@ class Scene:
     engine: Engine
     servers: list[socket.socket] = field(default_factory=list)
     datagrams: list[socket.socket] = field(default_factory=list)
+    patience: float = PATIENCE
 
     def network(self, name: str, subnet: str = "", **config: object) -> None:
         ipam = {"IPAM": {"Driver": "default", "Config": [{"Subnet": subnet}]}} if subnet else {}
@@ -117,7 +120,7 @@ class Scene:
 
         def inside() -> bool:
             try:
-                with socket.create_connection((address, port), PATIENCE) as connection:
+                with socket.create_connection((address, port), self.patience) as connection:
                     connection.sendall(f"GET {path} HTTP/1.0\r\n\r\n".encode())
                     answer = b""
                     while chunk := connection.recv(65536):
@@ -141,7 +144,7 @@ class Scene:
 
     def by_name(self, name: str, target: str, port: int) -> bool:
         """As a program in the container does it."""
-        command = f"printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 3 {target} {port}"
+        command = f"printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w {self.patience:.0f} {target} {port}"
         return "200 OK" in self.engine.pier("exec", name, "sh", "-c", command).stdout
 
     def datagram(self, name: str, address: str, port: int) -> bool:
@@ -149,7 +152,7 @@ class Scene:
 
         def inside() -> bool:
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
-                client.settimeout(PATIENCE)
+                client.settimeout(self.patience)
                 client.connect((address, port))
                 try:
                     client.send(b"?")
@@ -178,7 +181,7 @@ class Scene:
         threading.Thread(target=answer, daemon=True).start()
 
     def ping(self, name: str, address: str) -> bool:
-        return self.engine.pier("exec", name, "ping", "-c", "1", "-W", "2", address).status == 0
+        return self.engine.pier("exec", name, "ping", "-c", "1", "-W", f"{self.patience:.0f}", address).status == 0
 
     def check(self, source: str, destination: str) -> Any:
         """What the command says, whose exit status must be its verdict."""
@@ -757,6 +760,7 @@ def test_it_says_where_the_way_ends_and_what_to_do(what: str, scene: Scene) -> N
         assert what.startswith("the source") or case.real(scene), "it works before it is broken"
     with broken(scene, case):
         found = scene.check(case.source, aim)
+        scene.patience = BRIEFLY
         assert not case.real(scene), "it is really broken"
     last = found["steps"][-1]
     assert not found["reachable"] and (last["name"], last["status"]) == (case.ends, "failed"), found["steps"]

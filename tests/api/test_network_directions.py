@@ -6,7 +6,8 @@ network, one on another network, and another host.  A direction is tried for rea
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -187,17 +188,21 @@ def test_every_direction_is_as_its_mode_says(scene: Scene) -> None:
     host = engine.world.host_address
     name = "owner" if mode.name == "container" else scene.server
     port = INNER if mode.name == "host" else PUBLISHED
-    found = {
-        "inbound": _outside(engine, host, port),
-        "wire": bool(address) and _outside(engine, address, INNER),
-        "outbound": "outside saw" in scene.inside(scene.server, HELLO.format(engine.world.neighbour_address, OUTSIDE)),
-        "named": bool(scene.inside(scene.peer, f"nslookup {name} 127.0.0.11 2>/dev/null | grep -A1 '^Name'")),
-        "peers": "this is" in scene.inside(scene.peer, PAGE.format(address or "127.0.0.1", INNER))
-        if mode.name != "none"
-        else False,
-        "hairpin": "this is" in scene.inside(scene.server, PAGE.format(host, port)),
-        "apart": "this is" not in scene.inside(scene.server, PAGE.format(scene.address(scene.other), INNER)),
+    tried: dict[str, Callable[[], bool]] = {
+        "inbound": lambda: _outside(engine, host, port),
+        "wire": lambda: bool(address) and _outside(engine, address, INNER),
+        "outbound": lambda: (
+            "outside saw" in scene.inside(scene.server, HELLO.format(engine.world.neighbour_address, OUTSIDE))
+        ),
+        "named": lambda: bool(scene.inside(scene.peer, f"nslookup {name} 127.0.0.11 2>/dev/null | grep -A1 '^Name'")),
+        "peers": lambda: (
+            mode.name != "none" and "this is" in scene.inside(scene.peer, PAGE.format(address or "127.0.0.1", INNER))
+        ),
+        "hairpin": lambda: "this is" in scene.inside(scene.server, PAGE.format(host, port)),
+        "apart": lambda: "this is" not in scene.inside(scene.server, PAGE.format(scene.address(scene.other), INNER)),
     }
+    with ThreadPoolExecutor(len(tried)) as pool:  # each way that is shut is waited for, and all of them at once
+        found = dict(zip(tried, pool.map(lambda attempt: attempt(), tried.values()), strict=True))
     assert found == {key: getattr(mode, key) for key in found}
 
 

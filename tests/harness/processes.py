@@ -100,9 +100,11 @@ class Daemon:
 def wait_until(condition: Callable[[], object], what: str, timeout: float = DEADLINE) -> None:
     """Poll until the condition holds; AssertionError naming what did not come."""
     end = time.monotonic() + timeout
+    pause = 0.002
     while not condition():
         assert time.monotonic() < end, f"it did not come: {what}"
-        time.sleep(0.02)
+        time.sleep(pause)
+        pause = min(2 * pause, 0.02)
 
 
 def processes_naming(text: str) -> dict[int, str]:
