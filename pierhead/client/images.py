@@ -16,6 +16,10 @@ NONE = "<none>"
 
 def ls(session: Session, options: Options) -> int:
     """List images, the newest first."""
+    if options.on("tree"):
+        from pierhead.client.imagetree import tree
+
+        return tree(session, options)
     format = options.text("format")
     if not format and not options.on("quiet"):
         format = str(session.config.get("imagesFormat") or "")

@@ -14,6 +14,7 @@ import pytest
 from tests.conftest import client_present, client_version
 from tests.harness.engines import Engine
 from tests.harness.processes import Output
+from tests.harness.terminal import Terminal
 
 PASSING = re.compile(
     r"(Up )?(Less than a second|About an? \w+|\d+ seconds?|\d+ minutes?)( ago)?|^status: .*|pier-import-\d+", re.M
@@ -273,6 +274,9 @@ network create -d macvlan -o parent=lo x
 network create -d macvlan -o parent=eth99 x
 network connect nosuch runs
 network disconnect bridge nosuch
+images --tree -q
+images --tree --no-trunc --format json
+images --tree --digests
 container prune
 system prune
 volume prune
@@ -307,6 +311,22 @@ def test_lists_look_like_dockers(stage: Engine, line: str) -> None:
         assert sorted(ours[1].splitlines()) == sorted(theirs[1].splitlines())
     else:
         assert ours == theirs
+
+
+@pytest.mark.parametrize("columns", [120, 50])
+def test_the_tree_of_images_looks_like_dockers_and_says_what_is_in_use(stage: Engine, columns: int) -> None:
+    used = "\x1b[38;5;0m\x1b[48;5;14m U \x1b[0m  \r"
+    for options in ((), ("-a", "--filter", "dangling=true")):
+        words = ("images", "--tree", *options)
+        plain = stage.pier(*words).check().stdout
+        assert plain.replace(" U   \n", "     \n") == stage.docker(*words).check().stdout
+        seen = []
+        for argv in (stage.pier_argv(*words), stage.docker_argv(*words)):
+            with Terminal(argv, stage.client_environment(), 24, columns) as terminal:
+                assert terminal.wait() == 0
+                seen.append(terminal.seen.decode())
+        assert seen[0].replace(used, "     \r") == seen[1]
+        assert (used in seen[0]) == (not options and columns == 120)
 
 
 @pytest.mark.parametrize("line", lines(INSPECTIONS))

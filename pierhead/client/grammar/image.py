@@ -31,7 +31,8 @@ List images
 -f, --filter filter  Filter output based on conditions provided
 --format string  @table
 --no-trunc  Don't truncate output
--q, --quiet  Only show image IDs""",
+-q, --quiet  Only show image IDs
+--tree  List multi-platform images as a tree (EXPERIMENTAL)""",
     "pin": """[IMAGE...]
 Keep images whatever is pruned or cleaned up; without a name: list what is kept""",
     "prune": """[OPTIONS]

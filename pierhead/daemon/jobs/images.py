@@ -93,8 +93,19 @@ async def list(
     shared_size: bool = False,
     manifests: bool = False,
 ) -> builtins.list[ImageSummary]:
-    """The images, youngest first."""
-    return await blocking(_list, engine, filters or Filters(), shared_size)
+    """The images, youngest first. manifests: whoever asks for them (``images --tree``) shows what is in use, too."""
+    found = await blocking(_list, engine, filters or Filters(), shared_size)
+    if manifests:
+        users = _users(engine)
+        for image in found:
+            image.containers = users.get(image.id, 0)
+    return found
+
+
+def _users(engine: Engine) -> dict[str, int]:
+    """How many containers each image has that has some."""
+    rows = engine.db.all("SELECT image_id, count(*) AS users FROM container GROUP BY image_id")
+    return {row["image_id"]: row["users"] for row in rows}
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,8 +172,7 @@ def usage(engine: Engine) -> builtins.list[ImageSummary]:
     """The images for ``system df``: with what they share and how many containers each has."""
     found = [copy.copy(image.summary) for image in engine.derived(_all)]
     held = engine.derived(space.layers_and_images).images
-    rows = engine.db.all("SELECT image_id, count(*) AS users FROM container GROUP BY image_id")
-    users = {row["image_id"]: row["users"] for row in rows}
+    users = _users(engine)
     for image in found:
         image.containers = users.get(image.id, 0)
         if (use := held.get(image.id)) is not None:
