@@ -1,15 +1,30 @@
 """A layer's files held against the archive that they came from, as it is written again out of them.
 
 The archive's digest tells whether the files' content is what it was; what it cannot tell, for headers are kept beside
-the layer, is whether everything that has no content (folders, links, empty files) is there, and nothing else.
+the layer, is whether everything that has no content (folders, links, empty files) is there, and nothing else; and
+whether all of it has the owner, mode, time and attributes that its header says.
 """
 
 import os
 import stat
+import time
 from collections.abc import Callable, Iterator
 from typing import BinaryIO, cast
 
-from pierhead.driver.graphdriver.tar import DIRECTORY, HARD_LINK, REGULAR, SYMLINK, Budget, Entry, TarReader
+from pierhead.driver.graphdriver.pack import read_xattrs
+from pierhead.driver.graphdriver.tar import (
+    BLOCK_DEVICE,
+    CHARACTER,
+    DIRECTORY,
+    FIFO,
+    HARD_LINK,
+    REGULAR,
+    SYMLINK,
+    Budget,
+    Entry,
+    TarReader,
+    clean,
+)
 from pierhead.driver.graphdriver.tree import walk
 from pierhead.driver.graphdriver.whiteout import PREFIX, is_whiteout
 from pierhead.errors import PierheadError, plain
@@ -17,7 +32,16 @@ from pierhead.graph.committing import Pieces
 from pierhead.graph.graph import Graph, Layer
 from pierhead.linux.openat import open_in_root
 
-_KINDS = {DIRECTORY: stat.S_ISDIR, REGULAR: stat.S_ISREG, SYMLINK: stat.S_ISLNK}
+_KINDS = {
+    DIRECTORY: stat.S_ISDIR,
+    REGULAR: stat.S_ISREG,
+    SYMLINK: stat.S_ISLNK,
+    CHARACTER: stat.S_ISCHR,
+    BLOCK_DEVICE: stat.S_ISBLK,
+    FIFO: stat.S_ISFIFO,
+}
+_KEPT = (b"security.capability", b"user.")
+"""Extended attributes that every file and folder can have, so that one that is missing was taken away."""
 _LISTED = 3
 
 
@@ -82,15 +106,48 @@ def _compare(wanted: dict[bytes, Entry], layer: int, *, alone: bool) -> Iterator
         seen.add((found.st_dev, found.st_ino))
         if (kind := _KINDS.get(entry.kind)) is not None and not kind(found.st_mode):
             yield f"{os.fsdecode(name)} has become something else"
-        elif entry.kind == HARD_LINK and stat.S_ISDIR(found.st_mode):
-            yield f"{os.fsdecode(name)} has become a folder"
-        elif entry.kind in (DIRECTORY, REGULAR) and name and stat.S_IMODE(found.st_mode) != stat.S_IMODE(entry.mode):
-            yield f"{os.fsdecode(name)} has mode {stat.S_IMODE(found.st_mode):o}, not {stat.S_IMODE(entry.mode):o}"
+        elif entry.kind == HARD_LINK:
+            target = _at(layer, clean(entry.link, "link"))
+            if target is not None and not os.path.samestat(found, target):
+                yield f"{os.fsdecode(name)} is not {os.fsdecode(entry.link)} under another name any more"
+        elif name:
+            yield from (f"{os.fsdecode(name)} {text}" for text in _changed(layer, entry, found))
     if alone:
         for _, _, path, found in walk(layer):
             # Folders that are in no header were made for what is in them.
             if not stat.S_ISDIR(found.st_mode) and not is_whiteout(found) and (found.st_dev, found.st_ino) not in seen:
                 yield f"{os.fsdecode(path)} was not in the archive"
+
+
+def _changed(layer: int, entry: Entry, found: os.stat_result) -> Iterator[str]:
+    """Of what is there and of the right kind: what is not as the archive has it."""
+    mode, wanted = stat.S_IMODE(found.st_mode), stat.S_IMODE(entry.mode)
+    if entry.kind != SYMLINK and mode != wanted:
+        yield f"has mode {mode:o}, not {wanted:o}"
+    if (found.st_uid, found.st_gid) != (entry.uid, entry.gid):
+        yield f"is owned by {found.st_uid}:{found.st_gid}, not {entry.uid}:{entry.gid}"
+    # To the second, as archives have it as a rule; what lies beyond 2038 not every file system can keep.
+    seconds = entry.mtime // 1_000_000_000
+    if 0 <= seconds < 1 << 31 and found.st_mtime_ns // 1_000_000_000 != seconds:
+        yield f"was changed at {_moment(found.st_mtime_ns // 1_000_000_000)}, not {_moment(seconds)}"
+    if found.st_rdev != entry.device and entry.kind in (CHARACTER, BLOCK_DEVICE):
+        yield "is another device"
+    parent, _, base = entry.name.rpartition(b"/")
+    above = open_in_root(layer, os.fsdecode(parent) or ".", os.O_PATH | os.O_DIRECTORY)
+    try:
+        if entry.kind == SYMLINK and (link := os.readlink(base, dir_fd=above)) != entry.link:
+            yield f"leads to {os.fsdecode(link)}, not {os.fsdecode(entry.link)}"
+        if entry.kind in (REGULAR, DIRECTORY):
+            there = read_xattrs(b"/proc/self/fd/%d/%s" % (above, base))
+            for key in sorted(there.keys() | entry.xattrs.keys()):
+                if key.startswith(_KEPT) and there.get(key) != entry.xattrs.get(key):
+                    yield f"has another attribute {os.fsdecode(key)}"
+    finally:
+        os.close(above)
+
+
+def _moment(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
 def _at(layer: int, name: bytes) -> os.stat_result | None:

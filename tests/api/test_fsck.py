@@ -1,9 +1,12 @@
 """`pier system fsck`: what the database and the disk do not agree about is said, and mended where it can be."""
 
+import io
 import json
 import os
 import shutil
 import sqlite3
+import struct
+import tarfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +17,7 @@ from urllib.parse import quote
 
 import pytest
 
+from pierhead.driver.networkdriver.marks import group
 from tests.harness.api import Api, UnixConnection
 from tests.harness.engines import Pierd, mounts_below
 from tests.harness.engines import engine as started_engine
@@ -28,7 +32,7 @@ ID = "ab" * 32
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Pierd]:
-    with started_engine("pierd") as made:
+    with started_engine("pierd", ("--mend-networks=false",)) as made:
         assert isinstance(made, Pierd)
         yield made
 
@@ -80,8 +84,13 @@ def layer_of(pierd: Pierd, container: str) -> Path:
 
 def import_image(pierd: Pierd, name: str, files: dict[str, bytes | str]) -> str:
     """Its layer's cache id."""
+    return import_archive(pierd, name, tar(files))
+
+
+def import_archive(pierd: Pierd, name: str, archive: bytes) -> str:
+    """The same."""
     path = f"/images/create?fromSrc=-&repo={quote(name)}&tag=1"
-    id = pierd.api.ok("POST", path, raw=tar(files), content_type="application/x-tar").records[-1]["status"]
+    id = pierd.api.ok("POST", path, raw=archive, content_type="application/x-tar").records[-1]["status"]
     return str(sql(pierd, "SELECT cache_id FROM layer JOIN image ON top = chain_id WHERE id = ?", id)[0][0])
 
 
@@ -178,6 +187,36 @@ def test_what_was_half_made_or_half_removed_is_finished(pierd: Pierd) -> None:
     folders = [layer_of(pierd, making), layer_of(pierd, removing), pierd.data_root / "volumes/half"]
     mended(pierd, ("unfinished", "layer"), ("unfinished", "volume"), ("unfinished", "container"))
     assert not any(folder.exists() for folder in folders) and pierd.api.get("/containers/json", all=1) == []
+
+
+# -- networks ---------------------------------------------------------------------------------------------------------
+
+
+def test_what_was_done_to_networks_is_said_and_mended(pierd: Pierd) -> None:
+    options = {"com.docker.network.bridge.name": "br-fsck"}
+    pierd.api.ok("POST", "/networks/create", {"Name": "fsck", "Options": options})
+    bindings = {"80/tcp": [{"HostPort": "8081"}]}
+    id = pierd.api.run("sleep", "1000", name="web", HostConfig={"NetworkMode": "fsck", "PortBindings": bindings})
+    host, table, mark = pierd.host, f"inet pierhead-{pierd.instance}", str(group(pierd.instance))
+    host.run("ip", "link", "add", "astray", "group", mark, "up", "type", "bridge").check()
+    mended(pierd, ("leftover", "interface"))
+    for harm in ("ip link delete br-fsck", f"nft flush map {table} any4", f"nft delete table {table}"):
+        host.run("sh", "-c", harm).check()
+        mended(pierd, ("damaged", "network"))
+    sql(pierd, "UPDATE endpoint SET active = 1 WHERE container_id = ?", create(pierd, "ended"))
+    mended(pierd, ("unfinished", "container"))
+    (end,) = (name for name in host.interfaces() if name.startswith("veth"))
+    host.run("ip", "link", "delete", end).check()
+    (lost,) = fsck(pierd, repair=1)
+    assert (lost["Kind"], lost["Area"], lost["Mended"]) == ("missing", "endpoint", False)
+    assert f"{end}, the link of container web to network fsck" in lost["Found"], lost
+    assert "pier restart web" in lost["Repair"]
+    pierd.pier("restart", "-t", "0", "web").check()
+    assert fsck(pierd) == []
+    pierd.api.ok("DELETE", f"/containers/{id}", force=1)
+    sql(pierd, "UPDATE network SET state = 'removing' WHERE name = 'fsck'")
+    mended(pierd, ("unfinished", "network"))
+    assert "br-fsck" not in host.interfaces()
 
 
 # -- containers and layers --------------------------------------------------------------------------------------------
@@ -310,14 +349,55 @@ def test_what_has_no_content_to_be_digested_is_compared_as_well(pierd: Pierd) ->
         "folder/empty is missing; folder/none has become something else; secret has mode 4666, not 644 and 1 more"
         in (found["Found"])
     )
-    (diff / "folder/empty").touch()
     (diff / "folder/none").rmdir()
-    (diff / "folder/none").touch()
+    for name in ("folder/empty", "folder/none"):
+        (diff / name).touch()
+        os.utime(diff / name, (1_700_000_000, 1_700_000_000))  # as in every archive of the tests
     (diff / "secret").chmod(0o644)
     (found,) = fsck(pierd, deep=1)
     assert "folder/added was not in the archive" in found["Found"]
     (diff / "folder/added").unlink()
     assert fsck(pierd, deep=1) == []
+    pierd.api.ok("DELETE", "/images/rotten:1")
+
+
+def test_whose_a_file_is_since_when_and_what_it_may_is_compared_as_well(pierd: Pierd) -> None:
+    buffer = io.BytesIO()
+    kinds = {"file": tarfile.REGTYPE, "twin": tarfile.LNKTYPE, "link": tarfile.SYMTYPE, "pipe": tarfile.FIFOTYPE}
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for name, kind in kinds.items():
+            entry = tarfile.TarInfo(name)
+            entry.type, entry.linkname, entry.uid, entry.gid, entry.mtime = kind, "file" * (name != "file"), 7, 8, 1e9
+            entry.size, entry.mode = len(b"text") * (name == "file"), 0o640
+            entry.pax_headers = {"SCHILY.xattr.user.kept": "yes"} if name == "file" else {}
+            archive.addfile(entry, io.BytesIO(b"text"))
+    diff = pierd.data_root / "overlay2" / import_archive(pierd, "rotten", buffer.getvalue()) / "diff"
+    assert fsck(pierd, deep=1) == []
+    os.chown(diff / "file", 1000, 8)
+    os.setxattr(diff / "file", "user.kept", b"no")
+    os.utime(diff / "pipe", (1e9 + 60, 1e9 + 60))
+    (found,) = fsck(pierd, deep=1)
+    assert (
+        "file is owned by 1000:8, not 7:8; file has another attribute user.kept; "
+        "pipe was changed at 2001-09-09T01:47:40Z, not 2001-09-09T01:46:40Z" in found["Found"]
+    ), found["Found"]
+    os.chown(diff / "file", 7, 8)
+    os.setxattr(diff / "file", "user.kept", b"yes")
+    os.utime(diff / "pipe", (1e9, 1e9))
+    may_all = struct.pack("<IIIII", 0x02000001, 0xFFFFFFFF, 0, 0xFFFFFFFF, 0)  # VFS_CAP_REVISION_2, effective
+    os.setxattr(diff / "file", "security.capability", may_all)
+    (diff / "link").unlink()
+    os.symlink("/etc/shadow", diff / "link")
+    os.chown(diff / "link", 7, 8, follow_symlinks=False)
+    os.utime(diff / "link", (1e9, 1e9), follow_symlinks=False)
+    (diff / "twin").unlink()
+    (diff / "twin").write_text("another")
+    (found,) = fsck(pierd, deep=1)
+    for words in (
+        *("file has another attribute security.capability", "link leads to /etc/shadow, not file"),
+        "twin is not file under another name any more",
+    ):
+        assert words in found["Found"], found["Found"]
     pierd.api.ok("DELETE", "/images/rotten:1")
 
 

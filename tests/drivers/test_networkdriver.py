@@ -13,7 +13,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6
 import pytest
 
 from pierhead.driver.networkdriver import inside as inside_of_a_container
-from pierhead.driver.networkdriver.api import Endpoint, Network, NetworkDriver, Pool, PortBinding
+from pierhead.driver.networkdriver.api import Census, Endpoint, Network, NetworkDriver, Pool, PortBinding
 from pierhead.driver.networkdriver.bridge import BridgeDriver
 from pierhead.driver.networkdriver.bridgeoptions import NAME
 from pierhead.driver.networkdriver.host import HostDriver
@@ -282,8 +282,12 @@ def test_the_way_out_can_move_to_an_endpoint_that_is_joined(case: Case) -> None:
 def test_reconciling_with_nothing_leaves_no_network(case: Case) -> None:
     before = case.host.interfaces()
     case.do(lambda: case.driver.create(case.network), lambda: case.driver.publish(case.network, case.endpoint))
+    made = case.host.interfaces() - before
+    assert set(case.host.call(lambda: case.driver.census([])).strays) == made, "what reconciling would remove"
     case.do(lambda: case.driver.reconcile([]))
     assert case.host.interfaces() == before
+    census = case.host.call(lambda: case.driver.census([(case.network, [])]))
+    assert census.strays == () and bool(census.missing) == (case.kind.driver in ("macvlan", "ipvlan") and bool(made))
 
 
 def test_reconciling_takes_away_what_was_left_on_the_way_into_a_container(case: Case) -> None:
@@ -295,6 +299,7 @@ def test_reconciling_takes_away_what_was_left_on_the_way_into_a_container(case: 
     setup = case.host.call(lambda: case.driver.plan(case.network, case.endpoint))
     join(case.host, case.host, replace(setup, inside=(), sysctls=()))
     assert "eth0" in case.host.interfaces()
+    assert case.host.call(lambda: case.driver.census([(case.network, [])])) == Census(("eth0",), ("eth0",))
     case.do(lambda: case.driver.reconcile([(case.network, [])]))
     assert case.host.interfaces() == made
 
@@ -314,6 +319,7 @@ def test_a_container_that_runs_is_not_disturbed_by_reconciling(case: Case) -> No
     case.do(lambda: case.driver.create(case.network))
     case.join()
     before = held(case.container)
+    assert case.host.call(lambda: case.driver.census([(case.network, [case.endpoint])])) == Census()
     case.do(lambda: case.driver.reconcile([(case.network, [case.endpoint])]))
     assert held(case.container) == before
 

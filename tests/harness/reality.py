@@ -23,7 +23,7 @@ def differences(pierd: Pierd) -> list[str]:
             *_run_time(pierd, db),
             *_links(pierd, db),
             *_ports(pierd, db),
-            *(f"mount {mount} in the host's namespace" for mount in mounts_below(pierd.root)),
+            *_mounts(pierd),
         ]
 
 
@@ -31,8 +31,7 @@ def kept(pierd: Pierd) -> list[str]:
     """The differences of what a data root holds, and mounts: for a daemon that runs nothing."""
     with closing(sqlite3.connect(f"file:{pierd.data_root}/graph.db?mode=ro", uri=True)) as db:
         db.row_factory = sqlite3.Row
-        mounts = (f"mount {mount} in the host's namespace" for mount in mounts_below(pierd.root))
-        return [*_states(db), *_folders(pierd, db), *mounts]
+        return [*_states(db), *_folders(pierd, db), *_mounts(pierd)]
 
 
 def settled(pierd: Pierd, known: str = "") -> list[str]:
@@ -44,6 +43,12 @@ def settled(pierd: Pierd, known: str = "") -> list[str]:
     while (left := [one for one in differences(pierd) if one != known]) and time.monotonic() < end:
         time.sleep(0.1)
     return left
+
+
+def _mounts(pierd: Pierd) -> list[str]:
+    """But for the data root itself, which may be a disk of the test's own."""
+    points = [point for point in mounts_below(pierd.root) if point != str(pierd.data_root)]
+    return [f"mount {point} in the host's namespace" for point in points]
 
 
 def _ids(db: sqlite3.Connection, query: str) -> set[str]:
@@ -88,7 +93,8 @@ def _states(db: sqlite3.Connection) -> list[str]:
 def _folders(pierd: Pierd, db: sqlite3.Connection) -> list[str]:
     layers = _ids(db, "SELECT cache_id FROM layer") | _ids(db, "SELECT layer_id FROM container")
     overlay = pierd.data_root / "overlay2"
-    left = _compare("layer", layers, _listed(overlay) - {"l", "empty", "skeleton", "places"})
+    there = _listed(overlay) | _listed(pierd.data_root / "btrfs") | _listed(pierd.data_root / "vfs")
+    left = _compare("layer", layers, there - {"l", "empty", "skeleton", "places"})
     names = {name for id in _listed(overlay) if (name := _short_name(overlay / id))}
     left += _compare("short name", names, _listed(overlay / "l"))
     left += _compare("folder", _ids(db, "SELECT id FROM container"), _listed(pierd.data_root / "containers"))

@@ -41,10 +41,12 @@ def test_one_who_hangs_inside_does_not_stop_everybody() -> None:
     async def story() -> None:
         gate = Gate()
         async with gate.shared():
-            async with gate.alone(0.01):
-                pass
+            async with gate.alone(0.01) as alone:
+                assert not alone
             async with gate.shared():
                 pass
+        async with gate.alone(60) as alone:
+            assert alone
 
     asyncio.run(asyncio.wait_for(story(), 60))
 

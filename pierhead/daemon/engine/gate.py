@@ -26,8 +26,8 @@ class Gate:
             self._wake()
 
     @asynccontextmanager
-    async def alone(self, patience: float) -> AsyncIterator[None]:
-        """Pass when nobody else is inside, and keep everybody out meanwhile.
+    async def alone(self, patience: float) -> AsyncIterator[bool]:
+        """Pass when nobody else is inside, and keep everybody out meanwhile; says whether nobody is.
 
         patience: after so many seconds it passes all the same: one who hangs inside must not stop everybody.
         """
@@ -43,7 +43,7 @@ class Gate:
             self._wanted -= 1
             self._wake()
         try:
-            yield
+            yield not self._inside
         finally:
             self._closed = False
             self._wake()

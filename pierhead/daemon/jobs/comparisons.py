@@ -110,9 +110,10 @@ async def _end_run(engine: Engine, id: str) -> None:
 
 def containers(engine: Engine) -> Iterator[Difference]:
     """Containers whose making, removal or start nobody is at any more; their folders and layers."""
+    joined = {row["id"] for row in engine.db.all("SELECT container_id AS id FROM endpoint WHERE active = 1")}
     for container in engine.containers.all():
         if not _busy(engine, container.id) and not container.live:
-            yield from _unfinished(engine, container)
+            yield from _unfinished(engine, container, joined=container.id in joined)
     home = os.path.join(engine.config.data_root, "containers")
     there = sorted(os.listdir(home))
     known = {container.id: container for container in engine.containers.all()}
@@ -132,7 +133,8 @@ def containers(engine: Engine) -> Iterator[Difference]:
             yield from _incomplete(engine, container)
 
 
-def _unfinished(engine: Engine, container: Container) -> Iterator[Difference]:
+def _unfinished(engine: Engine, container: Container, *, joined: bool) -> Iterator[Difference]:
+    """joined: it has addresses in its networks."""
     id, name = container.id, container.name
     if container.state in (State.REMOVING, State.DEAD):
         found = f"the removal of container {name} was not finished"
@@ -141,12 +143,13 @@ def _unfinished(engine: Engine, container: Container) -> Iterator[Difference]:
     elif host_config_of(container).auto_remove and (container.state is State.EXITED or container.error):
         # Its run has ended (or its start failed), and it could not be removed then.
         found = f"container {name} was to be removed at its end, and is still there"
-    elif container.intent:
+    elif container.intent or joined:
+        doing = f"a start of container {name}" if container.intent else f"the end of container {name}'s run"
         yield Difference(
             Kind.UNFINISHED,
             "container",
             id,
-            f"a start of container {name} was not finished",
+            f"{doing} was not finished",
             "what it has taken of its networks is given back",
             partial(_forget_start, engine, id),
         )
@@ -172,7 +175,8 @@ async def _discard(engine: Engine, id: str) -> None:
 
 async def _forget_start(engine: Engine, id: str) -> None:
     async with engine.locks.hold(id):
-        if any(container.id == id and container.intent and not container.live for container in engine.containers.all()):
+        live = any(container.id == id and container.live for container in engine.containers.all())
+        if not live and id not in engine.running:
             await networks.release(engine, id)
             engine.containers.update(id, intent="")
 

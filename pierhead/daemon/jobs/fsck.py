@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import closing
 
 from pierhead.daemon.engine.engine import Engine
-from pierhead.daemon.jobs import comparisons, volume_comparison
+from pierhead.daemon.jobs import comparisons, network_comparison, volume_comparison
 from pierhead.daemon.jobs.pipes import Cancelled, Outflow, stream
 from pierhead.difference import Difference, Kind, Tell
 from pierhead.errors import PierheadError, plain
@@ -53,6 +53,8 @@ async def fsck(engine: Engine, repair: bool = False, deep: bool = False) -> Asyn
         yield from compare_graph(engine.graph, tell, deep=deep)
         tell("volumes", 0, 0)
         yield from now(lambda: list(volume_comparison.compare(engine)))
+        tell("networks", 0, 0)
+        yield from asyncio.run_coroutine_threadsafe(network_comparison.compare(engine), loop).result()
         tell("containers", 0, 0)
         yield from now(lambda: list(comparisons.runs(engine)))
         yield from now(lambda: list(comparisons.containers(engine)))

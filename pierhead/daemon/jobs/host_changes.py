@@ -10,7 +10,7 @@ from pierhead.daemon.engine.hostwatch import HostWatch, Reactions, Seen
 from pierhead.daemon.jobs import endpoints, foreign_rules, links, zones
 from pierhead.daemon.jobs.network_rows import members, network_of
 from pierhead.driver.networkdriver import marks
-from pierhead.driver.networkdriver.api import Endpoint, Network
+from pierhead.driver.networkdriver.api import Census, Endpoint, Network
 from pierhead.errors import PierheadError
 from pierhead.wire.networks import NetworkReloadResponse
 
@@ -96,23 +96,23 @@ async def admit(engine: Engine) -> None:
 async def mend(engine: Engine, seen: Seen) -> None:
     """Look at what of ours may have been changed, and make again what is not as it should be."""
     async with engine.network_gate.alone(PATIENCE):
-        known = _known(engine)
-        damage = await _damage(engine, known, rules=seen.rules)
-        if damage:
-            log.warning("the host's network was changed by %s: %s: restoring it", seen.who, "; ".join(damage))
-            await _reconcile(engine, known)
+        networks = known(engine)
+        found = await damage(engine, networks, rules=seen.rules)
+        if found:
+            log.warning("the host's network was changed by %s: %s: restoring it", seen.who, "; ".join(found))
+            await _reconcile(engine, networks)
 
 
 async def reload(engine: Engine) -> NetworkReloadResponse:
     """Apply everything again, whether or not something is missing; says what was."""
     async with engine.network_gate.alone(PATIENCE):
-        known = _known(engine)
-        damage = [*await _damage(engine, known, rules=True)]
-        await _reconcile(engine, known)
-    damage += await zones.lead_again(engine)
+        networks = known(engine)
+        found = [*await damage(engine, networks, rules=True)]
+        await _reconcile(engine, networks)
+    found += await zones.lead_again(engine)
     engine.host_firewall.stale()
-    log.info("networks were applied again; before: %s", "; ".join(damage) or "nothing was missing")
-    return NetworkReloadResponse(restored=damage)
+    log.info("networks were applied again; before: %s", "; ".join(found) or "nothing was missing")
+    return NetworkReloadResponse(restored=found)
 
 
 async def damaged_rules(engine: Engine) -> tuple[str, ...]:
@@ -125,36 +125,51 @@ async def damaged_rules(engine: Engine) -> tuple[str, ...]:
 
 
 async def _damaged_rules(engine: Engine) -> tuple[str, ...]:
-    known = _known(engine)
-    others = await _damage(engine, known, rules=False)
-    return tuple(one for one in await _damage(engine, known, rules=True) if one not in others)
+    networks = known(engine)
+    others = await damage(engine, networks, rules=False)
+    return tuple(one for one in await damage(engine, networks, rules=True) if one not in others)
 
 
 async def heal(engine: Engine) -> None:
-    """At the daemon's start: make what the database says exist, in every driver. Raises OSError."""
-    await _reconcile(engine, _known(engine), sweep=True)
+    """Make exactly what the database says exist, in every driver; nothing is being made meanwhile. Raises OSError."""
+    await _reconcile(engine, known(engine), sweep=True)
 
 
-def _known(engine: Engine) -> Known:
-    known: Known = {name: [] for name in engine.networks}
-    for row in engine.db.all("SELECT * FROM network WHERE state = 'ready' AND config_only = 0 ORDER BY created"):
-        joined = [
-            endpoints.endpoint_of(found, endpoints.bindings_of(engine, found["container_id"]))
-            for found in members(engine, row["id"])
-        ]
-        known[row["driver"]].append((network_of(engine, row), joined))
-    return known
+def known(engine: Engine, *, unfinished: bool = False) -> Known:
+    """The networks by their drivers, with the endpoints that live in them. unfinished: those, too, that are being made
+    or removed."""
+    found: Known = {name: [] for name in engine.networks}
+    for row in engine.db.all("SELECT * FROM network WHERE config_only = 0 ORDER BY created"):
+        if row["state"] == "ready" or unfinished:
+            joined = [
+                endpoints.endpoint_of(member, endpoints.bindings_of(engine, member["container_id"]))
+                for member in members(engine, row["id"])
+            ]
+            found[row["driver"]].append((network_of(engine, row), joined))
+    return found
 
 
-async def _damage(engine: Engine, known: Known, *, rules: bool) -> tuple[str, ...]:
+async def damage(engine: Engine, networks: Known, *, rules: bool) -> tuple[str, ...]:
+    """What others have done to them, in words; see ``NetworkDriver.damage``."""
     found: list[str] = []
-    for name, networks in known.items():
-        found += await blocking(engine.networks[name].damage, networks, rules=rules)
+    for name, ones in networks.items():
+        found += await blocking(engine.networks[name].damage, ones, rules=rules)
     return tuple(found)
 
 
-async def _reconcile(engine: Engine, known: Known, *, sweep: bool = False) -> None:
+async def census(engine: Engine, networks: Known) -> list[Census]:
+    """Each driver's links on the host compared with them."""
+    return [
+        await blocking(engine.networks[name].census, ones, _others(networks, name)) for name, ones in networks.items()
+    ]
+
+
+async def _reconcile(engine: Engine, networks: Known, *, sweep: bool = False) -> None:
     links.open_ports(engine)
-    for name, networks in known.items():
-        others = [network for other, found in known.items() if other != name for network, _ in found]
-        await blocking(engine.networks[name].reconcile, networks, others, sweep=sweep)
+    for name, ones in networks.items():
+        await blocking(engine.networks[name].reconcile, ones, _others(networks, name), sweep=sweep)
+
+
+def _others(networks: Known, name: str) -> list[Network]:
+    """Those of the other drivers."""
+    return [network for other, found in networks.items() if other != name for network, _ in found]

@@ -12,7 +12,7 @@ from pierhead.daemon.jobs import host_changes, memberships
 from pierhead.daemon.jobs.network_rows import free_subnet, insert, insert_pool, members, network_of
 from pierhead.driver.networkdriver import ipam, marks
 from pierhead.driver.networkdriver.api import DEFAULT_GATEWAYS, Network, Pool
-from pierhead.errors import InvalidParameter
+from pierhead.errors import InvalidParameter, PierheadError
 from pierhead.graph.graphdb import Row
 from pierhead.wire.networks import IPAM, NetworkCreateRequest
 
@@ -134,13 +134,27 @@ def _default_subnet(
 async def reconcile(engine: Engine) -> None:
     """At the daemon's start: make what the database knows exist, and nothing else of ours. Raises OSError."""
     await default_networks(engine)
-    with engine.db.transaction(durable=True):
-        for row in engine.db.all("SELECT * FROM network WHERE state <> 'ready'"):
-            memberships.outlive(engine, row)
-            engine.db.execute("DELETE FROM network WHERE id = ?", (row["id"],))
-    await host_changes.heal(engine)
+    await restore(engine)
     host_changes.watch(engine)
     await host_changes.admit(engine)
+
+
+def unfinished(engine: Engine) -> list[Row]:
+    """Networks that are being made or removed."""
+    return engine.db.all("SELECT * FROM network WHERE state <> 'ready' ORDER BY created")
+
+
+async def restore(engine: Engine) -> None:
+    """Make what the database knows exist, and nothing else of ours; what was not finished goes. Raises OSError,
+    PierheadError."""
+    async with engine.network_gate.alone(host_changes.PATIENCE) as alone:
+        if not alone:
+            raise PierheadError("networks are being made or removed at the moment: try it again")
+        with engine.db.transaction(durable=True):
+            for row in unfinished(engine):
+                memberships.outlive(engine, row)
+                engine.db.execute("DELETE FROM network WHERE id = ?", (row["id"],))
+        await host_changes.heal(engine)
 
 
 async def shutdown(engine: Engine, idle: bool) -> None:

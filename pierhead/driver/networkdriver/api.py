@@ -125,6 +125,19 @@ Known = Sequence[tuple[Network, Sequence[Endpoint]]]
 """Networks, each with the endpoints that live in it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Census:
+    """A driver's links on the host, compared with its networks. strays: under the instance's mark, and nothing needs
+    them; leaving: of these, the ones that as a rule go in a moment (into a container, or with the namespace of one that
+    has ended); lost: endpoints whose link is gone; missing: what ``reconcile`` makes again and ``damage`` does not see,
+    in words."""
+
+    strays: tuple[str, ...] = ()
+    leaving: tuple[str, ...] = ()
+    lost: tuple[Endpoint, ...] = ()
+    missing: tuple[str, ...] = ()
+
+
 def gateways(network: Network, endpoint: Endpoint) -> tuple[IPv4Address | IPv6Address, ...]:
     """The gateways of the subnets that an endpoint's addresses are in: IPv4's, IPv6's."""
     found: list[IPv4Address | IPv6Address] = []
@@ -232,6 +245,10 @@ class NetworkDriver(Protocol):
     def damage(self, networks: Known, *, rules: bool) -> tuple[str, ...]:
         """What others have done to these networks and live endpoints, in words; ``reconcile`` mends it. Only reads;
         may take some ms. rules: look at the firewall's rules too, which may take many. Raises OSError."""
+
+    def census(self, networks: Known, others: Iterable[Network] = ()) -> Census:
+        """Compare the links that are there with those that there should be. others: as in ``reconcile``. Only reads.
+        Raises OSError."""
 
     def guard(self) -> None:
         """Somebody has just removed rules: do at once, in at most a ms, what cannot wait for ``reconcile``. Raises

@@ -7,6 +7,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from pierhead.driver.networkdriver import inside, marks, sysctls
 from pierhead.driver.networkdriver.api import (
+    Census,
     Endpoint,
     Known,
     Neighbours,
@@ -224,8 +225,6 @@ class BridgeDriver:
     def reconcile(self, networks: Known, others: Iterable[Network] = (), *, sweep: bool = True) -> None:
         """Make exactly these exist: what carries our mark and is not among them goes, what is missing comes back."""
         segments, published = _segments(networks)
-        wanted = {segment.options.name for segment in segments}
-        wanted |= {marks.host_link(endpoint.id) for _, joined in networks for endpoint in joined}
         if networks:
             versions = _versions(network for network, _ in networks)
             self._remember(versions)
@@ -233,9 +232,8 @@ class BridgeDriver:
             self._forwarding.turn_on(versions)
         self._unannounced = {}
         with Netlink() as link:
-            for found in link.links() if sweep else ():
-                if found.group == self._group and found.kind in KINDS and found.name not in wanted:
-                    link.send(netlink.link_delete(found.name), ignore=(errno.ENODEV,))
+            for name in self.census(networks).strays if sweep else ():
+                link.send(netlink.link_delete(name), ignore=(errno.ENODEV,))
             for network, _ in networks:
                 bridge = self._bridge(network)
                 bridge.make(link)
@@ -260,6 +258,23 @@ class BridgeDriver:
         for network, joined in networks:
             said += self._bridge(network).damage(links, joined)
         return tuple(said)
+
+    def census(self, networks: Known, others: Iterable[Network] = ()) -> Census:
+        """Bridges, and the ends of containers' links that are on the host."""
+        with Netlink() as link:
+            there = {found.name: found for found in link.links()}
+        ends = {marks.host_link(endpoint.id): endpoint for _, joined in networks for endpoint in joined}
+        wanted = {*ends, *(bridge_name(network) for network, _ in networks)}
+        strays = [
+            found
+            for found in there.values()
+            if found.group == self._group and found.kind in KINDS and found.name not in wanted
+        ]
+        return Census(
+            tuple(found.name for found in strays),
+            tuple(found.name for found in strays if found.kind == "veth" and not found.up and not found.master),
+            tuple(endpoint for name, endpoint in ends.items() if name not in there),
+        )
 
     def guard(self) -> None:
         """Keep strangers from the host's loopback until the rules are back, and known connections alive."""

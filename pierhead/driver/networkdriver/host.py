@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address, IPv6Address
 
-from pierhead.driver.networkdriver.api import Endpoint, Known, Neighbours, Network, Passage
+from pierhead.driver.networkdriver.api import Census, Endpoint, Known, Neighbours, Network, Passage
 from pierhead.errors import Forbidden
 from pierhead.libcontainer.spec import NetworkSetup
 
@@ -79,6 +79,10 @@ class HostDriver:
     def damage(self, networks: Known, *, rules: bool) -> tuple[str, ...]:
         """Nothing is made."""
         return ()
+
+    def census(self, networks: Known, others: Iterable[Network] = ()) -> Census:
+        """Nothing is made."""
+        return Census()
 
     def guard(self) -> None:
         """There are no rules."""

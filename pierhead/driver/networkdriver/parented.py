@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address, IPv6Address
 
 from pierhead.driver.networkdriver import endpointoptions, inside, marks, parents
-from pierhead.driver.networkdriver.api import Endpoint, Known, Neighbours, Network, Passage, gateways
+from pierhead.driver.networkdriver.api import Census, Endpoint, Known, Neighbours, Network, Passage, gateways
 from pierhead.errors import PierheadError
 from pierhead.libcontainer.spec import NetworkSetup
 from pierhead.linux import netlink, sublinks
@@ -169,15 +169,33 @@ class ParentedDriver:
 
         A parent of the user's that has gone is told in the log, and again by the next start that needs it.
         """
-        wanted = {self._parent(network) for network, _ in networks}
-        wanted |= {other.options.get(PARENT, "") for other in others}
         for network, _ in networks:
             try:
                 self._make_parent(network)
             except (OSError, PierheadError) as error:
                 log.warning("network %s has no parent: %s", network.name, error)
         if sweep:
-            parents.remove_others(wanted, prefix=self.prefix, group=self._group, children=self.name)
+            self._sweep(networks, others)
+
+    def _strays(self, networks: Known, others: Iterable[Network]) -> tuple[str, ...]:
+        wanted = {self._parent(network) for network, _ in networks}
+        wanted |= {other.options.get(PARENT, "") for other in others}
+        return parents.strays(wanted, prefix=self.prefix, group=self._group)
+
+    def _sweep(self, networks: Known, others: Iterable[Network]) -> None:
+        for name in (*parents.children(self.name, group=self._group), *self._strays(networks, others)):
+            parents.remove(name, group=self._group, kinds=(*parents.MADE, self.name))
+
+    def census(self, networks: Known, others: Iterable[Network] = ()) -> Census:
+        """Parents; a container's link is on the host only until it is in the container."""
+        gone = parents.absent({self._parent(network) for network, _ in networks})
+        missing = [
+            f"{self._parent(network)}, the parent of network {network.name}, is not there"
+            for network, _ in networks
+            if self._parent(network) in gone
+        ]
+        moving = parents.children(self.name, group=self._group)
+        return Census((*self._strays(networks, others), *moving), moving, missing=tuple(missing))
 
     def damage(self, networks: Known, *, rules: bool) -> tuple[str, ...]:
         """Nothing of theirs is on the host but parents, which a start makes again."""
@@ -198,7 +216,7 @@ class ParentedDriver:
 
     def clear(self) -> None:
         """Remove the parents that were made here."""
-        parents.remove_others((), prefix=self.prefix, group=self._group, children=self.name)
+        self._sweep((), ())
 
     def close(self) -> None:
         """Nothing is held."""

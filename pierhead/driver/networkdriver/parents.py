@@ -7,11 +7,14 @@ the instance's group.  What was there before does not, and is never changed.
 
 import errno
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from pierhead.errors import PierheadError
 from pierhead.linux import netlink, sublinks
 from pierhead.linux.netlink import Link, Netlink
+
+MADE = ("vlan", "dummy")
+"""The kinds of link that are made here."""
 
 
 def make(name: str, *, driver: str, group: int, dummy: bool) -> None:
@@ -64,28 +67,33 @@ def _made(link: Netlink, message: bytes, name: str, dummy: bool) -> None:
         raise OSError(refused, os.strerror(refused), name)
 
 
-def remove(name: str, *, group: int) -> None:
-    """Remove a parent if it was made here. Idempotent."""
+def remove(name: str, *, group: int, kinds: Collection[str] = MADE) -> None:
+    """Remove a link of one of these kinds if it was made here. Idempotent."""
     with Netlink() as link:
         found = link.link(name)
-        if found is not None and _ours(found, group):
+        if found is not None and found.group == group and found.kind in kinds:
             link.send(netlink.link_delete(name), ignore=(errno.ENODEV,))
 
 
-def remove_others(wanted: Collection[str], *, prefix: str, group: int, children: str) -> None:
-    """Remove what was made here and is not wanted: VLANs' links, dummies of a prefix, and links of the kind
-    ``children``, which are on the host only if whoever was moving one into a container was killed."""
+def strays(wanted: Collection[str], *, prefix: str, group: int) -> tuple[str, ...]:
+    """What was made here and is not wanted: VLANs' links, and dummies of a prefix."""
+
+    def stray(found: Link) -> bool:
+        made = found.kind == "vlan" or (found.kind == "dummy" and found.name.startswith(prefix))
+        return found.group == group and made and found.name not in wanted
+
     with Netlink() as link:
-        for found in link.links():
-            if found.group == group and found.kind == children:
-                link.send(netlink.link_delete(found.name), ignore=(errno.ENODEV,))
-            if (
-                _ours(found, group)
-                and found.name not in wanted
-                and (found.kind == "vlan" or found.name.startswith(prefix))
-            ):
-                link.send(netlink.link_delete(found.name), ignore=(errno.ENODEV,))
+        return tuple(found.name for found in link.links() if stray(found))
 
 
-def _ours(link: Link, group: int) -> bool:
-    return link.group == group and link.kind in ("vlan", "dummy")
+def children(kind: str, *, group: int) -> tuple[str, ...]:
+    """Containers' links of a kind that are on the host: on their way into a container, or left there by whoever was
+    moving one and was killed."""
+    with Netlink() as link:
+        return tuple(found.name for found in link.links() if found.group == group and found.kind == kind)
+
+
+def absent(names: Iterable[str]) -> frozenset[str]:
+    """Those of which there is no link."""
+    with Netlink() as link:
+        return frozenset(names) - {found.name for found in link.links()}
