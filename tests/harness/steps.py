@@ -43,8 +43,11 @@ _DESCRIPTORS = dict.fromkeys(
     "fsetxattr fremovexattr".split(),
     0,
 )
-_DESCRIPTORS |= {"copy_file_range": 2}
+_DESCRIPTORS |= {"copy_file_range": 2, "ioctl": 0}
 """Which argument is the path, the folder's descriptor before a path, the descriptor."""
+
+_SUBVOLUMES = (0x5000940E, 0x50009417, 0x5000940F, 0x5000943F, 0x4008941A)
+"""Requests of ioctl(2) that make, delete and change subvolumes of btrfs (linux/btrfs.h)."""
 
 _GIVES_BACK = frozenset("rmdir unlink unlinkat umount2 fsync fdatasync".split())
 """What a full disk does not refuse (of a file's bytes it has told when they were written)."""
@@ -75,6 +78,9 @@ def program() -> bytes:
             rules[numbers[name]] = tuple(
                 Rule((Condition(index, Operator.MASKED_EQ, flag, flag, low_half=True),), _USER_NOTIF) for flag in flags
             )
+    rules[numbers["ioctl"]] = tuple(
+        Rule((Condition(1, Operator.EQ, request, low_half=True),), _USER_NOTIF) for request in _SUBVOLUMES
+    )
     sections = [Section(machine, rules, _ALLOW, -1, _ALLOW)]
     if machine == "x86_64":
         sections.append(Section("x86", {}, _ALLOW, -1, _ALLOW))
