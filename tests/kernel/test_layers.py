@@ -63,7 +63,7 @@ class Store:
             str(path.relative_to(self.root))
             for place in ("overlay2", "vfs", "split", "tmp")
             for path in (self.root / place).glob("*")
-        } - {"overlay2/l", "overlay2/empty", "overlay2/skeleton"} | {
+        } - {"overlay2/l", "overlay2/empty", "overlay2/skeleton", "overlay2/places"} | {
             f"l/{name}" for name in os.listdir(self.root / "overlay2/l")
         }
 
