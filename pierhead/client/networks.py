@@ -158,8 +158,10 @@ def rm(session: Session, options: Options) -> int:
         except DaemonError as error:
             if not (options.on("force") and error.code == 404):
                 raise
+        else:
+            print(name)
 
-    if each(session, options.operands, remove):
+    if each(session, options.operands, remove, echo=False):
         raise ClientError("exit status 1")  # what Docker's client says here
     return 0
 

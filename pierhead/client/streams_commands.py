@@ -78,8 +78,8 @@ def moment(text: str) -> str:
 
     Raises ClientError where it is none of these.
     """
-    if not text:
-        return ""
+    if text in ("", "0"):  # 0 is the beginning, and no time back from now
+        return text
     length = duration(text)
     if length is not None:
         nanoseconds = time.time_ns() - length

@@ -262,6 +262,7 @@ run --rm --device /dev/nosuch busybox true
 run --rm --platform linux/arm64 busybox true
 run --rm --sysctl net.ipv4.nosuch=1 busybox true
 logs --since bogus runs
+network rm -f nosuch
 volume foo
 exec -w /nosuch runs pwd
 network create

@@ -323,6 +323,8 @@ OTHERS = [
     "image prune -f",
     "system df",
     "events --filter type=network --filter event=start",
+    "events --since 0 --until 1",
+    "logs --since 0 x",
     "exec x true",
     "wait x",
     "pull localhost:5000/a:b",
