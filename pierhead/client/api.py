@@ -1,18 +1,22 @@
 """Calls of the Engine API: version negotiation, queries, JSON, errors, hijacked connections."""
 
-import json
-import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from __future__ import annotations
 
+import time
+
+from pierhead.client import jsontext
 from pierhead.client.connection import Connection, Response
 from pierhead.client.errors import ClientError, DaemonError
 from pierhead.client.host import Host
-from pierhead.errors import plain
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from typing import Any, TypeAlias
+
+Query: TypeAlias = "Mapping[str, object]"
 HIGHEST = (1, 50)
 PLAIN = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.~")
-Query = Mapping[str, object]
 
 
 def quote(text: str, safe: str = "") -> str:
@@ -43,7 +47,7 @@ def filter_query(pairs: list[str]) -> str:
         if pair:
             name, _, value = pair.partition("=")
             found.setdefault(name.strip().lower(), {})[value.strip()] = True
-    return json.dumps(found, separators=(",", ":"), sort_keys=True) if found else ""
+    return jsontext.dumps(found, sort_keys=True) if found else ""
 
 
 class Api:
@@ -68,7 +72,7 @@ class Api:
             try:
                 answer = connection.answer("HEAD")
             except (ConnectionError, ValueError, IndexError) as error:
-                raise ClientError(f"error during connect: Head {self.host.address}/_ping: {plain(error)}") from None
+                raise _lost(f"Head {self.host.address}/_ping", error) from None
             highest = forced or answer.headers.get("api-version", "1.24")
             major, _, minor = highest.partition(".")
             self._version = min(HIGHEST, (int(major), int(minor)))
@@ -94,7 +98,7 @@ class Api:
         method: str,
         path: str,
         query: Query = {},  # noqa: B006  never changed
-        body: "object | bytes | Iterator[bytes]" = None,
+        body: object | bytes | Iterator[bytes] = None,
         headers: Mapping[str, str] = {},
         own: bool = False,
     ) -> Response:
@@ -107,16 +111,18 @@ class Api:
         if connection is None:
             connection = Connection(self.host)
         said = dict(headers)
-        if body is not None and not isinstance(body, (bytes, Iterator)):
-            said["Content-Type"] = "application/json"
-            body = json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
-        assert body is None or isinstance(body, (bytes, Iterator))
+        if body is not None and not isinstance(body, bytes):
+            from collections.abc import Iterator
+
+            if not isinstance(body, Iterator):
+                said["Content-Type"] = "application/json"
+                body = jsontext.dumps(body).encode()
         begun = time.time_ns()
         try:
             connection.send(method, target, said, body)
             answer = connection.answer(method)
         except ConnectionError as error:
-            raise ClientError(f"error during connect: {method} {path}: {plain(error)}") from None
+            raise _lost(f"{method} {path}", error) from None
         if self.told is not None:
             self.told(f"{method} {path}", begun)
         if answer.status >= 400:
@@ -142,7 +148,7 @@ class Api:
         text = answer.read()
         if self._kept is None and answer.headers.get("connection", "").lower() != "close":
             self._kept = answer.connection
-        return json.loads(text) if text.strip() else None
+        return jsontext.loads(text) if text.strip() else None
 
     def remove(self, path: str, query: Query = {}) -> tuple[Any, Mapping[str, str]]:  # noqa: B006
         """DELETE: the answer's JSON, None where it is empty; and its header, by names in small letters."""
@@ -170,9 +176,16 @@ class Api:
         return answer.connection
 
 
+def _lost(what: str, error: Exception) -> ClientError:
+    """The connection has ended, or what came is no answer."""
+    from pierhead.errors import plain
+
+    return ClientError(f"error during connect: {what}: {plain(error)}")
+
+
 def _reason(body: bytes, status: int) -> str:
     try:
-        message = json.loads(body)["message"]
+        message = jsontext.loads(body)["message"]
         return str(message).strip()
     except (ValueError, KeyError, TypeError):
         text = body.decode("utf-8", "replace").strip()

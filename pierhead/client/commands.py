@@ -3,17 +3,18 @@
 Only this table is read before a command is known; the command's own module is imported then.
 """
 
-from typing import NamedTuple
 
-
-class Command(NamedTuple):
+class Command:
     """One command. ``code`` is ``module:function`` below ``pierhead.client``; ``grammar`` is ``module:entry``."""
 
-    canonical: str
-    description: str
-    code: str
-    grammar: str
-    aliases: tuple[str, ...]
+    __slots__ = ("aliases", "canonical", "code", "description", "grammar")
+
+    def __init__(self, canonical: str, description: str, code: str, grammar: str, aliases: tuple[str, ...]) -> None:
+        self.canonical = canonical
+        self.description = description
+        self.code = code
+        self.grammar = grammar
+        self.aliases = aliases
 
 
 GROUPS = {

@@ -1,19 +1,23 @@
 """HTTP/1.1 over one socket, as little of it as the Engine API needs.
 
 Own code instead of ``http.client``: that imports the whole e-mail package (20 ms), and it cannot hand over a hijacked
-connection together with the bytes that were already read from it.
+connection together with the bytes that were already read from it.  ``_socket`` instead of its public front, which is
+imported for TCP alone: that makes enumerations of all its constants.
 """
 
+from __future__ import annotations
+
+import _socket
 import os
-import socket
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from pierhead.client.errors import ClientError, NoDaemon
 from pierhead.client.host import Host, Tls
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import socket
     import ssl
+    from collections.abc import Iterator
 
 READ = 65536
 
@@ -26,7 +30,7 @@ class Connection:
         self.socket = _connect(host)
         self.buffer = bytearray()
 
-    def send(self, method: str, path: str, headers: dict[str, str], body: "bytes | Iterator[bytes] | None") -> None:
+    def send(self, method: str, path: str, headers: dict[str, str], body: bytes | Iterator[bytes] | None) -> None:
         """Send a request; an iterator's blocks are sent chunked."""
         head = [f"{method} {path} HTTP/1.1", f"Host: {self._name()}", "User-Agent: Docker-Client/28.2.2 (linux)"]
         head += [f"{name}: {value}" for name, value in headers.items()]
@@ -64,7 +68,7 @@ class Connection:
         del self.buffer[: end + 1]
         return found
 
-    def answer(self, method: str) -> "Response":
+    def answer(self, method: str) -> Response:
         """The head of the answer."""
         status = int(self.line().split(None, 2)[1])
         headers = {}
@@ -136,13 +140,15 @@ class Response:
             yield rest
 
 
-def _connect(host: Host) -> socket.socket:
+def _connect(host: Host) -> _socket.socket:
     address = host.address
     try:
         if address.startswith("unix://"):
-            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+            sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
             sock.connect(address.removeprefix("unix://"))
             return sock
+        import socket
+
         name, _, port = address.partition("://")[2].partition("/")[0].rpartition(":")
         if not name:
             name, port = port, "2376" if host.tls else "2375"
@@ -157,7 +163,7 @@ def _connect(host: Host) -> socket.socket:
         raise NoDaemon(f"Cannot connect to the Docker daemon at {address}. Is the docker daemon running?") from error
 
 
-def _secure(plain: socket.socket, name: str, tls: Tls | None) -> "ssl.SSLSocket":
+def _secure(plain: socket.socket, name: str, tls: Tls | None) -> ssl.SSLSocket:
     import ssl
 
     context = ssl.create_default_context(cafile=(tls.ca or None) if tls else None)

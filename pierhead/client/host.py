@@ -1,28 +1,39 @@
 """Which daemon to speak to: by flags, environment, Docker's contexts, else Pierhead's own socket."""
 
-import json
-import os
-from typing import Any, NamedTuple
+from __future__ import annotations
 
+import os
+
+from pierhead.client import jsontext
 from pierhead.client.errors import ClientError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
-class Tls(NamedTuple):
+
+class Tls:
     """Files in PEM; empty: not used."""
 
-    ca: str
-    cert: str
-    key: str
-    verify: bool
+    __slots__ = ("ca", "cert", "key", "verify")
+
+    def __init__(self, ca: str, cert: str, key: str, verify: bool) -> None:
+        self.ca = ca
+        self.cert = cert
+        self.key = key
+        self.verify = verify
 
 
-class Host(NamedTuple):
+class Host:
     """A daemon's address. ``configured`` is False for the default that nobody asked for."""
 
-    address: str
-    context: str
-    configured: bool
-    tls: Tls | None
+    __slots__ = ("address", "configured", "context", "tls")
+
+    def __init__(self, address: str, context: str, configured: bool, tls: Tls | None) -> None:
+        self.address = address
+        self.context = context
+        self.configured = configured
+        self.tls = tls
 
 
 def config_folder(given: str = "") -> str:
@@ -35,7 +46,7 @@ def read_config(folder: str) -> dict[str, Any]:
     path = os.path.join(folder, "config.json")
     try:
         with open(path, encoding="utf-8") as file:
-            found = json.load(file)
+            found = jsontext.loads(file.read())
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
@@ -106,7 +117,7 @@ def _from_context(folder: str, name: str, tls: Tls | None) -> Host:
     path = os.path.join(_context_folder(folder, "meta", name), "meta.json")
     try:
         with open(path, encoding="utf-8") as file:
-            endpoint = json.load(file)["Endpoints"]["docker"]
+            endpoint = jsontext.loads(file.read())["Endpoints"]["docker"]
     except FileNotFoundError:
         raise ClientError(
             f'Failed to initialize: unable to resolve docker endpoint: context "{name}": context not found: '
@@ -129,5 +140,5 @@ def context_names(folder: str) -> list[dict[str, Any]]:
     found = []
     for entry in os.listdir(root) if os.path.isdir(root) else []:
         with open(os.path.join(root, entry, "meta.json"), encoding="utf-8") as file:
-            found.append(json.load(file))
+            found.append(jsontext.loads(file.read()))
     return sorted(found, key=lambda meta: str(meta.get("Name")))

@@ -1,5 +1,7 @@
 """``pier``: reads the command line, finds the command, runs it, prints what went wrong."""
 
+from __future__ import annotations
+
 import os
 import sys
 
@@ -7,20 +9,30 @@ from pierhead.client.commands import GROUPS, TREE, Command
 from pierhead.client.errors import ClientError, Quit
 from pierhead.client.flags import HelpWanted, Options, Page, UsageError, parse
 from pierhead.client.session import GlobalOptions, Session
-from pierhead.errors import plain
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import ModuleType
 
 NOT_INTERSPERSED = frozenset(("container run", "container create", "container exec", "container top"))
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run one command line; the exit status."""
-    words = sys.argv[1:] if arguments is None else arguments
+def main() -> None:
+    """Run the command line, and end: at once, where the interpreter would free piece by piece what goes anyway."""
+    status = _run(sys.argv[1:])
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def _run(words: list[str]) -> int:
+    """The exit status; everything is written."""
     try:
-        status = _dispatch(words)
-        sys.stdout.flush()
-        return status
-    except Quit as quit:
-        return quit.status
+        try:
+            return _dispatch(words)
+        except Quit as quit:
+            return quit.status
+        finally:
+            sys.stdout.flush()
     except BrokenPipeError:
         _drop_output()
         return 1
@@ -40,6 +52,8 @@ def _complain(message: str) -> None:
 
 
 def _failed(error: OSError) -> int:
+    from pierhead.errors import plain
+
     try:
         sys.stdout.flush()
     except OSError:  # it was the output itself
@@ -76,7 +90,7 @@ def _dispatch(words: list[str]) -> int:
     command = TREE.get(path)
     if command is None:
         return _no_command(rest)
-    return _run(command, path, arguments, settings)
+    return _execute(command, path, arguments, settings)
 
 
 def _global_options(words: list[str]) -> tuple[GlobalOptions, list[str]]:
@@ -126,11 +140,15 @@ def _no_command(rest: list[str]) -> int:
     return 1
 
 
-def _run(command: Command, path: str, arguments: list[str], settings: GlobalOptions) -> int:
-    from importlib import import_module
+def _module(name: str) -> ModuleType:
+    """``importlib.import_module`` without the import of importlib."""
+    __import__(name)
+    return sys.modules[name]
 
+
+def _execute(command: Command, path: str, arguments: list[str], settings: GlobalOptions) -> int:
     grammar, entry = command.grammar.split(":")
-    page = Page(import_module("pierhead.client.grammar." + grammar).COMMANDS[entry])
+    page = Page(_module("pierhead.client.grammar." + grammar).COMMANDS[entry])
     try:
         options = parse(page, arguments, command.canonical not in NOT_INTERSPERSED)
     except HelpWanted as wanted:
@@ -156,7 +174,7 @@ def _run(command: Command, path: str, arguments: list[str], settings: GlobalOpti
         return 1
     module, function = command.code.split(":")
     session = Session(settings, path)
-    status = getattr(import_module("pierhead.client." + module), function)(session, options)
+    status = getattr(_module("pierhead.client." + module), function)(session, options)
     assert isinstance(status, int)
     return status
 

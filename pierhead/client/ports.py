@@ -1,8 +1,12 @@
 """Published ports: the column of ``pier ps``, and what ``-p`` and ``--expose`` mean."""
 
-from typing import Any
+from __future__ import annotations
 
 from pierhead.client.errors import ClientError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def display_ports(ports: list[Any]) -> str:

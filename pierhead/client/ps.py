@@ -1,15 +1,20 @@
 """``pier ps``."""
 
-from typing import Any
+from __future__ import annotations
 
 from pierhead.client.api import filter_query
 from pierhead.client.errors import ClientError, DaemonError
 from pierhead.client.flags import Options
 from pierhead.client.ports import display_ports, listening
 from pierhead.client.session import Session
-from pierhead.client.table import Columns, show
-from pierhead.client.template import Template, TemplateError
+from pierhead.client.table import fields, show
 from pierhead.client.units import ago, human_size, local_time, shortened, truncated
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pierhead.client.table import Columns
 
 TABLE = "table {{.ID}}\t{{.Image}}\t{{.Command}}\t{{.RunningFor}}\t{{.Status}}\t{{.Ports}}\t{{.Names}}"
 KIND = "*formatter.ContainerContext"
@@ -71,6 +76,10 @@ def _look_further(session: Session, rows: list[Any]) -> list[Any]:
 
 def _check(format: str) -> None:
     """Docker's ``ps`` reads the template before it asks for anything, and words its errors differently."""
+    if fields(format):
+        return
+    from pierhead.client.template import Template, TemplateError
+
     try:
         Template(format, "")
     except TemplateError as error:

@@ -1,11 +1,16 @@
 """What a command is given: the way to the daemon, the configuration, the terminal."""
 
+from __future__ import annotations
+
 import sys
-from typing import Any
 
 from pierhead.client.api import Api
 from pierhead.client.errors import NoDaemon
 from pierhead.client.host import Host, Tls, config_folder, read_config, resolve
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class GlobalOptions:

@@ -1,9 +1,9 @@
 """A hijacked connection joined to the terminal: input one way, output the other, in raw mode where it is a terminal."""
 
+import _socket
 import os
 import select
 import signal
-import socket
 import sys
 from collections.abc import Callable
 from types import FrameType, TracebackType
@@ -172,7 +172,7 @@ def _read_input() -> bytes:
         return b""
 
 
-def _receive(sock: socket.socket, output: "Demultiplexer | Raw | None") -> bool:
+def _receive(sock: _socket.socket, output: "Demultiplexer | Raw | None") -> bool:
     try:
         data = sock.recv(BLOCK)
     except BlockingIOError:
@@ -184,7 +184,7 @@ def _receive(sock: socket.socket, output: "Demultiplexer | Raw | None") -> bool:
     return bool(data)
 
 
-def _send(sock: socket.socket, pending: bytearray) -> None:
+def _send(sock: _socket.socket, pending: bytearray) -> None:
     try:
         while pending:
             del pending[: sock.send(pending)]
@@ -194,9 +194,9 @@ def _send(sock: socket.socket, pending: bytearray) -> None:
         pending.clear()
 
 
-def _half_close(sock: socket.socket) -> None:
+def _half_close(sock: _socket.socket) -> None:
     try:
-        sock.shutdown(socket.SHUT_WR)
+        sock.shutdown(_socket.SHUT_WR)
     except OSError:
         return  # the other side is gone already, which the next read tells
 

@@ -1,14 +1,19 @@
 """Tables: Go's text/tabwriter (minimum 10, padding 3) and Docker's ``--format`` for lists."""
 
+from __future__ import annotations
+
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
 from pierhead.client.errors import ClientError
-from pierhead.client.template import Escaped, Template, TemplateError, go_json
 
-Row = Mapping[str, Any]
-Columns = Mapping[str, "tuple[str, Callable[[Any], str | None]]"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from typing import Any, TypeAlias
+
+    from pierhead.client.template import Escaped
+
+Columns: TypeAlias = "Mapping[str, tuple[str, Callable[[Any], str | None]]]"
 MINIMUM, PADDING = 10, 3
 
 
@@ -56,10 +61,14 @@ class Fields:
         try:
             return self.columns[name][1](self.row)
         except KeyError:
+            from pierhead.client.template import TemplateError
+
             raise TemplateError(f"can't evaluate field {name} in type {self.kind}", executing=True) from None
 
     def go_json(self) -> Escaped:
         """What ``{{json .}}`` prints."""
+        from pierhead.client.template import Escaped
+
         return Escaped((name, self.columns[name][1](self.row)) for name in sorted(self.columns))
 
 
@@ -98,14 +107,46 @@ def formatted(format: str, columns: Columns, rows: Iterable[Any], kind: str = "*
     """As ``show`` prints it."""
     is_table = format.startswith("table")
     if format == "json":
+        from pierhead.client.template import go_json
+
         return "".join(go_json(Fields(columns, row, kind)) + "\n" for row in rows)
-    text = (format[5:] if is_table else format).strip(" ").replace("\\t", "\t").replace("\\n", "\n")
+    names = fields(format)
+    if names and columns.keys() >= set(names):
+        lines = ["\t".join(columns[name][0] for name in names)] if is_table else []
+        lines += ["\t".join(_cell(columns[name][1](row)) for name in names) for row in rows]
+    else:
+        lines = _executed(_text(format), is_table, columns, rows, kind)
+    text = "".join(line + "\n" for line in lines)
+    return align(text) if is_table else text
+
+
+def fields(format: str) -> list[str]:
+    """The names in a format that is nothing but fields with tabs between them, as Docker's own tables are; else none.
+
+    Such a one needs neither the template language nor the regular expressions that read it.
+    """
+    cells = _text(format).split("\t")
+    names = [cell[3:-2] for cell in cells if cell.startswith("{{.") and cell.endswith("}}") and cell[3:-2].isalpha()]
+    return names if len(names) == len(cells) else []
+
+
+def _text(format: str) -> str:
+    """The template in it."""
+    return format.removeprefix("table").strip(" ").replace("\\t", "\t").replace("\\n", "\n")
+
+
+def _cell(value: str | None) -> str:
+    return "<no value>" if value is None else value
+
+
+def _executed(template: str, head: bool, columns: Columns, rows: Iterable[Any], kind: str) -> list[str]:
+    """What a template makes of each row, the head first if there is to be one."""
+    from pierhead.client.template import Template, TemplateError
+
     try:
-        template = Template(text, "")
-        lines = [template.execute(Fields(columns, row, kind)) for row in rows]
-        if is_table:
-            lines.insert(0, template.execute(Header(columns), header=True))
+        parsed = Template(template, "")
+        lines = [parsed.execute(Fields(columns, row, kind)) for row in rows]
+        return [parsed.execute(Header(columns), header=True), *lines] if head else lines
     except TemplateError as error:
         kind = "failed to execute template" if error.executing else "template parsing error"
         raise ClientError(f"{kind}: template: {error}") from None
-    return align("".join(line + "\n" for line in lines)) if is_table else "".join(line + "\n" for line in lines)
