@@ -91,4 +91,4 @@ def commit(graph: Graph, parent: Image, layer_id: str, made: Commit, name: Refer
             "os": parent.config.os or "linux",
             "rootfs": {"type": "layers", "diff_ids": [*parent.config.diff_ids, *([] if empty else [layer.diff_id])]},
         }
-        return graph.put_image(msgspec.json.encode(file), name)
+        return graph.put_image(msgspec.json.encode(file), name, parent.id)

@@ -48,7 +48,10 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """One image. created and loaded are ns since the epoch; top is the chain id of its topmost layer."""
+    """One image. created and loaded are ns since the epoch; top is the chain id of its topmost layer.
+
+    parent: the image that the container was of that this one was committed from.
+    """
 
     id: str
     raw: bytes
@@ -57,6 +60,7 @@ class Image:
     loaded: int
     size: int
     top: str | None
+    parent: str | None
 
 
 def _layer(row: Row) -> Layer:
@@ -367,10 +371,10 @@ class Graph:
 
     # -- images -----------------------------------------------------------------------------------------------------
 
-    def put_image(self, raw: bytes, name: Reference | None = None) -> Image:
+    def put_image(self, raw: bytes, name: Reference | None = None, parent: str | None = None) -> Image:
         """Make the image that a configuration file describes; all its layers must be there (and leased).
 
-        name: is its from the same moment on. Raises InvalidParameter.
+        name: is its from the same moment on. parent: see ``Image``. Raises InvalidParameter.
         """
         config = parse_config(raw)
         id = digest_of(raw)
@@ -382,8 +386,8 @@ class Graph:
                 except LookupError as error:
                     raise InvalidParameter(f"image {id} needs a layer that is not here") from error
                 self.db.execute(
-                    "INSERT INTO image VALUES (?, ?, ?, ?, ?, ?)",
-                    (id, raw, config.created_ns, time.time_ns(), size, chain[-1] if chain else None),
+                    "INSERT INTO image VALUES (?, ?, ?, ?, ?, ?, (SELECT id FROM image WHERE id = ?))",
+                    (id, raw, config.created_ns, time.time_ns(), size, chain[-1] if chain else None, parent),
                 )
             if name is not None:
                 self.tags.set(name, id)
@@ -399,6 +403,7 @@ class Graph:
             row["loaded"],
             row["size"],
             row["top"],
+            row["parent"],
         )
 
     def has(self, id: str) -> bool:
@@ -416,6 +421,10 @@ class Graph:
         """All of them, the youngest first."""
         return [self._image(row) for row in self.db.all("SELECT * FROM image ORDER BY created DESC, id")]
 
+    def has_children(self, id: str) -> bool:
+        """Whether an image was committed from a container of this one."""
+        return self.db.first("SELECT 1 FROM image WHERE parent = ? LIMIT 1", (id,)) is not None
+
     def by_prefix(self, prefix: str) -> str | None:
         """The id that begins with these hex digits, if exactly one does."""
         rows = self.db.all("SELECT id FROM image WHERE id >= ? AND id < ? LIMIT 2", (prefix, prefix + "g"))
@@ -425,7 +434,7 @@ class Graph:
         """Delete an image and its names, and the layers that nothing else needs: (their chain ids, bytes on disk).
 
         despite: the containers of it that the caller knows of, and deletes it all the same.  Raises Conflict for any
-        other (it has been made meanwhile), and while one is being made.
+        other (it has been made meanwhile), while one is being made, and for an image that has children.
         """
         with self.releases.one():
             with self.db.transaction(durable=True):
@@ -437,6 +446,11 @@ class Graph:
                             f"conflict: unable to delete {id.removeprefix('sha256:')[:12]} (must be forced) - image is "
                             f"being used by stopped container {row['id'][:12]}"
                         )
+                if self.has_children(id):
+                    raise Conflict(
+                        f"conflict: unable to delete {id.removeprefix('sha256:')[:12]} (cannot be forced) - image has "
+                        "dependent child images"
+                    )
                 image = self.db.first("SELECT top FROM image WHERE id = ?", (id,))
                 if image is None:
                     return [], 0

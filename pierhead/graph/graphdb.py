@@ -26,7 +26,7 @@ IntegrityError = sqlite3.IntegrityError
 Row = sqlite3.Row
 Parameters = Sequence[Any] | Mapping[str, Any]
 
-SCHEMA_VERSION = 12
+SCHEMA_VERSION = 13
 WAL_SIZE = 4 * 1024 * 1024 + 64 * 1024
 """SQLite folds the log into the database at 1,000 pages and then begins at the front again."""
 
@@ -148,8 +148,10 @@ CREATE TABLE image (
     created INTEGER NOT NULL,                   -- ns, of the config
     loaded  INTEGER NOT NULL,                   -- ns, when it came here
     size    INTEGER NOT NULL,
-    top     TEXT REFERENCES layer (chain_id)    -- NULL: an image without layers
+    top     TEXT REFERENCES layer (chain_id),   -- NULL: an image without layers
+    parent  TEXT REFERENCES image (id) ON DELETE SET NULL -- of a commit: what its container was of
 ) WITHOUT ROWID;
+CREATE INDEX image_parent ON image (parent);
 CREATE TABLE tag (
     reference TEXT PRIMARY KEY,                 -- normalized: docker.io/library/busybox:latest or …@sha256:…
     image_id  TEXT NOT NULL REFERENCES image (id) ON DELETE CASCADE,
@@ -319,6 +321,9 @@ MIGRATIONS = (
     # 11 → 12
     "DROP TRIGGER IF EXISTS port_overlap;"
     f"ALTER TABLE port ADD COLUMN direct INTEGER NOT NULL DEFAULT 0; {_PORT_OVERLAP}",
+    # 12 → 13
+    "ALTER TABLE image ADD COLUMN parent TEXT REFERENCES image (id) ON DELETE SET NULL;"
+    "CREATE INDEX image_parent ON image (parent);",
 )
 """What makes of a file of version N one of version N + 1, by N - 1. New columns are the last of their table."""
 

@@ -71,6 +71,49 @@ def test_nothing_changed_is_no_layer_and_an_entrypoint_forgets_the_command(api: 
     assert api.get("/images/other:latest/json")["Id"] == other
 
 
+def test_an_image_stays_below_what_was_committed_on_it_and_goes_with_the_last_of_it(api: Api) -> None:
+    base = made(api, api.create("sleep", "1"), "below")
+    for name in ("one", "two"):
+        id = api.create("sleep", "1", image="below", name=name)
+        made(api, id, name)
+        api.ok("DELETE", f"/containers/{id}")
+    child = api.get("/images/one/json")
+    assert child["Parent"] == base
+    steps = api.get("/images/one/history")
+    assert [(step["Id"], step["Tags"]) for step in steps[:2]] == [
+        (child["Id"], ["one:latest"]), (base, ["below:latest"]),
+    ]  # fmt: skip
+    for name in (base, base[7:19]):
+        answer = api.send("DELETE", f"/images/{name}", force=1)
+        said = f"conflict: unable to delete {base[7:19]} (cannot be forced) - image has dependent child images"
+        assert (answer.status, answer.message) == (409, said)
+    assert api.ok("DELETE", "/images/below", force=1).json == [{"Untagged": "below:latest"}]
+    # Without a name it is shown to those who ask for all, and pruned by nobody.
+    assert base not in {image["Id"] for image in api.get("/images/json")}
+    assert {image["ParentId"] for image in api.get("/images/json", all=1) if image["RepoTags"]} >= {base}
+    assert not api.ok("POST", "/images/prune").json["ImagesDeleted"]
+    assert base not in str(api.ok("DELETE", "/images/one").json)
+    gone = api.ok("DELETE", "/images/two").json
+    assert {"Deleted": base} in gone and gone[0] == {"Untagged": "two:latest"}
+    assert api.send("GET", f"/images/{base}/json").status == 404
+
+
+def test_parents_stay_when_they_are_not_to_be_pruned(api: Api) -> None:
+    base = made(api, api.create("sleep", "1"), "below")
+    id = api.create("sleep", "1", image="below")
+    made(api, id, "above")
+    api.ok("DELETE", f"/containers/{id}")
+    api.ok("DELETE", "/images/below")
+    api.ok("DELETE", "/images/above", noprune=1)
+    assert api.get(f"/images/{base}/json")["RepoTags"] in ([], None)
+    assert {"Deleted": base} in api.ok("POST", "/images/prune").json["ImagesDeleted"]
+
+
+def made(api: Api, container: str, name: str) -> str:
+    """The id of an image committed from a container."""
+    return str(api.ok("POST", f"/commit?container={container}&repo={name}").json["Id"])
+
+
 @pytest.mark.parametrize(
     ("query", "status", "words"),
     [

@@ -93,8 +93,12 @@ async def list(
     shared_size: bool = False,
     manifests: bool = False,
 ) -> builtins.list[ImageSummary]:
-    """The images, youngest first. manifests: whoever asks for them (``images --tree``) shows what is in use, too."""
-    found = await blocking(_list, engine, filters or Filters(), shared_size)
+    """The images, youngest first.
+
+    all: with parents of others that have no name.  manifests: whoever asks for them (``images --tree``) shows what is
+    in use, too.
+    """
+    found = await blocking(_list, engine, all, filters or Filters(), shared_size)
     if manifests:
         users = _users(engine)
         for image in found:
@@ -110,32 +114,36 @@ def _users(engine: Engine) -> dict[str, int]:
 
 @dataclass(frozen=True, slots=True)
 class _Listed:
-    """An image as lists look at it. created: ns."""
+    """An image as lists look at it. created: ns; inner: others were committed from containers of it."""
 
     created: int
     names: builtins.list[Reference]
+    inner: bool
     summary: ImageSummary
 
 
 def _all(engine: Engine) -> builtins.list[_Listed]:
     """Every image, youngest first."""
     names = engine.graph.tags.all()
-    return [_listed(image, names.get(image.id, [])) for image in engine.graph.images()]
+    images = engine.graph.images()
+    parents = {image.parent for image in images}
+    return [_listed(image, names.get(image.id, []), image.id in parents) for image in images]
 
 
-def _listed(image: Image, names: builtins.list[Reference]) -> _Listed:
+def _listed(image: Image, names: builtins.list[Reference], inner: bool) -> _Listed:
     summary = ImageSummary(
         id=image.id,
         created=image.created // 10**9,
         labels=container_config(image).labels,
+        parent_id=image.parent or "",
         repo_tags=[name.familiar for name in names if name.digest is None],
         repo_digests=[name.familiar for name in names if name.digest is not None],
         size=image.size,
     )
-    return _Listed(image.created, names, summary)
+    return _Listed(image.created, names, inner, summary)
 
 
-def _list(engine: Engine, filters: Filters, shared_size: bool) -> builtins.list[ImageSummary]:
+def _list(engine: Engine, all: bool, filters: Filters, shared_size: bool) -> builtins.list[ImageSummary]:
     filters.validate(LIST_FILTERS)
     dangling = filters.flag("dangling")
     before = min((find(engine, name).created for name in filters.values_of("before")), default=None)
@@ -158,9 +166,9 @@ def _list(engine: Engine, filters: Filters, shared_size: bool) -> builtins.list[
                 continue
             summary.repo_tags = [name.familiar for name in shown if name.digest is None]
             summary.repo_digests = [name.familiar for name in shown if name.digest is not None]
-        if dangling and summary.repo_tags:
+        if dangling and (summary.repo_tags or image.inner):
             continue
-        if "dangling" in filters and not dangling and not image.names:
+        if not image.names and ((image.inner and not all) or ("dangling" in filters and not dangling)):
             continue
         if (use := held.get(summary.id)) is not None:
             summary.shared_size = use.shared
@@ -193,6 +201,7 @@ async def inspect(engine: Engine, name: str, platform: Platform | None = None) -
         id=image.id,
         repo_tags=[name.familiar for name in names if name.digest is None],
         repo_digests=[name.familiar for name in names if name.digest is not None],
+        parent=image.parent or "",
         comment=comment,
         created=rfc3339(image.created) if config.created else "",
         docker_version=config.docker_version or "",
@@ -229,11 +238,16 @@ async def history(engine: Engine, name: str, platform: Platform | None = None) -
                 size=size,
             )
         )
-    if items:
-        items[-1].id = image.id
-        tags = [reference.familiar for reference in engine.graph.tags.of(image.id) if reference.digest is None]
-        items[-1].tags = tags or None
-    return items[::-1]
+    items.reverse()
+    described: Image | None = image
+    for item in items:
+        if described is None:
+            break
+        item.id = described.id
+        tags = [reference.familiar for reference in engine.graph.tags.of(described.id) if reference.digest is None]
+        item.tags = tags or None
+        described = engine.graph.image(described.parent) if described.parent is not None else None
+    return items
 
 
 async def tag(engine: Engine, name: str, repo: str, tag: str) -> None:
@@ -272,15 +286,19 @@ def _short(id: str) -> str:
     return id.removeprefix("sha256:")[:12]
 
 
-def _check(image: Image, found: builtins.list[tuple[str, bool]], *, force: bool, named: bool) -> None:
-    """Raise Conflict where an image may not be deleted; force gives way to all but running containers.
+def _check(
+    image: Image, found: builtins.list[tuple[str, bool]], *, inner: bool, force: bool, named: bool = False
+) -> None:
+    """Raise Conflict where an image may not be deleted; force gives way to all but running containers and children.
 
-    found: its users.  named: whether it has names that nobody has asked to take away.
+    found: its users.  inner: whether it has children.  named: whether it has names that nobody has asked to take away.
     """
 
     def conflict(how: str, why: str) -> Conflict:
         return Conflict(f"conflict: unable to delete {_short(image.id)} ({how}) - {why}")
 
+    if inner:
+        raise conflict("cannot be forced", "image has dependent child images")
     for id, running in found:
         if running:
             raise conflict("cannot be forced", f"image is being used by running container {_short(id)}")
@@ -297,20 +315,24 @@ async def remove(
 ) -> tuple[builtins.list[ImageDeleteResponseItem], Released]:
     """Take a name from an image, and delete the image when that was its last; by id: delete it with all its names.
 
+    With it go its parents that have no name and no use any more, unless noprune.
     Raises NoSuchImage, Conflict with Docker's wording, NotFound where it is not of one of the platforms.
     """
     for platform in platforms:
         find(engine, name, platform)
     before = space.free(engine)
-    records, freed = await engine.finish(_remove(engine, name, force))
+    records, freed = await engine.finish(_remove(engine, name, force, noprune))
     return records, space.released(engine, freed, before)
 
 
-async def _remove(engine: Engine, name: str, force: bool) -> tuple[builtins.list[ImageDeleteResponseItem], int]:
+async def _remove(
+    engine: Engine, name: str, force: bool, noprune: bool = False
+) -> tuple[builtins.list[ImageDeleteResponseItem], int]:
     """What was done, and the bytes that it gave back."""
     image = find(engine, name)
     names = engine.graph.tags.of(image.id)
     found = users(engine, image)
+    inner = engine.graph.has_children(image.id)
     by_id = names_id(image.id, name)
     if by_id:
         condemned = names if _single(names) else []
@@ -326,16 +348,32 @@ async def _remove(engine: Engine, name: str, force: bool) -> tuple[builtins.list
     if left and not by_id:
         return _untag(engine, image, condemned), 0
     try:
-        _check(image, found, force=force, named=bool(left))
+        _check(image, found, inner=inner, force=force, named=bool(left))
     except Conflict:
-        if not by_id and found:
-            return _untag(engine, image, condemned), 0  # a forced untag leaves what a container needs
+        if not by_id and (found or inner):
+            return _untag(engine, image, condemned), 0  # what a container or a child needs stays
         raise
     # With its names at once: whatever ends this daemon, an image that nobody has a name for is not what is left.
     layers, freed = await blocking(engine.graph.delete_image, image.id, {id for id, _ in found})
     records = _untagged(engine, image, [*condemned, *left], told=len(names) if by_id else 1)
+    records += _deleted(engine, image, layers)
+    while image.parent is not None and not noprune:
+        try:
+            image = engine.graph.image(image.parent)
+            if engine.graph.tags.of(image.id) or users(engine, image) or image.id in engine.graph.pins.images():
+                break
+            layers, more = await blocking(engine.graph.delete_image, image.id)
+        except (Conflict, NoSuchImage):
+            break  # it has another child, or somebody else was faster
+        records += _deleted(engine, image, layers)
+        freed += more
+    return records, freed
+
+
+def _deleted(engine: Engine, image: Image, layers: builtins.list[str]) -> builtins.list[ImageDeleteResponseItem]:
+    """Tell that it is gone."""
     event(engine, "delete", image)
-    return [*records, *(ImageDeleteResponseItem(deleted=id) for id in (image.id, *layers))], freed
+    return [ImageDeleteResponseItem(deleted=id) for id in (image.id, *layers)]
 
 
 def _with_digests(asked: Reference, names: builtins.list[Reference]) -> builtins.list[Reference]:
@@ -383,18 +421,28 @@ def prunable(engine: Engine, filters: Filters, without: Set[str] = frozenset()) 
     if len(until) > 1:
         raise InvalidParameter("more than one until filter specified")
     pinned = engine.graph.pins.images()
-    found = []
-    for image in engine.graph.images():
+
+    def wanted(image: Image, names: builtins.list[Reference]) -> bool:
         labels = container_config(image).labels
         if (until and image.created > until[0]) or not filters.matches_labels("label", labels):
-            continue
+            return False
         if "label!" in filters and filters.matches_labels("label!", labels):
-            continue
+            return False
         if image.id in pinned or any(id not in without for id, _ in users(engine, image)):
-            continue
+            return False
+        return not dangling or all(name.digest is not None for name in names)
+
+    found = []
+    parents = set()
+    for image in engine.graph.images():  # children come before their parents
         names = engine.graph.tags.of(image.id)
-        if not dangling or all(name.digest is not None for name in names):
+        inner = image.id in parents
+        # A parent of what stays loses its names at most.
+        if wanted(image, names) and not (inner and (dangling or not names)):
             found.append(Unused(image, names))
+            if not inner:
+                continue
+        parents.add(image.parent)
     return found
 
 
