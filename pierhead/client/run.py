@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, TextIO
 
 from pierhead.client.api import quote
@@ -87,8 +87,9 @@ def _id_file(path: str) -> Iterator[TextIO | None]:
         with file:
             yield file
     finally:
-        if not os.path.getsize(path):
-            os.unlink(path)
+        with suppress(FileNotFoundError):  # somebody may have taken it away
+            if not os.path.getsize(path):
+                os.unlink(path)
 
 
 def _platform(text: str) -> str:

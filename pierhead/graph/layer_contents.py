@@ -5,6 +5,7 @@ the layer, is whether everything that has no content (folders, links, empty file
 whether all of it has the owner, mode, time and attributes that its header says.
 """
 
+import errno
 import os
 import stat
 import time
@@ -40,8 +41,9 @@ _KINDS = {
     BLOCK_DEVICE: stat.S_ISBLK,
     FIFO: stat.S_ISFIFO,
 }
-_KEPT = (b"security.capability", b"user.")
-"""Extended attributes that every file and folder can have, so that one that is missing was taken away."""
+_CAPABILITY = b"security.capability"
+_MARKS = (b"user.overlay.", b"user.fuseoverlayfs.")
+"""Of those who stack layers: not every driver takes them out of an archive, and none tells them."""
 _LISTED = 3
 
 
@@ -52,7 +54,7 @@ def wrong(graph: Graph, layer: Layer, tell: Callable[[int], None]) -> str:
         descriptor = graph.driver.open_layer(layer.cache_id)
         try:
             entries = _entries(_counted(pieces, tell))
-            found = list(_compare(entries, descriptor, alone=graph.driver.stacks))
+            found = list(compare(entries, descriptor, alone=graph.driver.stacks))
         finally:
             os.close(descriptor)
     except (OSError, ValueError, EOFError, PierheadError) as error:
@@ -95,7 +97,7 @@ def _entries(pieces: Iterator[bytes]) -> dict[bytes, Entry]:
     return wanted
 
 
-def _compare(wanted: dict[bytes, Entry], layer: int, *, alone: bool) -> Iterator[str]:
+def compare(wanted: dict[bytes, Entry], layer: int, *, alone: bool) -> Iterator[str]:
     """alone: the layer's folder has nothing but what is its own."""
     seen: set[tuple[int, int]] = set()
     for name, entry in wanted.items():
@@ -111,7 +113,7 @@ def _compare(wanted: dict[bytes, Entry], layer: int, *, alone: bool) -> Iterator
             if target is not None and not os.path.samestat(found, target):
                 yield f"{os.fsdecode(name)} is not {os.fsdecode(entry.link)} under another name any more"
         elif name:
-            yield from (f"{os.fsdecode(name)} {text}" for text in _changed(layer, entry, found))
+            yield from (f"{os.fsdecode(name)} {text}" for text in _changed(layer, entry, found, alone=alone))
     if alone:
         for _, _, path, found in walk(layer):
             # Folders that are in no header were made for what is in them.
@@ -119,7 +121,7 @@ def _compare(wanted: dict[bytes, Entry], layer: int, *, alone: bool) -> Iterator
                 yield f"{os.fsdecode(path)} was not in the archive"
 
 
-def _changed(layer: int, entry: Entry, found: os.stat_result) -> Iterator[str]:
+def _changed(layer: int, entry: Entry, found: os.stat_result, *, alone: bool) -> Iterator[str]:
     """Of what is there and of the right kind: what is not as the archive has it."""
     mode, wanted = stat.S_IMODE(found.st_mode), stat.S_IMODE(entry.mode)
     if entry.kind != SYMLINK and mode != wanted:
@@ -138,12 +140,38 @@ def _changed(layer: int, entry: Entry, found: os.stat_result) -> Iterator[str]:
         if entry.kind == SYMLINK and (link := os.readlink(base, dir_fd=above)) != entry.link:
             yield f"leads to {os.fsdecode(link)}, not {os.fsdecode(entry.link)}"
         if entry.kind in (REGULAR, DIRECTORY):
-            there = read_xattrs(b"/proc/self/fd/%d/%s" % (above, base))
-            for key in sorted(there.keys() | entry.xattrs.keys()):
-                if key.startswith(_KEPT) and there.get(key) != entry.xattrs.get(key):
-                    yield f"has another attribute {os.fsdecode(key)}"
+            node = b"/proc/self/fd/%d/%s" % (above, base)
+            # A folder may have had them before, of its parent layer or of an earlier entry.
+            for key in _other(node, entry.xattrs, added=alone and entry.kind == REGULAR):
+                yield f"has another attribute {os.fsdecode(key)}"
     finally:
         os.close(above)
+
+
+def _other(node: bytes, wanted: dict[bytes, bytes], *, added: bool) -> Iterator[bytes]:
+    """Which extended attributes are not as the archive has them; added: nor may there be any more.
+
+    Only such as a driver writes and tells, and where it is sure that they were taken away: a false alarm is worse.
+    """
+    there = read_xattrs(node)
+    for key in sorted(there.keys() | wanted.keys() if added else wanted):
+        if key != _CAPABILITY and (not key.startswith(b"user.") or key.startswith(_MARKS)):
+            continue
+        now, then = there.get(key), wanted.get(key)
+        if now is None:
+            if _can_have(node, key):
+                yield key
+        elif then is None or (now != then and (key != _CAPABILITY or len(now) == len(then))):
+            yield key  # a capability of another length is another revision: the kernel tells 3 as 2
+
+
+def _can_have(node: bytes, key: bytes) -> bool:
+    """Of an attribute that it has not: without a file system that can, layers are unpacked without."""
+    try:
+        os.getxattr(node, key, follow_symlinks=False)
+    except OSError as error:
+        return error.errno == errno.ENODATA
+    return False
 
 
 def _moment(seconds: int) -> str:

@@ -369,7 +369,9 @@ def test_whose_a_file_is_since_when_and_what_it_may_is_compared_as_well(pierd: P
             entry = tarfile.TarInfo(name)
             entry.type, entry.linkname, entry.uid, entry.gid, entry.mtime = kind, "file" * (name != "file"), 7, 8, 1e9
             entry.size, entry.mode = len(b"text") * (name == "file"), 0o640
-            entry.pax_headers = {"SCHILY.xattr.user.kept": "yes"} if name == "file" else {}
+            if name == "file":
+                marks = ("overlay.opaque", "fuseoverlayfs.origin")  # which are nobody's damage
+                entry.pax_headers = {f"SCHILY.xattr.user.{key}": "yes" for key in ("kept", *marks)}
             archive.addfile(entry, io.BytesIO(b"text"))
     diff = pierd.data_root / "overlay2" / import_archive(pierd, "rotten", buffer.getvalue()) / "diff"
     assert fsck(pierd, deep=1) == []

@@ -1,6 +1,7 @@
 """The command line of pier: flags in all of Docker's spellings, and what is refused."""
 
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,7 @@ from pierhead.client.grammar.run import COMMANDS
 from pierhead.client.mounts import MountProblem
 from pierhead.client.mounts import parse as parse_mount
 from pierhead.client.ports import publish
+from pierhead.client.run import _id_file
 from pierhead.client.run_options import request
 from pierhead.client.streams import DetachKeys
 from pierhead.client.values import duration, size
@@ -128,3 +130,15 @@ def test_detach_keys_are_held_back_until_they_are_complete() -> None:
     assert DetachKeys("ctrl-a,b").keys == b"\x01b"
     with pytest.raises(ValueError, match="Unknown"):
         DetachKeys("foo")
+
+
+def test_an_id_file_that_was_taken_away_stops_nothing_and_hides_no_error(tmp_path: Path) -> None:
+    path = tmp_path / "id"
+    with _id_file(str(path)):
+        path.unlink()
+    with pytest.raises(KeyError, match="the real one"), _id_file(str(path)):
+        path.unlink()
+        raise KeyError("the real one")
+    with _id_file(str(path)):
+        pass
+    assert not path.exists()
