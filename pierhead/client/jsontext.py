@@ -42,4 +42,4 @@ def dumps(value: object, sort_keys: bool = False) -> str:
     """As ``json.dumps``, without blanks."""
     import json
 
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, sort_keys=sort_keys)
+    return json.dumps(value, separators=(",", ":"), sort_keys=sort_keys)

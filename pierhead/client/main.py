@@ -19,9 +19,24 @@ NOT_INTERSPERSED = frozenset(("container run", "container create", "container ex
 
 def main() -> None:
     """Run the command line, and end: at once, where the interpreter would free piece by piece what goes anyway."""
+    if None in (sys.stdin, sys.stdout, sys.stderr):
+        _stand_in()
     status = _run(sys.argv[1:])
-    sys.stderr.flush()
+    try:
+        sys.stderr.flush()
+    except OSError:
+        pass  # nobody reads it
     os._exit(status)
+
+
+def _stand_in() -> None:
+    """Open /dev/null for the standard streams that we were begun without: a connection must not take their place."""
+    while (number := os.open(os.devnull, os.O_RDWR)) < 3:
+        pass
+    os.close(number)
+    sys.stdin = sys.stdin or open(0, encoding="utf-8")
+    sys.stdout = sys.stdout or open(1, "w", encoding="utf-8")
+    sys.stderr = sys.stderr or open(2, "w", encoding="utf-8")
 
 
 def _run(words: list[str]) -> int:

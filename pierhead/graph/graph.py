@@ -430,9 +430,11 @@ class Graph:
         rows = self.db.all("SELECT id FROM image WHERE id >= ? AND id < ? LIMIT 2", (prefix, prefix + "g"))
         return rows[0]["id"] if len(rows) == 1 else None
 
-    def delete_image(self, id: str, despite: Set[str] = frozenset()) -> tuple[list[str], int]:
+    def delete_image(self, id: str, despite: Set[str] = frozenset(), *, parents: bool = False) -> tuple[list[str], int]:
         """Delete an image and its names, and the layers that nothing else needs: (their chain ids, bytes on disk).
 
+        parents: with those of its parents that have neither name nor pin, container nor another child; each one's id
+        is then in the list, before its layers.
         despite: the containers of it that the caller knows of, and deletes it all the same.  Raises Conflict for any
         other (it has been made meanwhile), while one is being made, and for an image that has children.
         """
@@ -451,12 +453,34 @@ class Graph:
                         f"conflict: unable to delete {id.removeprefix('sha256:')[:12]} (cannot be forced) - image has "
                         "dependent child images"
                     )
-                image = self.db.first("SELECT top FROM image WHERE id = ?", (id,))
+                image = self.db.first("SELECT * FROM image WHERE id = ?", (id,))
                 if image is None:
                     return [], 0
-                self.db.execute("DELETE FROM tag WHERE image_id = ?", (id,))
-                self.db.execute("DELETE FROM image WHERE id = ?", (id,))
-            return self.collect(image["top"])
+                going = [image]
+                self._forget(id)
+                while parents and (above := self._idle(going[-1]["parent"])) is not None:
+                    going.append(above)
+                    self._forget(above["id"])
+            removed, freed = self.collect(image["top"])
+            for image in going[1:]:
+                chains, more = self.collect(image["top"])
+                removed += [image["id"], *chains]
+                freed += more
+            return removed, freed
+
+    def _forget(self, id: str) -> None:
+        self.db.execute("DELETE FROM tag WHERE image_id = ?", (id,))
+        self.db.execute("DELETE FROM image WHERE id = ?", (id,))
+
+    def _idle(self, id: str | None) -> Row | None:
+        """The row of an image that nobody has a name or another use for; None for any other."""
+        return self.db.first(
+            "SELECT * FROM image WHERE id = :id AND NOT EXISTS (SELECT 1 FROM tag WHERE image_id = :id) "
+            "AND NOT EXISTS (SELECT 1 FROM image WHERE parent = :id) "
+            "AND NOT EXISTS (SELECT 1 FROM pin WHERE name = :id) "
+            "AND NOT EXISTS (SELECT 1 FROM container WHERE image_id = :id OR instr(mounts, :id))",
+            {"id": id},
+        )
 
     def remove_writable(self, cache_id: str) -> int:
         """Delete a container's own layer, and of the image's layers those that were kept for it alone; the bytes."""

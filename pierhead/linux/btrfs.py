@@ -189,7 +189,7 @@ def forget_limit(descriptor: int, id: int) -> None:
 class Written:
     """What a snapshot has that its source had not.
 
-    size: the content of the regular files that differ, bytes. disk: what was written for them, bytes on the disk:
+    size: the content of what differs, directories apart, bytes. disk: what was written for them, bytes on the disk:
     compressed as it is, shared extents once; small files, which btrfs keeps in its tree, by their length there.
     """
 
@@ -208,7 +208,7 @@ def written(subvolume: int, made: int, source: int | None) -> Written:
     for number, kind, data in _items(subvolume, 0, (0, 0), (_EVERYTHING, 255), made + 1):
         if kind == _INODE_ITEM and struct.unpack_from("=Q", data, 8)[0] > made:
             found = _Inode.read(data)
-            if stat.S_ISREG(found.mode) and found.links and not _same(subvolume, source, number, found):
+            if not stat.S_ISDIR(found.mode) and found.links and not _same(subvolume, source, number, found):
                 size += found.size
         elif kind == _EXTENT_DATA:
             generation, _, _, _, _, how, at, length = _EXTENT.unpack_from(data.ljust(_EXTENT.size, b"\0"))

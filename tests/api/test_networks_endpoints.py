@@ -140,7 +140,7 @@ def test_an_interface_that_cannot_be_as_asked_is_refused(api: Api) -> None:
         assert message in refused.message
     for options, message in (
         ({IFNAME: "eth0"}, "another interface of the container is named eth0"),
-        ({SYSCTLS: "net.ipv4.conf.IFNAME.no_such=1"}, "net.ipv4.conf.eth1.no_such"),
+        ({SYSCTLS: "net.ipv4.conf.IFNAME.no_such=1"}, "/proc/sys/net/ipv4/conf/eth1/no_such"),
     ):
         body = {"Container": id, "EndpointConfig": {"DriverOpts": options}}
         refused = api.send("POST", "/networks/n1/connect", body)

@@ -484,9 +484,10 @@ def test_removing_gives_every_byte_back(driver: GraphDriver, home: Path) -> None
 
 def test_what_was_unpacked_is_counted(driver: GraphDriver) -> None:
     driver.create("a", None)
-    applied = driver.apply("a", io.BytesIO(archive(folder("d"), file("d/x", b"x" * 5000), hardlink("y", "d/x"))))
-    assert applied.size == 5000 and applied.entries == 3
-    assert driver.measure("a").content == 5000
+    made = folder("d"), file("d/x", b"x" * 5000), hardlink("y", "d/x"), symlink("s", "d/x")
+    applied = driver.apply("a", io.BytesIO(archive(*made)))
+    assert applied.size == 5003 and applied.entries == 4
+    assert driver.measure("a").content == 5003
     assert driver.parent("a") is None and driver.parent("nothing") is None
 
 

@@ -32,6 +32,14 @@ print(*sys.modules)
     assert "pierhead.client.ps" in loaded and not loaded & SLOW
 
 
+@pytest.mark.parametrize("closed", ["2>&-", "2>/dev/full", ">&- 2>&-"])
+def test_an_error_output_that_takes_nothing_does_not_change_the_exit_status(closed: str) -> None:
+    program = f"import sys; sys.path.insert(0, {TOP!r}); from pierhead.client.main import main; main()"
+    command = [sys.executable, "-I", "-S", "-c", program, "context", "ls"]
+    shell = ["sh", "-c", f'"$@" {closed}', "sh", *command]
+    assert subprocess.run(shell, capture_output=True, timeout=30, check=False).returncode == 0
+
+
 SCALARS = some.none() | some.booleans() | some.integers() | some.floats(allow_nan=False) | some.text()
 VALUES = some.recursive(SCALARS, lambda inner: some.lists(inner) | some.dictionaries(some.text(), inner), max_leaves=8)
 

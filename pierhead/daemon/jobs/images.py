@@ -3,7 +3,7 @@
 import builtins
 import copy
 from collections.abc import Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from pierhead.daemon.engine.engine import Engine, blocking
@@ -353,27 +353,24 @@ async def _remove(
         if not by_id and (found or inner):
             return _untag(engine, image, condemned), 0  # what a container or a child needs stays
         raise
-    # With its names at once: whatever ends this daemon, an image that nobody has a name for is not what is left.
-    layers, freed = await blocking(engine.graph.delete_image, image.id, {id for id, _ in found})
+    lineage = [] if noprune else _lineage(engine, image)
+    # With its names and its parents at once: whatever ends this daemon, an image that nobody has a name for is not what
+    # is left.
+    despite = {id for id, _ in found}
+    gone, freed = await blocking(lambda: engine.graph.delete_image(image.id, despite, parents=not noprune))
     records = _untagged(engine, image, [*condemned, *left], told=len(names) if by_id else 1)
-    records += _deleted(engine, image, layers)
-    while image.parent is not None and not noprune:
-        try:
-            image = engine.graph.image(image.parent)
-            if engine.graph.tags.of(image.id) or users(engine, image) or image.id in engine.graph.pins.images():
-                break
-            layers, more = await blocking(engine.graph.delete_image, image.id)
-        except (Conflict, NoSuchImage):
-            break  # it has another child, or somebody else was faster
-        records += _deleted(engine, image, layers)
-        freed += more
-    return records, freed
+    for one in (image, *(parent for parent in lineage if parent.id in gone)):
+        event(engine, "delete", one)
+    return [*records, *(ImageDeleteResponseItem(deleted=id) for id in (image.id, *gone))], freed
 
 
-def _deleted(engine: Engine, image: Image, layers: builtins.list[str]) -> builtins.list[ImageDeleteResponseItem]:
-    """Tell that it is gone."""
-    event(engine, "delete", image)
-    return [ImageDeleteResponseItem(deleted=id) for id in (image.id, *layers)]
+def _lineage(engine: Engine, image: Image) -> builtins.list[Image]:
+    """Its parent, the parent's, and so on."""
+    found: builtins.list[Image] = []
+    while image.parent is not None and engine.graph.has(image.parent):
+        image = engine.graph.image(image.parent)
+        found.append(image)
+    return found
 
 
 def _with_digests(asked: Reference, names: builtins.list[Reference]) -> builtins.list[Reference]:
@@ -406,10 +403,14 @@ def _untagged(
 
 @dataclass(frozen=True, slots=True)
 class Unused:
-    """An image that no container has, and the names that it had when it was found to be so."""
+    """An image that no container has, and the names that it had when it was found to be so.
+
+    inner: it is below another one that stays, and can lose its names alone.
+    """
 
     image: Image
     names: builtins.list[Reference]
+    inner: bool = False
 
 
 def prunable(engine: Engine, filters: Filters, without: Set[str] = frozenset()) -> builtins.list[Unused]:
@@ -432,18 +433,22 @@ def prunable(engine: Engine, filters: Filters, without: Set[str] = frozenset()) 
             return False
         return not dangling or all(name.digest is not None for name in names)
 
-    found = []
-    parents = set()
-    for image in engine.graph.images():  # children come before their parents
-        names = engine.graph.tags.of(image.id)
-        inner = image.id in parents
-        # A parent of what stays loses its names at most.
-        if wanted(image, names) and not (inner and (dangling or not names)):
-            found.append(Unused(image, names))
-            if not inner:
-                continue
-        parents.add(image.parent)
-    return found
+    images = engine.graph.images()
+    names = engine.graph.tags.all()
+    found = {image.id: Unused(image, names.get(image.id, [])) for image in images}
+    found = {id: one for id, one in found.items() if wanted(one.image, one.names)}
+    stay = [image for image in images if image.id not in found]
+    while stay:  # the parent of what stays does, too, and loses its names at most
+        parent = stay.pop().parent
+        unused = found.get(parent) if parent is not None else None
+        if unused is None or unused.inner:
+            continue
+        if dangling or not unused.names:
+            del found[unused.image.id]
+        else:
+            found[unused.image.id] = replace(unused, inner=True)
+        stay.append(unused.image)
+    return [*found.values()]
 
 
 async def remove_unused(engine: Engine, found: Unused) -> tuple[builtins.list[ImageDeleteResponseItem], int]:
@@ -454,7 +459,8 @@ async def remove_unused(engine: Engine, found: Unused) -> tuple[builtins.list[Im
         return done, reclaimed  # it has got another name since
     for name in [str(reference) for reference in found.names] or [found.image.id]:
         try:
-            records, freed = await engine.finish(_remove(engine, name, False))
+            # Without its parents: those that may go have been found themselves.
+            records, freed = await engine.finish(_remove(engine, name, False, noprune=True))
         except (Conflict, NoSuchImage):
             continue  # used or gone since it was listed
         done += records

@@ -59,6 +59,8 @@ def order(engine: Engine) -> Iterator[Candidate]:
     used = _uses(engine)
     groups: dict[str, list[Candidate]] = {"dangling": [], "pulled": [], "local": []}
     for found in unused:
+        if found.inner:
+            continue  # without its names not a byte more would be free
         tagged = [name for name in found.names if name.digest is None]
         pulled = any(name.digest is not None for name in found.names)
         group = "dangling" if not tagged else "pulled" if pulled else "local"

@@ -48,8 +48,10 @@ def _images(engine: Engine, filters: Filters, needs: Needs, without: frozenset[s
     records: list[ImageDeleteResponseItem] = []
     size = 0
     for found in image_jobs.prunable(engine, filters, without):
-        layers, freed = needs.without_image(found.image.id)
         records += [ImageDeleteResponseItem(untagged=name.familiar) for name in found.names]
+        if found.inner:
+            continue
+        layers, freed = needs.without_image(found.image.id)
         records += [ImageDeleteResponseItem(deleted=id) for id in (found.image.id, *layers)]
         size += freed
     return ImagePruneResponse(images_deleted=records or None, space_reclaimed=size)

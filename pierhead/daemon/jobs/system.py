@@ -187,8 +187,8 @@ async def data_usage(
     if fresh:
         await blocking(holdings, engine.graph, fresh)  # which writes it down
     if "image" in types:
+        found.layers_size = (await blocking(engine.derived, space.layers_and_images)).size
         found.images = await blocking(engine.derived, images.usage)
-        found.layers_size = engine.derived(space.layers_and_images).size
     if "container" in types:
         found.containers = await containers.list(engine, all=True, size=True)
     if "volume" in types:

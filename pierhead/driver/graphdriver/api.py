@@ -19,7 +19,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What ``apply`` did: bytes of regular file content, number of entries.
+    """What ``apply`` did: bytes of content (symbolic links by their length), number of entries.
 
     inherits: directories that the archive uses and says nothing of (b"": the root), which are as the parent has them.
     opaque: nothing of what is below it shows through the layer.
@@ -42,7 +42,7 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What something takes, hard links once: bytes of regular files' content; on disk, st_blocks × 512 of all of it."""
+    """What something takes, hard links once: bytes of content, directories' apart; on disk, st_blocks × 512 of all."""
 
     content: int
     disk: int

@@ -191,6 +191,7 @@ class Extractor:
         else:
             if entry.kind == SYMLINK:
                 os.symlink(entry.link, base, dir_fd=above)
+                self._size += len(entry.link)
             else:
                 os.mknod(base, _SPECIAL[entry.kind] | 0o600, entry.device, dir_fd=above)
             self._node_metadata(entry, above, base)

@@ -1,5 +1,7 @@
 """How much a tree takes, in one walk: the content of its files, and its blocks on the disk.
 
+The content is what Docker calls the size: of all but directories, so that a symbolic link counts by its length.
+
 The blocks are those of everything in it, its folders and long symbolic links included (st_blocks, in units of 512 bytes
 whatever the file system's are), so that the figures of parts that share nothing add up to the figure of the whole.  A
 file with several names counts once, a sparse one by what is written of it.
@@ -39,7 +41,7 @@ class Tally:
             self._seen[key] = counted or content
         if not seen and found.st_dev == self.device:
             self.blocks += found.st_blocks
-        if content and not counted and stat.S_ISREG(found.st_mode):
+        if content and not counted and not stat.S_ISDIR(found.st_mode):
             self.content += found.st_size
 
     @property
@@ -128,8 +130,8 @@ def _level(fd: int, tally: Tally, across: bool) -> list[bytes]:
             elif found.st_nlink > 1:
                 tally.add(found)
                 continue
+            else:
+                tally.content += found.st_size
             if found.st_dev == tally.device:
                 tally.blocks += found.st_blocks
-            if kind == stat.S_IFREG:
-                tally.content += found.st_size
     return below
