@@ -3,14 +3,15 @@
 Each directory is listed once: its files are counted and unlinked by that list, and it goes itself when what is below it
 is gone.  Whether that waits is the file system's: ext4 without a journal that is mounted with ``discard`` tells the
 disk of each file's blocks and waits for its answer, one with a journal may wait for that.  Where most unlinks wait,
-several threads take files away at once, though they be of one directory: the kernel gives a file's blocks back after it
-has let go of the directory (do_unlinkat in fs/namei.c).
+and for long, several threads take files away at once, though they be of one directory: the kernel gives a file's
+blocks back after it has let go of the directory (do_unlinkat in fs/namei.c).
 """
 
 import os
 import resource
 import stat
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
@@ -24,11 +25,13 @@ _FAR = 3000
 """Directories and bytes of a path below the top, after which a directory is moved up to it."""
 _BATCH = 64
 _THREADS = 16
+_LONG = 100e-6
+"""Seconds that an unlink takes at least if it waits for a disk; the interpreter's lock mostly comes sooner."""
 
 
-def waits() -> int:
-    """How often this thread has waited for something."""
-    return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
+def waits() -> tuple[int, float]:
+    """How often this thread has waited for something, be it the interpreter's lock; seconds of a clock."""
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw, time.monotonic()
 
 
 def remove_tree(path: str) -> int:
@@ -46,11 +49,11 @@ def remove_tree(path: str) -> int:
         os.close(above)
 
 
-def remove_at(above: int, base: bytes, waited: Callable[[], int] = waits) -> int:
+def remove_at(above: int, base: bytes, waited: Callable[[], tuple[int, float]] = waits) -> int:
     """Delete ``base`` and everything below it; bytes given back (st_blocks; a hard link counts when it is the last).
 
     Does not mind what is gone already. Trees of any depth: what is too far down is moved up first, so that neither
-    descriptors nor paths run out.  waited: how often this thread has, up to now.
+    descriptors nor paths run out.  waited: as ``waits``.
     """
     try:
         found = os.stat(base, dir_fd=above, follow_symlinks=False)
@@ -70,7 +73,7 @@ def remove_at(above: int, base: bytes, waited: Callable[[], int] = waits) -> int
     return freed + found.st_blocks * 512
 
 
-def _clear(top: int, waited: Callable[[], int]) -> int:
+def _clear(top: int, waited: Callable[[], tuple[int, float]]) -> int:
     """Delete what is in a directory, but for what is too far down: that is in it afterwards. Returns bytes."""
     freed = 0
     levels: list[tuple[bytes, list[str]]] = []
@@ -115,14 +118,14 @@ class _Unlinking:
     After the ``with`` all are gone, and ``freed`` says how many bytes they were. Raises OSError there, too.
     """
 
-    def __init__(self, top: int, waited: Callable[[], int]) -> None:
+    def __init__(self, top: int, waited: Callable[[], tuple[int, float]]) -> None:
         self.freed = 0
         self._waited = waited
         self._top = top
         self._links = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
         self._parts: list[Future[int]] = []
-        self._seen = self._waits = 0
+        self._seen, self._waits, self._took = 0, 0, 0.0
 
     def __enter__(self) -> Self:
         return self
@@ -139,14 +142,16 @@ class _Unlinking:
             if self._pool is not None:
                 self._parts.append(self._pool.submit(self._below, path, batch))
                 continue
-            before = self._waited()
+            before, start = self._waited()
             self.freed += self._unlink(fd, batch)
             self._seen += len(batch)
-            self._waits += self._waited() - before
+            after, end = self._waited()
+            self._waits += after - before
+            self._took += end - start
             if self._seen >= _BATCH:
-                if self._waits > self._seen / 2:
+                if self._waits > self._seen / 2 and self._took > self._seen * _LONG:
                     self._pool = ThreadPoolExecutor(_THREADS, "layer remove")
-                self._seen = self._waits = 0
+                self._seen, self._waits, self._took = 0, 0, 0.0
 
     def _below(self, path: bytes, names: list[str]) -> int:
         fd = _open(self._top, path)
