@@ -7,7 +7,9 @@ disk was listed first, has no row, and is still on disk, is nobody's; and what i
 """
 
 import contextlib
+import errno
 import os
+import time
 from collections.abc import Iterator
 from functools import partial
 
@@ -19,6 +21,9 @@ from pierhead.graph.graph import Graph, Image
 from pierhead.graph.graphdb import Row
 from pierhead.graph.image import chain_ids, digest_of
 from pierhead.graph.layer_contents import wrong
+
+_GONE_BY, _PAUSE = 5.0, 0.02
+"""Seconds: by then a process has died that was killed, asked so often."""
 
 
 def compare(graph: Graph, tell: Tell = quiet, *, deep: bool = False) -> Iterator[Difference]:
@@ -112,8 +117,22 @@ def _still_unfinished(graph: Graph, cache_id: str) -> bool:
 def _finish(graph: Graph, row: Row) -> None:
     if _still_unfinished(graph, row["cache_id"]):
         with graph.releases.one():
-            graph.discard(row["cache_id"])
+            _discard(graph, row["cache_id"])
             graph.collect(row["parent"])
+
+
+def _discard(graph: Graph, cache_id: str) -> None:
+    """Although the process that unpacked it for a daemon that was killed may still be dying: it can make or take away
+    a name meanwhile, after its folder was listed."""
+    until = time.monotonic() + _GONE_BY
+    while True:
+        try:
+            graph.discard(cache_id)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.ENOENT) or time.monotonic() > until:
+                raise
+        time.sleep(_PAUSE)
 
 
 def _unknown_layers(graph: Graph) -> Iterator[Difference]:

@@ -88,6 +88,6 @@ def test_a_process_that_was_killed_fails_its_load_and_leaves_nothing(pierd: Pier
 def test_nobody_unpacks_any_more_for_a_pierd_that_was_killed(pierd: Pierd) -> None:
     with stopped_load(pierd) as (pid, _):
         pierd.kill()
-        wait_until(lambda: not Path(f"/proc/{pid}").exists(), "the end of who unpacked for it")
     pierd.start()
+    wait_until(lambda: not Path(f"/proc/{pid}").exists(), "the end of who unpacked for it")
     assert nothing_of_it(pierd)

@@ -1,6 +1,7 @@
 """Images and layers on a real disk: shared, loaded, saved, lied about, interrupted; and every byte given back."""
 
 import bz2
+import contextlib
 import gzip
 import io
 import json
@@ -327,6 +328,32 @@ def test_a_crash_at_any_moment_leaves_nothing(store: Store) -> None:
     assert os.listdir(store.root / "tmp") == [] and len(os.listdir(store.root / "overlay2/l")) == 1
     assert b"".join(store.graph.archive(top)) == LAYERS[0]
     store.db.close()
+
+
+def test_a_layer_goes_although_who_unpacked_it_is_still_dying(store: Store) -> None:
+    id = "a" * 64
+    store.db.execute(
+        "INSERT INTO layer (chain_id, diff_id, cache_id, driver, state) "
+        "VALUES ('sha256:a', '', ?, 'overlay2', 'making')",
+        (id,),
+    )
+    store.graph.driver.create(id, None)
+    layer = store.graph.driver.open_layer(id)
+    begun = threading.Event()
+
+    def unpack() -> None:
+        with contextlib.suppress(FileNotFoundError):  # the folder is gone
+            for number in range(5000):
+                os.close(os.open(str(number), os.O_WRONLY | os.O_CREAT, dir_fd=layer))
+                begun.set()
+
+    unpacking = threading.Thread(target=unpack)
+    unpacking.start()
+    begun.wait()
+    mended(store)
+    unpacking.join()
+    os.close(layer)
+    assert store.left() == set()
 
 
 def mended(store: Store) -> None:
