@@ -233,7 +233,7 @@ class Graph:
         if blob.size < WORTH:
             made, archive, applied = self._apply(cache_id, blob.source)
         else:
-            made, archive, applied = self._have_applied(lease, cache_id, blob.source)
+            made, archive, applied = self._apply_elsewhere(lease, cache_id, blob.source)
         if blob.check is not None:
             blob.check()
         if blob.diff_id is not None and made != blob.diff_id:
@@ -260,8 +260,8 @@ class Graph:
             split.abandon()
         return diff_id, archive, applied
 
-    def _have_applied(self, lease: Lease, cache_id: str, source: BinaryIO) -> tuple[str, int, Applied]:
-        """The same, by another process."""
+    def _apply_elsewhere(self, lease: Lease, cache_id: str, source: BinaryIO) -> tuple[str, int, Applied]:
+        """The same, unpacked by a process of its own (``graph.unpacking``), which writes the split, too."""
         split = os.open(self.split(cache_id), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         told: list[tuple[str, int]] = []
 

@@ -19,7 +19,7 @@ if __name__ == "__main__":
 from pierhead.errors import InvalidParameter
 from pierhead.graph.split import SplitWriter
 from pierhead.graph.stream import Limits, PlainStream
-from pierhead.graph.tasks import CONNECTION, Failed, Task, Unpacked, receive, send
+from pierhead.graph.unpacker_messages import CONNECTION, Failed, Task, Unpacked, receive, send
 from pierhead.linux import calls, const
 
 CHUNK = 1 << 20
@@ -38,7 +38,7 @@ class _Pipe(FileIO):
 
 
 def unpack(task: Task, source: int, root: int, split: int) -> Unpacked:
-    """One layer. The descriptors are closed. Raises what reading, unpacking and writing raise."""
+    """One layer. The descriptors are closed, unless it raises what reading, unpacking and writing raise."""
     module, _, name = task.rules.partition(":")
     rules = getattr(import_module(module), name)
     try:
@@ -57,7 +57,10 @@ def unpack(task: Task, source: int, root: int, split: int) -> Unpacked:
 
 
 def serve(connection: socket.socket) -> None:
-    """Task after task, until the daemon has no more."""
+    """Task after task, until the daemon has no more or one has failed.
+
+    What that one has left open goes with the process: the daemon would feed a pipe for ever that nobody reads.
+    """
     while (received := receive(connection, Task, 3)) is not None:
         task, descriptors = received
         answer: Unpacked | Failed
@@ -70,13 +73,14 @@ def serve(connection: socket.socket) -> None:
         except Exception as error:
             answer = Failed(f"{type(error).__name__}: {error}", -1)
         send(connection, answer)
+        if isinstance(answer, Failed):
+            return
 
 
 def main() -> None:
     calls.prctl(const.PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != int(sys.argv[1]):
         return
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C at the daemon's terminal is the daemon's to answer
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     calls.name_process("pierhead-unpack")
     serve(socket.socket(fileno=CONNECTION))

@@ -16,7 +16,7 @@ from typing import BinaryIO
 from pierhead.driver.graphdriver.api import Applied
 from pierhead.errors import InvalidParameter
 from pierhead.graph.stream import Limits
-from pierhead.graph.tasks import CONNECTION, Failed, Task, Unpacked, receive, send
+from pierhead.graph.unpacker_messages import CONNECTION, Failed, Task, Unpacked, receive, send
 
 WORTH = 4 << 20
 """Bytes of a blob from which on it is worth a process: its start takes as long as a few megabytes do."""
@@ -40,7 +40,7 @@ class Unpacker:
                         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDWR, 0),
                         (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_RDWR, 0),
                     ],
-                    setsid=True,
+                    setsid=True,  # Ctrl-C at the daemon's terminal is the daemon's to answer
                     setsigmask=[],
                     setsigdef=set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP},
                 )

@@ -92,6 +92,9 @@ class GraphDriver(Protocol):
     def apply(self, id: str, tar: BinaryIO | Unpack, record: Record | None = None) -> Applied:
         """Unpack an uncompressed layer tar (whiteouts included) into an empty layer, or have it unpacked.
 
+        record: told of what is read from ``tar``. An ``Unpack`` reads by itself and records what it likes: ``record``
+        means nothing beside it.
+
         Never touches anything outside the layer, whatever the archive holds; raises InvalidParameter for an archive
         that tries, leaving the layer to be removed by the caller.
         """

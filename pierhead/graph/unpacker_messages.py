@@ -1,4 +1,7 @@
-"""What the daemon and a process that unpacks for it (``unpacker``) say to each other: a length, and msgpack."""
+"""What the daemon (``unpacking``) and the process that unpacks for it (``unpacker``) say to each other.
+
+A Task goes there, Unpacked or Failed comes back; each is a length, and msgpack.
+"""
 
 import socket
 import struct
