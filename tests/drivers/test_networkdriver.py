@@ -290,8 +290,8 @@ def test_reconciling_with_nothing_leaves_no_network(case: Case) -> None:
     assert census.strays == () and bool(census.missing) == (case.kind.driver in ("macvlan", "ipvlan") and bool(made))
 
 
-def test_reconciling_takes_away_what_was_left_on_the_way_into_a_container(case: Case) -> None:
-    """Linux before 6.15 has links made on the host and moved; whoever does so may be killed in between."""
+def test_reconciling_takes_away_a_containers_link_that_was_moved_to_the_host(case: Case) -> None:
+    """It is born in the container's namespace, and has the instance's mark wherever it goes."""
     if case.kind.driver not in ("macvlan", "ipvlan"):
         return
     case.do(lambda: case.driver.create(case.network))

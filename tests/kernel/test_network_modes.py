@@ -4,12 +4,14 @@ br_netfilter on and off: nothing may depend on it.
 """
 
 import contextlib
+import socket
 import subprocess
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 
 import pytest
 
-from pierhead.driver.networkdriver.api import Network
+from pierhead.driver.networkdriver.api import Network, PortBinding
 from pierhead.driver.networkdriver.bridge import BridgeDriver
 from pierhead.driver.networkdriver.bridgeoptions import (
     GATEWAY_MODE,
@@ -125,6 +127,53 @@ def test_a_routed_networks_ports_are_opened_for_the_family_that_was_asked_for(la
         assert ask(lab.world.neighbour, WEB[version], 8100).startswith(web.name)
     lab.host.call(lambda: lab.driver.leave(network, endpoint))
     assert "172.31.0.2" not in lab.host.run("nft", "list", "ruleset").stdout
+
+
+def _direct(port: int, proto: str = "tcp") -> PortBinding:
+    return PortBinding(proto, port, port, WEB[6], port, port, direct=True)
+
+
+def test_a_withdrawn_port_of_the_hosts_ends_connections_though_the_containers_own_stays_open(lab: Lab) -> None:
+    network = lab.network(1, ipv6=True, options={GATEWAY_MODE[6]: "routed"})
+    gone, kept = tcp(8080, 8080, "0.0.0.0"), tcp(8081, 8080, "0.0.0.0")
+    web, endpoint = lab.container(network, 2, gone, kept, _direct(8080))
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(
+            web.call(lambda: socket.create_server(("::", 8080), family=socket.AF_INET6, dualstack_ipv6=True))
+        )
+        ends = []
+        for address, port in ((HOST[4], 8080), (HOST[4], 8081), (WEB[6], 8080)):
+            client = stack.enter_context(lab.world.neighbour.connect(address, port))
+            ends.append((client, stack.enter_context(listener.accept()[0])))
+        without = replace(endpoint, ports=(kept, _direct(8080)))
+        lab.host.call(lambda: lab.driver.publish(network, without, endpoint))
+        for client, served in ends[1:]:
+            client.sendall(b"?")
+            served.settimeout(20)
+            assert served.recv(1) == b"?"
+        lost = ends[0][0]
+        lost.settimeout(20)
+        lost.sendall(b"?")
+        with pytest.raises(ConnectionResetError):
+            lost.recv(1)
+
+
+def test_a_port_that_is_open_at_the_containers_own_address_breaks_nobodys_flows_to_that_number(lab: Lab) -> None:
+    asking, _ = lab.container(lab.network(2, ipv6=True), 2)
+
+    def bound(address: str) -> socket.socket:
+        made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        made.settimeout(20)
+        made.bind((address, 5353 if address else 0))
+        return made
+
+    with lab.world.neighbour.call(lambda: bound(NEIGHBOUR[4])) as resolver, asking.call(lambda: bound("")) as client:
+        client.sendto(b"?", (NEIGHBOUR[4], 5353))
+        _, asker = resolver.recvfrom(1)
+        routed = lab.network(1, ipv6=True, options={GATEWAY_MODE[4]: "routed", GATEWAY_MODE[6]: "routed"})
+        lab.container(routed, 2, _direct(5353, "udp"))
+        resolver.sendto(b"!", asker)
+        assert client.recv(1) == b"!"
 
 
 def test_the_host_itself_is_not_on_an_isolated_network(lab: Lab, bridge_nf: int) -> None:

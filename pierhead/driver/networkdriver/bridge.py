@@ -298,10 +298,12 @@ class BridgeDriver:
         def links() -> None:
             with Netlink() as link:
                 marked = [found for found in link.links() if found.group == self._group]
+                # Hundreds at once, as long as one; on its own each waits for RCU. The kernel refuses them all for one
+                # that cannot be removed, which somebody may have just put into the group.
                 if all(found.kind in KINDS for found in marked):
-                    # Hundreds at once, as long as one; on its own each waits for RCU.
-                    link.send(netlink.group_delete(self._group), ignore=(errno.ENODEV,))
-                    return
+                    [refused] = link.results([netlink.group_delete(self._group)])
+                    if refused in (0, errno.ENODEV):
+                        return
                 for found in marked:
                     if found.kind in KINDS:
                         link.send(netlink.link_delete(found.name), ignore=(errno.ENODEV,))

@@ -144,7 +144,7 @@ class Firewall:
             [
                 conntrack.flows_to_port(family, PROTOCOLS["udp"], port)
                 for binding in endpoint.ports
-                if binding.proto == "udp" and binding.host_high - binding.host_low < 64
+                if binding.proto == "udp" and not binding.direct and binding.host_high - binding.host_low < 64
                 for port in range(binding.host_low, binding.host_high + 1)
                 for family in (NFPROTO_IPV4, NFPROTO_IPV6)
             ]
@@ -217,10 +217,14 @@ class Firewall:
 
 
 def _numbers(endpoint: Endpoint) -> set[tuple[int, int, bool]]:
-    """The ports that an endpoint publishes: protocol, port, and whether it is the container's own or the host's."""
+    """The ports that an endpoint publishes: protocol, port, and whether it is the container's own or the host's.
+
+    What is published directly is the container's own alone.
+    """
     found: set[tuple[int, int, bool]] = set()
     for binding in endpoint.ports:
         kind = PROTOCOLS[binding.proto]
-        found |= {(kind, port, False) for port in range(binding.host_low, binding.host_high + 1)}
+        if not binding.direct:
+            found |= {(kind, port, False) for port in range(binding.host_low, binding.host_high + 1)}
         found |= {(kind, port, True) for port in range(binding.container_low, binding.container_high + 1)}
     return found

@@ -187,7 +187,7 @@ class ParentedDriver:
             parents.remove(name, group=self._group, kinds=(*parents.MADE, self.name))
 
     def census(self, networks: Known, others: Iterable[Network] = ()) -> Census:
-        """Parents; a container's link is on the host only until it is in the container."""
+        """Parents; and containers' links, none of which belongs on the host."""
         gone = parents.absent({self._parent(network) for network, _ in networks})
         missing = [
             f"{self._parent(network)}, the parent of network {network.name}, is not there"

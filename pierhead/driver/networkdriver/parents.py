@@ -87,8 +87,8 @@ def strays(wanted: Collection[str], *, prefix: str, group: int) -> tuple[str, ..
 
 
 def children(kind: str, *, group: int) -> tuple[str, ...]:
-    """Containers' links of a kind that are on the host: on their way into a container, or left there by whoever was
-    moving one and was killed."""
+    """Containers' links of a kind that are on the host. They are born in the container's namespace: one that is here
+    was moved out of it, by whoever may, and it may be moved on."""
     with Netlink() as link:
         return tuple(found.name for found in link.links() if found.group == group and found.kind == kind)
 
