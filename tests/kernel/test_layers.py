@@ -2,6 +2,7 @@
 
 import bz2
 import contextlib
+import gc
 import gzip
 import io
 import json
@@ -420,7 +421,7 @@ def test_the_same_image_loaded_many_times_at_once_is_one(store: Store) -> None:
 class Broken(io.RawIOBase):
     """A source that ends with an error after so many bytes."""
 
-    def __init__(self, data: bytes, after: int, error: BaseException) -> None:
+    def __init__(self, data: bytes, after: int, error: type[BaseException]) -> None:
         super().__init__()
         self._data = io.BytesIO(data[:after])
         self._error = error
@@ -428,16 +429,17 @@ class Broken(io.RawIOBase):
     def read(self, size: int = -1, /) -> bytes:
         piece = self._data.read(min(size, 1000))
         if not piece:
-            raise self._error
+            raise self._error("gone")
         return piece
 
 
 @pytest.mark.parametrize("after", [0, 100, 700, 200_000])
-@pytest.mark.parametrize("error", [OSError("gone"), KeyboardInterrupt()], ids=["error", "interrupt"])
-def test_an_interrupted_import_leaves_nothing(store: Store, after: int, error: BaseException) -> None:
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_an_interrupted_import_leaves_nothing(store: Store, after: int, error: type[BaseException]) -> None:
+    gc.collect()  # what an earlier test has left to it must not go meanwhile
     threads = threading.active_count()
     descriptors = os.listdir("/proc/self/fd")
-    with pytest.raises(type(error)):
+    with pytest.raises(error):
         import_rootfs(store.graph, cast("BinaryIO", Broken(LAYERS[1], after, error)), b"{}", "")
     assert store.left() == set() and store.graph.images() == []
     assert threading.active_count() == threads and os.listdir("/proc/self/fd") == descriptors
