@@ -229,7 +229,7 @@ def test_twenty_restarts_in_a_row_cost_no_line_no_answer_and_no_name(pierd: Pier
     """Killed and stopped in turn, under containers that write, rotate their logs, serve, and ask for names."""
     pierd.docker("network", "create", "own").check()
     pierd.docker("run", "-d", "--name", "web1", "--network", "own", "-p", "8081:8080", "web").check()
-    patient = f"nslookup -timeout={5 * SLOWER} -retry={2 * SLOWER}"
+    patient = f"nslookup -timeout={30 * SLOWER} -retry={12 * SLOWER}"
     ask = f"n=0; while :; do n=$((n+1)); {patient} web1 > /said 2>&1 && echo line $n || cat /said; sleep 0.1; done"
     quick = COUNT.replace("0.02", "0.002")
     rotated = ("--log-opt", "max-size=10k", "--log-opt", "max-file=100")
