@@ -394,7 +394,7 @@ def test_removals_print_what_dockers_do_and_where_asked_how_much_was_given_back(
 
 
 def test_what_happened_is_told_alike(stage: Engine) -> None:
-    window = ("--since", "10m", "--until", "0s", "--filter", "container=ended")
+    window = ("--since", "10h", "--until", "0s", "--filter", "container=ended")
     theirs = stage.docker("events", *window).check().stdout
     assert theirs and stage.pier("events", *window).stdout == theirs
     window = (*window, "--format", "{{.Type}} {{.Action}} {{.Actor.Attributes.name}}")
