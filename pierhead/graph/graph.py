@@ -63,6 +63,16 @@ class Image:
     parent: str | None
 
 
+CHILDREN = "image has dependent child images"
+STOPPED = "image is being used by stopped container {}"
+
+
+def undeletable(id: str, why: str, *, forced: bool = False) -> Conflict:
+    """Why an image stays, in Docker's words. forced: whoever insists can have it deleted all the same."""
+    how = "must be forced" if forced else "cannot be forced"
+    return Conflict(f"conflict: unable to delete {id.removeprefix('sha256:')[:12]} ({how}) - {why}")
+
+
 def _layer(row: Row) -> Layer:
     keys = ("chain_id", "diff_id", "parent", "cache_id", "size", "disk", "archive")
     return Layer(*(row[key] for key in keys))
@@ -444,15 +454,9 @@ class Graph:
                     if not self.driver.exists(row["layer_id"]):
                         raise Conflict(f"container {row['id'][:12]} is just being made of this image")
                     if row["id"] not in despite:
-                        raise Conflict(
-                            f"conflict: unable to delete {id.removeprefix('sha256:')[:12]} (must be forced) - image is "
-                            f"being used by stopped container {row['id'][:12]}"
-                        )
+                        raise undeletable(id, STOPPED.format(row["id"][:12]), forced=True)
                 if self.has_children(id):
-                    raise Conflict(
-                        f"conflict: unable to delete {id.removeprefix('sha256:')[:12]} (cannot be forced) - image has "
-                        "dependent child images"
-                    )
+                    raise undeletable(id, CHILDREN)
                 image = self.db.first("SELECT * FROM image WHERE id = ?", (id,))
                 if image is None:
                     return [], 0
@@ -461,12 +465,13 @@ class Graph:
                 while parents and (above := self._idle(going[-1]["parent"])) is not None:
                     going.append(above)
                     self._forget(above["id"])
-            removed, freed = self.collect(image["top"])
-            for image in going[1:]:
+            removed: list[str] = []
+            freed = 0
+            for image in going:
                 chains, more = self.collect(image["top"])
                 removed += [image["id"], *chains]
                 freed += more
-            return removed, freed
+            return removed[1:], freed
 
     def _forget(self, id: str) -> None:
         self.db.execute("DELETE FROM tag WHERE image_id = ?", (id,))

@@ -11,10 +11,12 @@ import socket
 import sys
 import threading
 from contextlib import suppress
+from io import FileIO
 from typing import BinaryIO
 
 from pierhead.driver.graphdriver.api import Applied
 from pierhead.errors import InvalidParameter
+from pierhead.graph.content import write_all
 from pierhead.graph.stream import Limits
 from pierhead.graph.unpacker_messages import CONNECTION, Failed, Task, Unpacked, receive, send
 
@@ -52,17 +54,16 @@ class Unpacker:
         """All of a blob. Raises what reading it raises, InvalidParameter, OSError; then the process is of no use."""
         task = Task(f"{rules.__module__}:{rules.__qualname__}", limits.size, limits.ratio, limits.allowance)
         reading, writing = os.pipe2(os.O_CLOEXEC)
-        try:
+        with FileIO(writing, "w") as pipe:
             with suppress(OSError):  # above what its user may have; it is slower then
-                fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, _PIPE)
+                fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE)
             try:
                 send(self._connection, task, (reading, root, split))
             finally:
                 os.close(reading)
             with suppress(BrokenPipeError):  # it says why
-                self._feed(source, writing)
-        finally:
-            os.close(writing)
+                while piece := source.read(_PIPE):
+                    write_all(pipe, piece)
         try:
             answer = receive(self._connection, Unpacked | Failed)  # type: ignore[arg-type]
         except ConnectionResetError:
@@ -79,13 +80,6 @@ class Unpacker:
             case Unpacked() as done:
                 return done
         raise AssertionError
-
-    @staticmethod
-    def _feed(source: BinaryIO, pipe: int) -> None:
-        while piece := source.read(_PIPE):
-            written = os.write(pipe, piece)
-            while written < len(piece):
-                written += os.write(pipe, memoryview(piece)[written:])
 
     def end(self) -> None:
         """At once, whatever it does."""

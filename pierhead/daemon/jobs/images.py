@@ -26,7 +26,7 @@ from pierhead.daemon.jobs.pulls import pull
 from pierhead.daemon.jobs.pushes import push
 from pierhead.daemon.jobs.transfers import import_, load, save
 from pierhead.errors import Conflict, InvalidParameter, NoSuchImage
-from pierhead.graph.graph import Image
+from pierhead.graph.graph import CHILDREN, STOPPED, Image, undeletable
 from pierhead.graph.image import parse_time
 from pierhead.manifest import Platform
 from pierhead.reference import Reference, parse
@@ -286,28 +286,22 @@ def _short(id: str) -> str:
     return id.removeprefix("sha256:")[:12]
 
 
-def _check(
-    image: Image, found: builtins.list[tuple[str, bool]], *, inner: bool, force: bool, named: bool = False
-) -> None:
+def _check(image: Image, found: builtins.list[tuple[str, bool]], *, inner: bool, force: bool, named: bool) -> None:
     """Raise Conflict where an image may not be deleted; force gives way to all but running containers and children.
 
     found: its users.  inner: whether it has children.  named: whether it has names that nobody has asked to take away.
     """
-
-    def conflict(how: str, why: str) -> Conflict:
-        return Conflict(f"conflict: unable to delete {_short(image.id)} ({how}) - {why}")
-
     if inner:
-        raise conflict("cannot be forced", "image has dependent child images")
+        raise undeletable(image.id, CHILDREN)
     for id, running in found:
         if running:
-            raise conflict("cannot be forced", f"image is being used by running container {_short(id)}")
+            raise undeletable(image.id, f"image is being used by running container {_short(id)}")
     if force:
         return
     if named:
-        raise conflict("must be forced", "image is referenced in multiple repositories")
+        raise undeletable(image.id, "image is referenced in multiple repositories", forced=True)
     for id, _ in found:
-        raise conflict("must be forced", f"image is being used by stopped container {_short(id)}")
+        raise undeletable(image.id, STOPPED.format(_short(id)), forced=True)
 
 
 async def remove(
