@@ -50,7 +50,7 @@ class Layer:
 class Image:
     """One image. created and loaded are ns since the epoch; top is the chain id of its topmost layer.
 
-    parent: the image that the container was of that this one was committed from.
+    parent: the image that the container was of that this one was committed from, here or where it was loaded from.
     """
 
     id: str
@@ -402,6 +402,11 @@ class Graph:
             if name is not None:
                 self.tags.set(name, id)
         return self.image(id)
+
+    def set_parent(self, id: str, parent: str) -> None:
+        """What an archive says of an image; what is known of it already stays."""
+        with self.db.transaction():
+            self.db.execute("UPDATE image SET parent = ? WHERE id = ? AND parent IS NULL", (parent, id))
 
     @staticmethod
     def _image(row: Row) -> Image:

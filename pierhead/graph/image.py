@@ -120,6 +120,26 @@ def chain_ids(diff_ids: list[str]) -> list[str]:
     return chain
 
 
+def follows(image: ConfigFile, parent: ConfigFile) -> bool:
+    """Whether an image can have been committed from a container of another: its history is the other's and a step more.
+
+    Docker asks for that, where there is any history, before it believes an archive.  Here the layers must begin with
+    the other's, too.  So an image has more than its parent of one or the other, and there are no circles.
+    """
+    steps, before = ([_told(step) for step in config.history or []] for config in (image, parent))
+    if image.diff_ids[: len(parent.diff_ids)] != parent.diff_ids:
+        return False
+    if not steps and not before:
+        return len(image.diff_ids) > len(parent.diff_ids)
+    return len(steps) == len(before) + 1 and steps[:-1] == before
+
+
+def _told(step: History) -> tuple[str | int | bool | None, ...]:
+    """What a step says; the same moment may be written in several ways."""
+    created = None if step.created is None else parse_time(step.created)
+    return created, step.created_by or "", step.author or "", step.comment or "", bool(step.empty_layer)
+
+
 def parse_config(data: bytes) -> ConfigFile:
     """Read and check a configuration file. Raises InvalidParameter, whatever the bytes are."""
     if len(data) > CONFIG_LIMIT:

@@ -22,7 +22,7 @@ from pierhead.errors import InvalidParameter
 from pierhead.graph.bundle import Bundle
 from pierhead.graph.content import Copied
 from pierhead.graph.graph import Graph, Image, Lease, Unpacked
-from pierhead.graph.image import CONFIG_LIMIT, chain_id, digest_of, parse_config
+from pierhead.graph.image import CONFIG_LIMIT, chain_id, digest_of, follows, parse_config
 from pierhead.graph.importing import host_architecture
 from pierhead.graph.stream import SNIFF, sniff
 from pierhead.reference import Reference, parse
@@ -44,16 +44,18 @@ class _Saved(msgspec.Struct, rename="pascal"):
     config: str
     layers: list[str] | None = None
     repo_tags: list[str] | None = None
+    parent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """An image of the archive: where its parts are, and what they must be."""
+    """An image of the archive: where its parts are, and what they must be. parent: the id of one, "" where none is."""
 
     config: bytes
     layers: tuple[str, ...]
     sizes: tuple[int | None, ...]
     names: tuple[Reference, ...]
+    parent: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,10 +127,27 @@ def load(
         found = [image for image in found if _is_of(image, platform)]
     if most and any(len(image.layers) > most for image in found):
         raise InvalidParameter("max depth exceeded")
+    parents = _parents(found)
     with graph.lease() as lease:
         _Unpacking(graph, lease, bundle, progress, parallel).run(_planned(bundle, found))
         with graph.db.transaction(durable=True):
-            return [_commit(graph, image) for image in found]
+            loaded = [_commit(graph, image) for image in found]
+            for id, parent in parents.items():
+                graph.set_parent(id, parent)
+            return loaded
+
+
+def _parents(found: list[Found]) -> dict[str, str]:
+    """Which image of the archive was committed from which other one of it. Raises InvalidParameter for a lie."""
+    images = {digest_of(image.config): image for image in found}
+    parents = {}
+    for id, image in images.items():
+        if image.parent == id or image.parent not in images:
+            continue
+        if not follows(parse_config(image.config), parse_config(images[image.parent].config)):
+            raise InvalidParameter(f"image {image.parent} is not a valid parent for {id}")
+        parents[id] = image.parent
+    return parents
 
 
 def _commit(graph: Graph, found: Found) -> Loaded:
@@ -270,7 +289,7 @@ def _docker(bundle: Bundle) -> list[Found]:
             if name.tag is None or name.digest is not None:
                 raise InvalidParameter(f'invalid tag "{text}"')
             names.append(name)
-        found.append(Found(config, layers, (None,) * len(layers), tuple(names)))
+        found.append(Found(config, layers, (None,) * len(layers), tuple(names), item.parent or ""))
     return found
 
 

@@ -66,6 +66,7 @@ def _archive(graph: Graph, images: list[Chosen]) -> Iterator[bytes]:
     saved: list[dict[str, object]] = []
     index: list[dict[str, object]] = []
     repositories: dict[str, dict[str, str]] = {}
+    saving = {chosen.image.id for chosen in images}
     for chosen in images:
         image = chosen.image
         chain = graph.chain(image)
@@ -87,6 +88,7 @@ def _archive(graph: Graph, images: list[Chosen]) -> Iterator[bytes]:
                 "RepoTags": [name.familiar for name in chosen.names] or None,
                 "Layers": [_path(layer.diff_id) for layer in chain],
                 "LayerSources": {layer.diff_id: _layer_descriptor(layer) for layer in chain},
+                **({"Parent": image.parent} if image.parent in saving else {}),
             }
         )
         for name in chosen.names:

@@ -1,14 +1,17 @@
 """``commit`` and ``export``: what a container has become, as an image and as an archive."""
 
 import io
+import json
 import tarfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import pytest
 
 from tests.harness.api import Api
 from tests.harness.engines import Engine
+from tests.harness.images import config_of, digest, tar
 from tests.harness.processes import wait_until
 
 CHANGE = (
@@ -19,6 +22,9 @@ CHANGE = (
 
 STATUS = pytest.mark.needs_docker28("the status of a bad reference")
 TMPFS = {"Tmpfs": {"/tm": ""}}
+LAYERS = tar({"one": "1"}), tar({"two": "2"})
+BASE, CHILD = config_of(LAYERS[:1]), config_of(LAYERS)
+"""Of two images of an archive, the second with a step and a layer more."""
 
 
 @pytest.fixture
@@ -107,6 +113,82 @@ def test_parents_stay_when_they_are_not_to_be_pruned(api: Api) -> None:
     api.ok("DELETE", "/images/above", noprune=1)
     assert api.get(f"/images/{base}/json")["RepoTags"] in ([], None)
     assert {"Deleted": base} in api.ok("POST", "/images/prune").json["ImagesDeleted"]
+
+
+def test_who_is_whose_parent_is_saved_and_loaded(api: Api) -> None:
+    base = made(api, api.create("sleep", "1"), "below")
+    id = api.create("sleep", "1", image="below")
+    child = made(api, id, "above")
+    api.ok("DELETE", f"/containers/{id}")
+    both = api.ok("GET", "/images/get?names=above&names=below").body
+    alone = api.ok("GET", "/images/get?names=above").body
+    assert {item.get("Parent") for item in saved_items(both)} == {base, None} and "Parent" not in saved_items(alone)[0]
+    api.ok("DELETE", "/images/above")
+    api.ok("DELETE", "/images/below")
+    load(api, both)
+    assert api.get("/images/above/json")["Parent"] == base and not api.get("/images/below/json")["Parent"]
+    assert api.send("DELETE", f"/images/{base}", force=1).status == 409
+    gone = api.ok("DELETE", "/images/below").json + api.ok("DELETE", "/images/above").json
+    assert {"Deleted": base} in gone and {"Deleted": child} in gone
+    load(api, alone)
+    assert not api.get("/images/above/json")["Parent"]
+
+
+def test_a_loaded_image_has_no_parent_that_did_not_come_with_it(api: Api) -> None:
+    """Else whoever made the archive could have it that an image that is here stays."""
+    for parent in (digest(CHILD), api.get("/images/busybox/json")["Id"]):
+        load(api, archive(BASE, CHILD, {digest(CHILD): parent}))
+        assert not api.get("/images/child/json")["Parent"]
+        assert {"Deleted": digest(CHILD)} in api.ok("DELETE", "/images/child").json
+
+
+@pytest.mark.parametrize(
+    ("base", "child", "circle"),
+    [
+        (BASE, CHILD, True),
+        (BASE.replace(b"layer 0", b"layer X"), CHILD, False),
+        pytest.param(
+            config_of(LAYERS[1:]), CHILD, False,
+            marks=pytest.mark.only_pierhead("Docker compares what histories say alone"),
+        ),
+    ],
+    ids=["circle", "other history", "other layers"],
+)  # fmt: skip
+def test_an_archive_that_lies_about_parents_is_refused(
+    engine: Engine, api: Api, base: bytes, child: bytes, circle: bool
+) -> None:
+    said = {digest(child): digest(base)} | ({digest(base): digest(child)} if circle else {})
+    assert "is not a valid parent for sha256:" in load(api, archive(base, child, said))
+    if engine.kind == "pierd":  # Docker has made the images by then
+        assert {api.send("GET", f"/images/{name}/json").status for name in ("child", "base")} == {404}
+
+
+def archive(base: bytes, child: bytes, parents: Mapping[str, str]) -> bytes:
+    """Two images as docker-save writes them, with what it says of their parents."""
+    layers = {digest(layer): layer for layer in LAYERS}
+    files = {id[7:]: data for id, data in (layers | {digest(base): base, digest(child): child}).items()}
+    items = [
+        {
+            "Config": digest(config)[7:],
+            "RepoTags": [f"{name}:latest"],
+            "Layers": [layer[7:] for layer in json.loads(config)["rootfs"]["diff_ids"]],
+            "Parent": parents.get(digest(config), ""),
+        }
+        for config, name in ((child, "child"), (base, "base"))
+    ]
+    return tar({**files, "manifest.json": json.dumps(items)})
+
+
+def saved_items(data: bytes) -> list[Any]:
+    """manifest.json of an archive."""
+    with tarfile.open(fileobj=io.BytesIO(data)) as saved:
+        return list(json.load(saved.extractfile("manifest.json")))  # type: ignore[arg-type]
+
+
+def load(api: Api, data: bytes) -> str:
+    """What is said at a load: its error, or its stream."""
+    answer = api.send("POST", "/images/load", raw=data, content_type="application/x-tar", quiet=1)
+    return answer.message if answer.status >= 400 else answer.body.decode()
 
 
 def made(api: Api, container: str, name: str) -> str:
