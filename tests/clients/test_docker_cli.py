@@ -238,6 +238,9 @@ def test_system_df_and_prune(client: Client) -> None:
     assert [line.split()[0] for line in lines] == ["TYPE", "Images", "Containers", "Local", "Build"]
     assert "Total reclaimed space" in client("container", "prune", "-f").check().stdout
     assert client("ps", "-aq").stdout == ""
+    client("create", "--name", "older", "busybox", "true").check()
+    said = client("system", "prune", "-f").check().stdout
+    assert said.startswith("Deleted Containers:\n") and "\n\nTotal reclaimed space: " in said
 
 
 def test_links_between_containers_on_the_default_bridge(client: Client) -> None:
