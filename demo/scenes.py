@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from tests.harness.engines import plain_environment
@@ -41,21 +42,23 @@ class Stage:
     def run(self, command: str, shows: str, *, fails: bool = False, stdin: bytes | None = None) -> str:
         """Run a shell line; it must succeed (or fail, where that is the point)."""
         print(f"\n{BOLD}$ {command}{PLAIN}", flush=True)
-        done = subprocess.run(
+        process = subprocess.Popen(
             ["sh", "-c", command],
-            input=stdin,
-            stdin=subprocess.DEVNULL if stdin is None else None,
+            stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env=self.environment,
-            timeout=300,
-            check=False,
+            process_group=0,
         )
-        output = done.stdout.decode(errors="replace")
+        try:
+            output = process.communicate(stdin, timeout=300)[0].decode(errors="replace")
+        except BaseException:
+            _interrupt(process)
+            raise
         print(output, end="" if output.endswith("\n") or not output else "\n")
         print(f"{DIM}  -> {shows}{PLAIN}", flush=True)
-        if (done.returncode != 0) != fails:
-            raise Failed(f"`{command}` ended with status {done.returncode}")
+        if (process.returncode != 0) != fails:
+            raise Failed(f"`{command}` ended with status {process.returncode}")
         return output
 
     def fetch(self, address: str, port: int, shows: str) -> str:
@@ -79,6 +82,17 @@ class Stage:
         if "this is" not in said.lower():
             raise Failed(f"{address}:{port} gave {said!r}")
         return said
+
+
+def _interrupt(process: "subprocess.Popen[bytes]") -> None:
+    """End a command with everything that it has begun: what goes on would make anew what is then removed."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGINT)
+    try:
+        process.communicate(timeout=10)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
 
 
 def free_ports() -> tuple[int, int, int, int]:
@@ -165,7 +179,8 @@ def host(stage: Stage) -> None:
         "the warning: ports are discarded here",
     )
     stage.fetch("127.0.0.1", port, "its server is on the machine's own port")
-    stage.run("pier ps --filter name=tomcat83", "and PORTS is empty")
+    stage.run("pier inspect -f '{{json .NetworkSettings.Ports}}' tomcat83", "nothing is published")
+    stage.run("pier ps --filter name=tomcat83", "PORTS is where it really listens (docker ps leaves it empty)")
 
 
 def none(stage: Stage) -> None:
@@ -225,7 +240,7 @@ def steps(stage: Stage) -> None:
         "pier run --rm --trace busybox echo hello",
         "client, server, job, graph, network driver, exec driver, libcontainer",
     )
-    stage.run("pier jobs | tail -n 6", "every piece of work is a job")
+    stage.run("pier jobs --all | tail -n 6", "every piece of work is a job")
 
 
 def space(stage: Stage) -> None:

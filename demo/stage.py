@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,7 +111,8 @@ def play(arguments: list[str]) -> int:
         status = process.wait()
         left = [f"process {pid} {_command(pid)}" for pid in _gone(namespace)]
         for pid in players(namespace) if namespace else []:
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         instance = instance_of(folder)
     left += Machine.look(instance).added_to(before)
     if left:
@@ -136,12 +137,23 @@ def _namespace_of(pid: int) -> str:
 
 
 def _gone(namespace: str) -> list[int]:
-    """The processes that are still there some seconds after the end."""
+    """The processes that are still there some seconds after the end.
+
+    A daemon that was only just being started when we were interrupted is told to end: it had no socket yet, so the
+    scenes have not seen it. So is a client that would start one.
+    """
     left: list[int] = []
+    told: set[int] = set()
     for _ in range(100):
         left = players(namespace) if namespace else []
         if not left:
             break
+        for pid in set(left) - told:
+            words = _command(pid).split()
+            if "--embedded" in words or "pier" in map(os.path.basename, words[:2]):
+                told.add(pid)
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGTERM)
         time.sleep(0.1)
     return left
 

@@ -51,14 +51,18 @@ def start(host: Host) -> None:
     finally:
         os.close(output)
     deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
-        if answers(host):
-            print(f"pier: no daemon was running: started one ({path}; 'pier system stop' ends it)", file=sys.stderr)
-            daemon.returncode = 0  # it stays on purpose: no warning about a child left behind
-            return
-        if daemon.poll() is not None and not answers(host):
-            raise ClientError(_failure(f"it ended with status {daemon.returncode}", log, said_before))
-        time.sleep(0.01)
+    try:
+        while time.monotonic() < deadline:
+            if answers(host):
+                print(f"pier: no daemon was running: started one ({path}; 'pier system stop' ends it)", file=sys.stderr)
+                daemon.returncode = 0  # it stays on purpose: no warning about a child left behind
+                return
+            if daemon.poll() is not None and not answers(host):
+                raise ClientError(_failure(f"it ended with status {daemon.returncode}", log, said_before))
+            time.sleep(0.01)
+    except KeyboardInterrupt:
+        daemon.terminate()  # nobody has been told of it
+        raise
     daemon.terminate()
     raise ClientError(_failure(f"it did not answer within {PATIENCE:.0f} s", log, said_before))
 

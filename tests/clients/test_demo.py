@@ -40,17 +40,22 @@ def test_the_demo_shows_every_scene_and_leaves_nothing(machine: World, tmp_path:
     assert status == 0, said
     for number in range(9):
         assert f"=== {number}. " in said
+    assert "server: POST /containers/" in said.partition("$ pier jobs")[2]
     assert "Nothing is left" in said
     assert machine.host.interfaces() == {"lo", "ens33", "virbr0"} and machine.host.tables() == set()
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
-def test_an_interrupted_demo_leaves_nothing(machine: World, tmp_path: Path, how: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    ("how", "scene"),
+    [(signal.SIGINT, "=== 3. "), (signal.SIGTERM, "=== 3. "), (signal.SIGTERM, "$ pier import")],
+    ids=["Ctrl-C", "SIGTERM", "while the daemon is being started"],
+)
+def test_an_interrupted_demo_leaves_nothing(machine: World, tmp_path: Path, how: signal.Signals, scene: str) -> None:
     log = tmp_path / "log"
     demo = started(machine, log)
     end = time.monotonic() + 120
-    while b"=== 3. " not in log.read_bytes():
+    while scene not in log.read_text(errors="replace"):
         assert demo.poll() is None and time.monotonic() < end, log.read_text(errors="replace")
         time.sleep(0.05)
     if how == signal.SIGINT:

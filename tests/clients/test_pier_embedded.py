@@ -71,6 +71,23 @@ def test_a_daemon_that_cannot_start_says_what_failed_and_what_to_do() -> None:
     assert "/run/pierhead/pierd.log" in said and "'pier doctor'" in said
 
 
+def test_Ctrl_C_while_a_daemon_is_being_started_leaves_none() -> None:
+    script = """
+    # A job in the background is begun with SIGINT ignored.
+    env --default-signal=INT "$PIER" ps & waits=$!
+    until [ -e /run/pierhead/pierd.log ]; do sleep 0.01; done
+    kill -INT $waits; wait $waits; echo $?
+    here=$(readlink /proc/self/ns/mnt)
+    ours() { for one in $(pgrep -f -- [-]-embedded); do readlink /proc/$one/ns/mnt; done | grep -F "$here"; }
+    for _ in $(seq 500); do ours || break; sleep 0.02; done >/dev/null
+    ours
+    ip -o link | cut -d: -f2
+    """
+    _, lines, said = machine(script)
+    assert lines == ["130", " lo"], said
+    assert not said
+
+
 def test_the_trace_shows_the_parts_at_work() -> None:
     script = "pier import - busybox >/dev/null; pier run --rm --trace busybox true; pier jobs -a; pier system stop"
     _, lines, said = machine(script, busybox_rootfs())
