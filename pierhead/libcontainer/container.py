@@ -32,6 +32,9 @@ MOST_SOCKETS = 8
 SHM = -1  # plan.SHM, likewise
 NETNS_FD = 100  # spec.NETNS_FD, which cannot be imported here
 
+_LOOK = struct.pack("=qq", 0, 100_000)
+"""A struct timeval: how often a child that others can see is looked at while it is waited for."""
+
 _EXEC_NAMESPACES = (
     const.CLONE_NEWNS | const.CLONE_NEWUTS | const.CLONE_NEWIPC | const.CLONE_NEWNET | const.CLONE_NEWCGROUP
 )
@@ -228,6 +231,8 @@ def _start(
                 # Where the child has ended meanwhile, what it has to say is the reason for this, too.
                 if not _has_ended(pidfd):
                     raise
+        if pid_namespace >= 0:
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _LOOK)
         _listen(ours, child)
     except BaseException as error:
         ours.close()
@@ -304,13 +309,23 @@ def _host_network(namespace: int, messages: tuple[bytes, ...], busy: tuple[int, 
 
 
 def _listen(status: socket.socket, child: Child) -> None:
-    """Take the child's reports until the execve closes its end. Raises SetupError for what it reports."""
+    """Take the child's reports until the execve closes its end. Raises SetupError for what it reports.
+
+    In a PID namespace that is there already others see it come, and its root may send it any signal: for a child that
+    was stopped nobody waits, or a container could keep its shim from everything else, its own end included.
+    """
     executing = False
     while True:
         try:
             data, controls, _, _ = status.recvmsg(65536, socket.CMSG_SPACE(4 * MOST_SOCKETS), socket.MSG_CMSG_CLOEXEC)
         except ConnectionResetError:
             # It ended without having read our "go"; the kernel says so once, before what it has sent.
+            continue
+        except BlockingIOError:
+            if _is_stopped(child.pid):
+                raise SetupError(
+                    4, "stopped by a signal before it could execute the command", "", "init", "process"
+                ) from None
             continue
         if not data:
             break
@@ -338,6 +353,11 @@ def _listen(status: socket.socket, child: Child) -> None:
             signum = int(file.read().split()[-1]) & 0x7F
         how = f"killed by signal {signum}" if signum else "ended"
         raise SetupError(4, f"{how} before it could execute the command", "", "init", "process")
+
+
+def _is_stopped(pid: int) -> bool:
+    """Whether a signal has stopped it (proc_pid_stat(5)); not a tracer, who lets it go on."""
+    return (cgroupfs.read(f"/proc/{pid}/stat") or "").rpartition(")")[2].split()[:1] == ["T"]
 
 
 def _has_ended(pidfd: int) -> bool:

@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import sysconfig
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,10 @@ import pytest
 
 from tests.harness import native
 from tests.harness.api import Api, demultiplex, frames
-from tests.harness.engines import PIERD, Engine
+from tests.harness.engines import PIERD, Engine, Pierd, cgroups_named
 from tests.harness.engines import engine as started_engine
 from tests.harness.images import busybox_rootfs, config_of, docker_archive, tar
+from tests.harness.processes import wait_until
 
 TAR = "application/x-tar"
 MOUNT_NAMESPACE = os.readlink("/proc/self/ns/mnt")
@@ -100,6 +102,40 @@ def test_a_container_in_the_same_pid_namespace_sees_nothing_of_another_ones_star
         other = api.run("true", image="watch:1", HostConfig={"PidMode": f"container:{id}"})
         assert api.wait(other) == 0
     assert watched(api, id) == []
+
+
+_STOPPER = "while :; do p=2; while [ $p -lt 64 ]; do kill -STOP $p; p=$((p + 1)); done; done 2>/dev/null"
+
+
+def test_a_container_that_stops_whoever_joins_it_can_still_be_ended(api: Api) -> None:
+    """Class A: its root may send signals to an exec on the way, and what waits for that would wait for ever."""
+    id = api.run("sh", "-c", _STOPPER)
+    for _ in range(60):
+        made = api.ok("POST", f"/containers/{id}/exec", {"Cmd": ["true"]}).json["Id"]
+        answer = api.send("POST", f"/exec/{made}/start", {"Detach": True})
+        if answer.status != 200:
+            break
+    assert "stopped by a signal before it could execute" in answer.message, "nobody was stopped: this test says nothing"
+    api.ok("POST", f"/containers/{id}/kill")
+    assert api.get(f"/containers/{id}/json")["State"]["ExitCode"] == 137
+
+
+def test_a_kill_does_not_wait_for_an_exec_that_does_not_get_on(api: Api, secretive: Engine) -> None:
+    """Its shim waits for that (here it is frozen; it could be in want of memory, or on a file system that hangs)."""
+    id = api.run("sleep", "1000")
+    made = api.ok("POST", f"/containers/{id}/exec", {"Cmd": ["true"]}).json["Id"]
+    assert isinstance(secretive, Pierd)
+    groups = [Path(group) / id for group in cgroups_named(secretive.instance)]
+    if switches := [group / "cgroup.freeze" for group in groups if (group / "cgroup.freeze").exists()]:
+        switches[0].write_text("1")
+    else:
+        next(group / "freezer.state" for group in groups if (group / "freezer.state").exists()).write_text("FROZEN")
+    starting = threading.Thread(target=api.send, args=("POST", f"/exec/{made}/start", {"Detach": True}))
+    starting.start()
+    wait_until(lambda: len(api.get(f"/containers/{id}/top")["Processes"]) == 2, "the exec's process")
+    api.ok("POST", f"/containers/{id}/kill")
+    assert api.get(f"/containers/{id}/json")["State"]["ExitCode"] == 137
+    starting.join()
 
 
 def programs() -> list[str]:

@@ -135,6 +135,8 @@ async def _await_death(engine: Engine, container: Container, running: Running) -
             # Paused in the same moment: for the frozen of cgroup v1 even SIGKILL has to wait.
             if engine.containers.get(container.id).state is State.PAUSED:
                 await _thaw(engine, container)
+            # The shim may be busy with a process that the container's own keep from getting on.
+            await blocking(engine.exec.kill, container.id)
     raise PierheadError(
         f"tried to kill container {container.id}, but did not receive an exit event within {KILL_PATIENCE} s"
     )

@@ -279,6 +279,9 @@ class ExecDriver(Protocol):
     def thaw(self, id: str) -> None:
         """Let them run again. Idempotent."""
 
+    def kill(self, id: str) -> None:
+        """Kill every process of the container, whatever its Monitor's peer is at; does not wait. Idempotent."""
+
     def update(self, id: str, resources: Resources) -> None:
         """Change the limits of a running container."""
 

@@ -72,6 +72,9 @@ class Runtimes:
     def thaw(self, id: str) -> None:
         self._of(id).thaw(id)
 
+    def kill(self, id: str) -> None:
+        self._of(id).kill(id)
+
     def update(self, id: str, resources: Resources) -> None:
         self._of(id).update(id, resources)
 

@@ -215,7 +215,7 @@ class Shims(ABC):
         return os.path.lexists(os.path.join(self.folder(id), protocol.SOCKET))
 
     def kill(self, id: str) -> None:
-        """Kill every process of the container; ``delete`` waits for their end."""
+        """``delete`` waits for their end."""
         with suppress(OSError):
             cgroupfs.kill(self.directories(id), wait=0)
 
