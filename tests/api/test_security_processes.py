@@ -14,6 +14,7 @@ import sys
 import sysconfig
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -210,8 +211,9 @@ def engine_pids(engine: Engine) -> list[int]:
     found = [engine.pid]
     for pid in found:
         for task in Path(f"/proc/{pid}/task").iterdir():
-            children = [int(child) for child in (task / "children").read_text().split()]
-            found += [child for child in children if os.readlink(f"/proc/{child}/ns/mnt") == MOUNT_NAMESPACE]
+            with suppress(FileNotFoundError):  # a thread that has just ended
+                children = [int(child) for child in (task / "children").read_text().split()]
+                found += [child for child in children if os.readlink(f"/proc/{child}/ns/mnt") == MOUNT_NAMESPACE]
     return found
 
 
