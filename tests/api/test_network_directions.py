@@ -47,9 +47,6 @@ class Mode:
     """It reaches itself at the host's address."""
     apart: bool = True
     """It does not reach a container of another network at its address."""
-    routed: bool = False
-    """Bridged frames must not pass the host's IP hooks: where they do, the isolation of the bridge's ports, which is
-    what keeps containers apart without icc, also stops a translated packet that goes back to its own bridge."""
 
 
 def _bridge(**more: Any) -> dict[str, Any]:
@@ -71,7 +68,7 @@ MODES = (
     Mode("bridge", named=False),
     Mode("user", _bridge()),
     Mode("internal", _bridge(Internal=True), inbound=False, outbound=False, hairpin=False),
-    Mode("icc-off", _bridge(Options={"com.docker.network.bridge.enable_icc": "false"}), peers=False, routed=True),
+    Mode("icc-off", _bridge(Options={"com.docker.network.bridge.enable_icc": "false"}), peers=False),
     Mode("host", named=False, apart=False),
     Mode("none", inbound=False, outbound=False, named=False, peers=False, hairpin=False),
     Mode("container"),
@@ -133,20 +130,6 @@ def _echo(engine: Engine) -> Iterator[None]:
         thread.join(10)
 
 
-@contextmanager
-def _not_bridged_through_netfilter(engine: Engine) -> Iterator[None]:
-    keys = [f"net.bridge.bridge-nf-call-{program}tables" for program in ("ip", "ip6")]
-    before = [engine.host.run("sysctl", "-n", key).stdout.strip() for key in keys]
-    for key in keys:
-        engine.host.run("sysctl", "-q", "-w", f"{key}=0")  # a kernel without br_netfilter has neither
-    try:
-        yield
-    finally:
-        for key, value in zip(keys, before, strict=True):
-            if value:
-                engine.host.run("sysctl", "-q", "-w", f"{key}={value}").check()
-
-
 @pytest.fixture(params=MODES, ids=lambda mode: mode.name)
 def scene(request: pytest.FixtureRequest, engine: Engine) -> Iterator[Scene]:
     mode: Mode = request.param
@@ -154,8 +137,6 @@ def scene(request: pytest.FixtureRequest, engine: Engine) -> Iterator[Scene]:
     with ExitStack() as stack:
         stack.enter_context(_echo(engine))
         joined = mode.name
-        if mode.routed:
-            stack.enter_context(_not_bridged_through_netfilter(engine))
         if mode.network is not None:
             if mode.network["Driver"] != "bridge":
                 need(mode.network["Driver"])

@@ -21,6 +21,7 @@ from pierhead.driver.networkdriver.reservations import (
 V4 = Addresses(IPv4Address("172.17.0.2"))
 V6 = Addresses(None, IPv6Address("fd00::2"))
 BOTH = Addresses(V4.ipv4, V6.ipv6)
+APART = Addresses(V4.ipv4, V6.ipv6, apart=True)
 
 
 def binding(host: int, container: int, count: int = 1, ip: str = "127.0.0.1", proto: str = "tcp") -> PortBinding:
@@ -172,6 +173,11 @@ def test_a_port_of_both_families_is_one_socket_that_also_serves_ipv6(needs_ipv6:
         ("2001:db8::10", V4, True),
         ("::", BOTH, True),
         ("", Addresses(), False),
+        ("0.0.0.0", APART, True),  # to its own bridge, where bridged frames are filtered
+        ("192.0.2.10", APART, True),
+        ("2001:db8::10", APART, True),
+        ("127.0.0.1", APART, False),
+        ("127.0.0.1", Addresses(V4.ipv4, apart=True), False),
     ],
 )
 def test_only_what_the_kernel_cannot_translate_is_served(ip: str, container: Addresses, serves: bool) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from pierhead.daemon.engine.engine import Engine, phase
-from pierhead.daemon.jobs import endpoints, network_names
+from pierhead.daemon.jobs import endpoints, network_names, port_allocation
 from pierhead.daemon.jobs.network_listeners import listen, takes
 from pierhead.daemon.jobs.network_places import Address, Place, Places
 from pierhead.daemon.jobs.network_sight import PROTOCOLS
@@ -339,14 +339,13 @@ class _Check:
 
     def _inside(self, container: Container, binding: PortBinding, packet: Packet) -> Packet | None:
         """What the engine's socket passes on to the container; None if it is there to keep the port only."""
-        rows = [row for row in endpoints.endpoint_rows(self.engine, container.id) if row["gateway"]]
-        found = [ip_address(text.partition("/")[0]) for row in rows for text in (row["ipv4"], row["ipv6"]) if text]
-        addresses = reservations.Addresses(
-            next((one for one in found if one.version == 4), None),
-            next((one for one in found if one.version == 6), None),
-        )
+        carrier = next((one for one in endpoints.active(self.engine, container.id) if one[1].gateway), None)
+        if carrier is None:
+            return None
+        addresses = port_allocation.addresses(self.engine, *carrier)
         if not reservations.serves(binding, addresses, self.engine.config.publish_policy):
             return None
+        found = [one for one in (addresses.ipv4, addresses.ipv6) if one is not None]
         target = min(found, key=lambda one: one.version != packet.version)
         return self._packet(target, binding.container_low + packet.dport - binding.host_low)
 

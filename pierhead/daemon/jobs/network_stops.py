@@ -8,7 +8,9 @@ from pierhead.daemon.jobs.network_places import Place, Places
 from pierhead.driver.networkdriver import bridgeoptions
 from pierhead.driver.networkdriver.api import Network
 from pierhead.driver.networkdriver.bridgeoptions import GatewayMode
+from pierhead.driver.networkdriver.hostbridge import FILTERED
 from pierhead.driver.networkdriver.packetpath import Packet
+from pierhead.driver.networkdriver.reservations import SOCKETS
 from pierhead.linux.netstate import Device
 
 Address = IPv4Address | IPv6Address
@@ -179,14 +181,15 @@ def quiet(network: Network) -> Stop:
     return Stop("rule", text, "put both into a network without that option")
 
 
-def bridged_apart(network: Network) -> Stop:
-    """Containers that are kept from each other, and a port that one of them publishes."""
-    key = "net.bridge.bridge-nf-call-iptables"
+def bridged_apart(network: Network, version: int) -> Stop:
+    """Containers that are kept from each other, and a port that one of them publishes and no socket serves."""
+    key = FILTERED[version].replace("/", ".")
     text = (
-        f"containers of network {network.name} ({_ICC}=false) do not reach each other's published ports while bridged "
-        f"frames pass the host's IP hooks ({key} is 1)"
+        f"containers of network {network.name} ({_ICC}=false) do not reach each other's published ports in the kernel "
+        f"while bridged frames pass the host's IP hooks (net.{key} is 1), and no socket of the engine serves this one: "
+        f"it is beyond the first {SOCKETS} of its container, or the rules are older than that setting"
     )
-    return Stop("rule", text, f"sysctl -w {key}=0")
+    return Stop("rule", text, f"{RELOAD}, or sysctl -w net.{key}=0")
 
 
 def name_of(places: Places, address: Address) -> str:

@@ -18,6 +18,7 @@ from pierhead.daemon.jobs.network_stops import (
     unmasked,
 )
 from pierhead.driver.networkdriver import bridgeoptions, packetpath
+from pierhead.driver.networkdriver.hostbridge import bridged_frames_are_filtered
 from pierhead.driver.networkdriver.packetpath import (
     FORWARD,
     INPUT,
@@ -34,8 +35,6 @@ from pierhead.linux.nftdump import Ruleset
 HOPS = 8
 DSTNAT = -100
 """The priority at which a target is translated: chains before it see the packet as it was sent."""
-
-BRIDGED = "/proc/sys/net/bridge/bridge-nf-call-iptables"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +115,8 @@ class Walk:
         network = self.places.networks.get(out.name)
         if network is None or network.driver != "bridge" or out.index != device.index or not packet.dnat:
             return
-        if packet.version == 4 and _bridged_frames_are_filtered() and not bridgeoptions.parse(network).icc:
-            raise bridged_apart(network)
+        if bridged_frames_are_filtered(packet.version) and not bridgeoptions.parse(network).icc:
+            raise bridged_apart(network, packet.version)
 
     async def _deliver(self, place: Place, packet: Packet, device: Device) -> Arrival:
         self._ask(place, await self.places.rules(place), packet, INPUT)
@@ -191,7 +190,7 @@ class Walk:
         packet = await self._behind_routing(place, packet)
         hop = decision.gateway if decision.gateway is not None else packet.target
         crossing = self.cables.cross(place, device, hop)
-        if crossing.bridge is not None and _bridged_frames_are_filtered():
+        if crossing.bridge is not None and bridged_frames_are_filtered(packet.version):
             name = crossing.bridge.name
             self._ask(self.host, await self.places.rules(self.host), replace(packet, iif=name, oif=name), FORWARD)
         if crossing.found is not None:
@@ -236,12 +235,3 @@ def _of(rules: Ruleset, *, translated: bool) -> Ruleset:
     """The chains behind the translation of targets, or those in front of it; such as are only jumped to stay."""
     chains = (chain for chain in rules.chains if chain.hook < 0 or (chain.priority > DSTNAT) == translated)
     return Ruleset(tuple(chains), rules.sets)
-
-
-def _bridged_frames_are_filtered() -> bool:
-    """Whether br_netfilter gives bridged frames to the IP hooks of the host."""
-    try:
-        with open(BRIDGED) as file:
-            return file.read().strip() == "1"
-    except FileNotFoundError:
-        return False

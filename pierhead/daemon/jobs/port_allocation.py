@@ -192,17 +192,14 @@ def _external(engine: Engine, container: Container, error: PierheadError) -> Pie
     )
 
 
-def addresses(endpoint: Endpoint) -> reservations.Addresses:
+def addresses(engine: Engine, network: Network, endpoint: Endpoint) -> reservations.Addresses:
     """A container's own addresses on the network that carries its ports."""
-    return reservations.Addresses(
-        endpoint.ipv4.ip if endpoint.ipv4 is not None else None,
-        endpoint.ipv6.ip if endpoint.ipv6 is not None else None,
-    )
+    return reservations.addresses_of(endpoint, apart=engine.networks[network.driver].apart(network))
 
 
-def kept(engine: Engine, endpoint: Endpoint) -> list[KeptPort]:
+def kept(engine: Engine, network: Network, endpoint: Endpoint) -> list[KeptPort]:
     """What of a container's reservation sockets is to stay, and how it is served now."""
-    return reservations.kept(endpoint.ports, addresses(endpoint), engine.config.publish_policy)
+    return reservations.kept(endpoint.ports, addresses(engine, network, endpoint), engine.config.publish_policy)
 
 
 async def reserve(engine: Engine, container: Container, kept: Collection[tuple[str, str, int]] = ()) -> list[HeldPort]:
@@ -212,16 +209,17 @@ async def reserve(engine: Engine, container: Container, kept: Collection[tuple[s
 
     A port that the rows say is free may be held for some more ms by the process of a container that has just ended.
     """
-    endpoint = next((found for _, found in endpoints.active(engine, container.id) if found.gateway), None)
-    if endpoint is None or not endpoint.ports:
+    carrier = next((one for one in endpoints.active(engine, container.id) if one[1].gateway), None)
+    if carrier is None or not carrier[1].ports:
         return []
+    ports, inside = carrier[1].ports, addresses(engine, *carrier)
     for attempt in range(RESERVE_ATTEMPTS):
         try:
-            return reservations.reserve(endpoint.ports, addresses(endpoint), kept, engine.config.publish_policy)
+            return reservations.reserve(ports, inside, kept, engine.config.publish_policy)
         except reservations.PortRefused as error:
             if error.errno != errno.EADDRINUSE or attempt + 1 == RESERVE_ATTEMPTS:
                 who = await blocking(_holder, engine, error)
-                refusal = reservations.refused(error, addresses(endpoint), who)
+                refusal = reservations.refused(error, inside, who)
                 raise _external(engine, container, refusal) from error
         await asyncio.sleep(RESERVE_PAUSE)
     raise AssertionError("not reached")

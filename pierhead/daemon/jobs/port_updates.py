@@ -153,7 +153,7 @@ async def _apply(engine: Engine, container: Container, change: Change, network: 
         try:
             engine.networks[network.driver].publish(network, after, before)
             monitor = engine.running[id].monitor
-            monitor.keep_ports(port_allocation.kept(engine, after))
+            monitor.keep_ports(port_allocation.kept(engine, network, after))
             monitor.hold_ports(held)
         except BaseException:
             reservations.release(held)

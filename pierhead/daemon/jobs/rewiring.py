@@ -181,7 +181,7 @@ async def _move_gateway(engine: Engine, container: Container) -> None:
     await answer
     if not endpoint.ports:
         return
-    running.monitor.keep_ports(kept(engine, endpoint))
+    running.monitor.keep_ports(kept(engine, network, endpoint))
     try:
         running.monitor.hold_ports(await reserve(engine, container, reservations.held(before)))
     except PierheadError as error:

@@ -210,9 +210,9 @@ def followed(engine: Engine, container_id: str) -> None:
 
 async def reattach(engine: Engine, container_id: str, started: Started) -> None:
     """After a restart of the daemon: serve its names again, and its ports as they are to be served now."""
-    carrier = next((endpoint for _, endpoint in endpoints.active(engine, container_id) if endpoint.gateway), None)
-    if carrier is not None and carrier.ports:
-        engine.running[container_id].monitor.keep_ports(kept(engine, carrier))
+    carrier = next((one for one in endpoints.active(engine, container_id) if one[1].gateway), None)
+    if carrier is not None and carrier[1].ports:
+        engine.running[container_id].monitor.keep_ports(kept(engine, *carrier))
     if started.resolver is not None:
         serve(engine, container_id, started.resolver)
 

@@ -186,6 +186,10 @@ class NetworkDriver(Protocol):
         """The IP versions in which the host's addresses have its containers' published ports. Pure. Where the network
         has addresses of another version, such ports are open at the container's own address."""
 
+    def apart(self, network: Network) -> bool:
+        """Whether its own containers may come to each other's published ports by the sockets that reserve them: these
+        are served then, at addresses that the kernel could translate too. Pure."""
+
     def gated(self, network: Network) -> bool:
         """Whether a subnet has a gateway even if the user gave none: its first address, which is then kept. Pure."""
 

@@ -19,7 +19,7 @@ from pierhead.driver.networkdriver.api import (
 from pierhead.driver.networkdriver.bridgeoptions import GatewayMode, bridge_name, parse
 from pierhead.driver.networkdriver.firewall import Firewall
 from pierhead.driver.networkdriver.forwarding import SETTINGS, Forwarding, Memory
-from pierhead.driver.networkdriver.hostbridge import HostBridge, Links
+from pierhead.driver.networkdriver.hostbridge import FILTERED, HostBridge, Links, filtered
 from pierhead.driver.networkdriver.outside import device
 from pierhead.driver.networkdriver.rules import Segment
 from pierhead.errors import Forbidden, PierheadError
@@ -50,6 +50,10 @@ class BridgeDriver:
         self._forwarding = Forwarding(memory)
         self._unannounced: dict[str, tuple[str, str]] = {}
         """By network id: the setting of the host's that is looked at again and again (``drifted``)."""
+        self._apart: set[str] = set()
+        """Ids of the networks that keep their containers apart: only for them the next is looked at."""
+        self._filtered: tuple[int, ...] = ()
+        """The IP versions whose bridged frames passed the IP hooks when the rules were loaded."""
 
     def outward(self, network: Network) -> bool:
         """Every bridge leads outside but an internal one."""
@@ -72,6 +76,10 @@ class BridgeDriver:
             for version, other in ((4, 6), (6, 4))
             if options.mode(version if version in own else other) is not GatewayMode.ROUTED
         )
+
+    def apart(self, network: Network) -> bool:
+        """As the network's option says: a translated packet that is bridged would not get there."""
+        return not parse(network).icc
 
     def gated(self, network: Network) -> bool:
         """The bridge itself has the gateway's address."""
@@ -102,12 +110,23 @@ class BridgeDriver:
         if self._firewall.whole():
             self._firewall.add(segment, new)
         else:
-            self._firewall.load([segment], (), self._forwarding.turned_on())
+            self._load([segment], ())
         self._forwarding.turn_on(versions)
         bridge = self._bridge(network)
         with Netlink() as link:
             bridge.make(link)
-        self._unannounced[network.id] = bridge.unannounced()
+        self._note(bridge)
+
+    def _load(self, segments: Sequence[Segment], published: Sequence[tuple[Segment, Endpoint]]) -> None:
+        present = filtered()
+        self._firewall.load(segments, published, self._forwarding.turned_on(), present)
+        self._filtered = present
+
+    def _note(self, bridge: HostBridge) -> None:
+        """What of a network is looked at again and again."""
+        self._unannounced[bridge.network.id] = bridge.unannounced()
+        if not bridge.options.icc:
+            self._apart.add(bridge.network.id)
 
     def _bridge(self, network: Network) -> HostBridge:
         return HostBridge(network, parse(network), self._group)
@@ -119,6 +138,7 @@ class BridgeDriver:
     def delete(self, network: Network, others: Iterable[Network]) -> None:
         """Remove the bridge and its rules. Idempotent."""
         self._unannounced.pop(network.id, None)
+        self._apart.discard(network.id)
         with Netlink() as link:
             self._delete_link(link, bridge_name(network))
         if self._firewall.whole():
@@ -228,16 +248,16 @@ class BridgeDriver:
         if networks:
             versions = _versions(network for network, _ in networks)
             self._remember(versions)
-            self._firewall.load(segments, published, self._forwarding.turned_on())
+            self._load(segments, published)
             self._forwarding.turn_on(versions)
-        self._unannounced = {}
+        self._unannounced, self._apart = {}, set()
         with Netlink() as link:
             for name in self.census(networks).strays if sweep else ():
                 link.send(netlink.link_delete(name), ignore=(errno.ENODEV,))
             for network, _ in networks:
                 bridge = self._bridge(network)
                 bridge.make(link)
-                self._unannounced[network.id] = bridge.unannounced()
+                self._note(bridge)
             links = Links.read(link)
             for network, joined in networks:
                 self._bridge(network).replug(link, links, joined)
@@ -251,6 +271,12 @@ class BridgeDriver:
             for version in _versions(network for network, _ in networks)
             if sysctls.read(SETTINGS[version]) == "0"
         ]
+        if any(self.apart(network) for network, _ in networks):
+            present = filtered()
+            said += [
+                f"setting net/{FILTERED[version]} is {int(version in present)} now, and the rules are older"
+                for version in sorted(set(present) ^ set(self._filtered))
+            ]
         if rules:
             said += self._firewall.damage(*_segments(networks))
         with Netlink() as link:
@@ -289,8 +315,10 @@ class BridgeDriver:
         self._firewall.link(tuple(passages))
 
     def drifted(self) -> bool:
-        """A file read for each network."""
-        return any(sysctls.read(path) != value for path, value in list(self._unannounced.values()))
+        """A file read for each network, and two where one keeps its containers apart."""
+        if any(sysctls.read(path) != value for path, value in list(self._unannounced.values())):
+            return True
+        return bool(self._apart) and filtered() != self._filtered
 
     def clear(self) -> None:
         """Leave nothing behind: links, table, forwarding. For a daemon that ends with no container running."""
@@ -311,7 +339,7 @@ class BridgeDriver:
         def forwarding() -> None:
             self._forwarding.end(self._forwarding.turned_on(), others=self._firewall.others()[0])
 
-        self._unannounced = {}
+        self._unannounced, self._apart = {}, set()
         # The table goes last: while the host forwards, its rules hold.
         _all("clear", [links, forwarding, self._firewall.clear])
 

@@ -12,7 +12,9 @@ its target by one hash lookup, however many ports there are.  Chains, in the ord
   connection that a rule would refuse has not come to be one.
 - ``prerouting``, ``output``: published ports.  An address of the host, a port in a map → the container.  Under the
   policies ``firewall`` and ``local`` only for the host and containers: what comes from outside meets the host's own
-  input rules, and then a socket that the container's shim holds.
+  input rules, and then a socket that the container's shim holds.  ``apart``: where bridged frames pass these chains,
+  what is translated to its own bridge is bridged, and so stopped by the isolation of the ports of a bridge that keeps
+  its containers apart.  Its own containers are not translated then: they come to the shim's socket.
 - ``input``, under ``local``: what those sockets serve is not for clients from outside.
 - ``forward``: between bridges only what was published; nothing into or out of internal networks; of a bridge that
   keeps its containers apart only what was published or linked.
@@ -21,8 +23,8 @@ its target by one hash lookup, however many ports there are.  Chains, in the ord
   them forward (``guests``).  Frames that a bridge of others passes on by itself are none of our business (``alike``).
 - ``postrouting``: masquerade what leaves, what comes back to its own bridge (hairpin), and the host's own clients.
 
-It is an ``inet`` table: one set of rules for both families.  Nothing depends on br_netfilter; where bridged frames
-pass these chains too, a pair of equal bridges in ``same`` lets them through.
+It is an ``inet`` table: one set of rules for both families.  Nothing but ``apart`` depends on br_netfilter; where
+bridged frames pass these chains too, a pair of equal bridges in ``same`` lets them through.
 """
 
 from pierhead.driver.networkdriver import marks
@@ -51,6 +53,8 @@ SETS = """
   set masqueraded6 { type ipv6_addr; flags interval; }
   set closed4 { type ipv4_addr . inet_proto . inet_service; flags interval; }
   set closed6 { type ipv6_addr . inet_proto . inet_service; flags interval; }
+  set apart4 { type ifname . ipv4_addr . inet_proto . inet_service; flags interval; }
+  set apart6 { type ifname . ipv6_addr . inet_proto . inet_service; flags interval; }
   set opened4 { type ipv4_addr . inet_proto . inet_service; flags interval; }
   set opened6 { type ipv6_addr . inet_proto . inet_service; flags interval; }
   set routed4 { type ifname; }
@@ -88,6 +92,7 @@ CHAINS = """
   }
   chain prerouting {
     type nat hook prerouting priority dstnat; policy accept;
+    %(apart)s
     %(translated)s fib daddr type local jump publish
   }
   chain output {
@@ -125,6 +130,11 @@ CHAINS = """
     iifname @bridges accept
   }
 """
+APART = {
+    4: "iifname . ip daddr . meta l4proto . th dport @apart4 return",
+    6: "iifname . ip6 daddr . meta l4proto . th dport @apart6 return",
+}
+"""For each IP version whose bridged frames pass the IP hooks."""
 LOCAL = """
   chain input {
     type filter hook input priority filter; policy accept;

@@ -57,11 +57,16 @@ class Firewall:
         return bool(chains), frozenset(version for version, name in STRANGERS_OF.items() if name in names)
 
     def load(
-        self, segments: Sequence[Segment], endpoints: Sequence[tuple[Segment, Endpoint]], strangers: Iterable[int]
+        self,
+        segments: Sequence[Segment],
+        endpoints: Sequence[tuple[Segment, Endpoint]],
+        strangers: Iterable[int],
+        filtered: Iterable[int],
     ) -> None:
-        """Make the table exactly this, in one transaction: there is no moment without rules."""
+        """Make the table exactly this, in one transaction: there is no moment without rules. strangers, filtered: IP
+        versions, as in ``ruleset``."""
         everything = Contents(segments, endpoints, self._neighbours, self._linked)
-        self._rulesets.run(ruleset(self._instance, everything, strangers, self._policy))
+        self._rulesets.run(ruleset(self._instance, everything, strangers, self._policy, filtered))
         self._loaded = tablecheck.fingerprint(self._netfilter, self.table)
 
     def guard(self) -> None:

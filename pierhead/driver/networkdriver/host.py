@@ -30,6 +30,10 @@ class HostDriver:
         """Nothing is published."""
         return ()
 
+    def apart(self, network: Network) -> bool:
+        """Nothing is published."""
+        return False
+
     def gated(self, network: Network) -> bool:
         """There are no subnets."""
         return False

@@ -177,6 +177,15 @@ class HostBridge:
                 )
 
 
-def bridged_frames_are_filtered() -> bool:
-    """Whether br_netfilter gives bridged frames to the IP hooks in the present namespace."""
-    return sysctls.read("bridge/bridge-nf-call-iptables") == "1"
+FILTERED = {4: "bridge/bridge-nf-call-iptables", 6: "bridge/bridge-nf-call-ip6tables"}
+"""Settings of the present namespace; they are there where br_netfilter is."""
+
+
+def bridged_frames_are_filtered(version: int = 4) -> bool:
+    """Whether br_netfilter gives bridged frames of an IP version to the IP hooks in the present namespace."""
+    return sysctls.read(FILTERED[version]) == "1"
+
+
+def filtered() -> tuple[int, ...]:
+    """The IP versions for which it does."""
+    return tuple(version for version in FILTERED if bridged_frames_are_filtered(version))

@@ -57,6 +57,10 @@ class ParentedDriver:
         """Nothing is published."""
         return ()
 
+    def apart(self, network: Network) -> bool:
+        """Nothing is published."""
+        return False
+
     def gated(self, network: Network) -> bool:
         """Only where a default route leads to one."""
         return self.outward(network)

@@ -6,7 +6,8 @@ could bind the same port beside a socket that does not listen.
 
 The kernel translates IPv4 to IPv4 and IPv6 to IPv6.  It cannot translate ::1, nor one family to the other: the sockets
 that such clients come to also listen, and the shim copies.  A socket that listens has a Target.  Under the policy
-``firewall`` all of them listen: what comes from outside is not translated at all.
+``firewall`` all of them listen: what comes from outside is not translated at all.  So do those of a network that keeps
+its containers apart: where its bridged frames pass the IP hooks, its own containers come to them (``chains``).
 """
 
 import errno
@@ -16,7 +17,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
-from pierhead.driver.networkdriver.api import PortBinding, PublishPolicy
+from pierhead.driver.networkdriver.api import Endpoint, PortBinding, PublishPolicy
 from pierhead.errors import PierheadError
 from pierhead.linux import sockdiag
 
@@ -52,14 +53,24 @@ class PortRefused(OSError):
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """A container's own addresses, as far as it has them."""
+    """A container's own addresses, as far as it has them. apart: their network keeps its containers apart."""
 
     ipv4: IPv4Address | None = None
     ipv6: IPv6Address | None = None
+    apart: bool = False
 
     def target(self, port: int) -> Target:
         """Where a listening socket leads its clients."""
         return str(self.ipv4 or ""), str(self.ipv6 or ""), port
+
+
+def addresses_of(endpoint: Endpoint, *, apart: bool) -> Addresses:
+    """A container's addresses on the network that carries its ports. Pure."""
+    return Addresses(
+        endpoint.ipv4.ip if endpoint.ipv4 is not None else None,
+        endpoint.ipv6.ip if endpoint.ipv6 is not None else None,
+        apart,
+    )
 
 
 # Which ---------------------------------------------------------------------------------------------------------------
@@ -95,6 +106,8 @@ def serves(binding: PortBinding, container: Addresses, policy: PublishPolicy = P
     if not binding.host_ip:
         return True  # ::1 is among all addresses
     host = ip_address(binding.host_ip)
+    if container.apart and not host.is_loopback:
+        return True
     if host.version == 4:
         return container.ipv4 is None
     return container.ipv6 is None or host.is_loopback or host.is_unspecified

@@ -10,7 +10,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from pierhead.driver.networkdriver import chains, marks
 from pierhead.driver.networkdriver.api import Endpoint, Neighbours, Network, Passage, PortBinding, PublishPolicy
 from pierhead.driver.networkdriver.bridgeoptions import BridgeOptions, GatewayMode
-from pierhead.driver.networkdriver.reservations import Addresses, serves, split
+from pierhead.driver.networkdriver.reservations import addresses_of, serves, split
 from pierhead.linux.nft import Element, field, proto
 
 PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
@@ -149,8 +149,9 @@ class Opening:
 
 
 @dataclass(frozen=True, slots=True)
-class Closing:
-    """One element of the sets of closed ports: served by a socket of the host's, and not for clients from outside.
+class Served:
+    """One element of the sets of ports that are served by a socket of the host's: ``closed``, not for clients from
+    outside; with a bridge ``apart``, for what comes from there.
 
     host: None for every address of the version.
     """
@@ -160,23 +161,28 @@ class Closing:
     host: IPv4Address | IPv6Address | None
     low: int
     high: int
+    bridge: str = ""
 
     @property
     def container(self) -> str:
         """The set it belongs to."""
-        return f"closed{self.version}"
+        return f"{'apart' if self.bridge else 'closed'}{self.version}"
 
     def text(self) -> str:
         """In nft's language."""
         every = "0.0.0.0/0" if self.version == 4 else "::/0"
-        return f"{self.host or every} . {self.proto} . {self.low}-{self.high}"
+        start = f'"{self.bridge}" . ' if self.bridge else ""
+        return f"{start}{self.host or every} . {self.proto} . {self.low}-{self.high}"
 
     def element(self) -> Element:
         """As bytes."""
         size = 4 if self.version == 4 else 16
         first, last = (self.host.packed,) * 2 if self.host is not None else (bytes(size), b"\xff" * size)
+        start = field(self.bridge) if self.bridge else b""
         number = proto(PROTOCOLS[self.proto])
-        return Element(self.container, first + number + field(self.low), b"", last + number + field(self.high))
+        return Element(
+            self.container, start + first + number + field(self.low), b"", start + last + number + field(self.high)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,30 +241,34 @@ def _openings(bindings: Iterable[PortBinding], address: IPv4Address | IPv6Addres
     return found
 
 
-def _closings(endpoint: Endpoint) -> list[Closing]:
-    """What its sockets serve: nothing else of the host's is on these ports."""
-    found: list[Closing] = []
-    container = Addresses(
-        endpoint.ipv4.ip if endpoint.ipv4 is not None else None, endpoint.ipv6.ip if endpoint.ipv6 is not None else None
-    )
+def _served(segment: Segment, endpoint: Endpoint, policy: PublishPolicy) -> list[Served]:
+    """What its sockets serve, as far as rules must know: nothing else of the host's is on these ports."""
+    found: list[Served] = []
+    container = addresses_of(endpoint, apart=not segment.options.icc)
     for binding in split(endpoint.ports)[0]:
-        if not serves(binding, container):
+        if not serves(binding, container, policy):
             continue
         host = ip_address(binding.host_ip) if binding.host_ip else None
         for version in (4, 6) if host is None else (host.version,):
             one = None if host is None or host.is_unspecified else host
-            found.append(Closing(binding.proto, version, one, binding.host_low, binding.host_high))
+            if policy is PublishPolicy.LOCAL:
+                found.append(Served(binding.proto, version, one, binding.host_low, binding.host_high))
+            translated = segment.translates(version) and (endpoint.ipv4 if version == 4 else endpoint.ipv6) is not None
+            # No container reaches the host's loopback.
+            if container.apart and translated and not (host is not None and host.is_loopback):
+                bridge = segment.options.name
+                found.append(Served(binding.proto, version, one, binding.host_low, binding.host_high, bridge))
     return found
 
 
 def published(
     segment: Segment, endpoint: Endpoint, policy: PublishPolicy = PublishPolicy.ANY
-) -> list[Target | Opening | Closing]:
+) -> list[Target | Opening | Served]:
     """The elements that publish an endpoint's ports. Pure.
 
     Only equal families: the kernel translates neither IPv6 to IPv4 nor ::1.
     """
-    found: list[Target | Opening | Closing] = []
+    found: list[Target | Opening | Served] = []
     if segment.network.internal:
         return found
     for interface in (endpoint.ipv4, endpoint.ipv6):
@@ -269,8 +279,8 @@ def published(
                 found += _targets(binding, interface.ip)
         if segment.opens(interface.version):
             found += _openings(endpoint.ports, interface.ip)
-    if policy is PublishPolicy.LOCAL:
-        found += _closings(endpoint)
+    if policy is PublishPolicy.LOCAL or not segment.options.icc:
+        found += _served(segment, endpoint, policy)
     return found
 
 
@@ -288,7 +298,7 @@ class Contents:
         own = [element for segment in self.segments for element in segment.elements()]
         return own + neighbours(self.neighbours)
 
-    def ports(self, policy: PublishPolicy) -> Iterator[Target | Opening | Closing | Linked]:
+    def ports(self, policy: PublishPolicy) -> Iterator[Target | Opening | Served | Linked]:
         """The elements of ports."""
         for segment, endpoint in self.endpoints:
             yield from published(segment, endpoint, policy)
@@ -309,12 +319,17 @@ def additions(instance: str, segment: Segment, strangers: Iterable[int]) -> str:
 
 
 def ruleset(
-    instance: str, everything: Contents, strangers: Iterable[int] = (), policy: PublishPolicy = PublishPolicy.ANY
+    instance: str,
+    everything: Contents,
+    strangers: Iterable[int] = (),
+    policy: PublishPolicy = PublishPolicy.ANY,
+    filtered: Iterable[int] = (),
 ) -> str:
     """The whole table in nft's language, replacing what is there in one transaction. Pure.
 
     strangers: the IP versions of which nothing is forwarded that neither enters nor leaves a bridge of a Pierhead
-    (because the host did not forward them before an engine turned it on).
+    (because the host did not forward them before an engine turned it on).  filtered: those whose bridged frames pass
+    the IP hooks.
     """
     contents: dict[str, list[str]] = {}
     for container, element in everything.words():
@@ -328,6 +343,7 @@ def ruleset(
             line = f"{line.rstrip().removesuffix('}')} elements = {{ {', '.join(dict.fromkeys(elements))} }}; }}"
         lines.append(line)
     text = chains.CHAINS % {
+        "apart": "\n    ".join(chains.APART[version] for version in filtered),
         "translated": chains.OURS if policy is not PublishPolicy.ANY else "",
         "reached": chains.OURS if policy is PublishPolicy.LOCAL else "",
     }
