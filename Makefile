@@ -5,6 +5,8 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 # Two workers are what two cores carry; one file stays with one worker, so a daemon serves a whole file.
 WORKERS ?= 2
+# With it every process of a run compiles the tests again: a quarter of a minute each time.
+unexport PYTHONDONTWRITEBYTECODE
 PYTEST := $(PY) -m pytest -n $(WORKERS) --dist loadfile
 ARGS ?=
 

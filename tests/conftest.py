@@ -12,15 +12,10 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
 
 from tests.harness.engines import PEERS, Engine, Pierd, docker_client
 from tests.harness.engines import engine as started_engine
 from tests.harness.processes import run
-
-# No test asserts a time; hypothesis would, of every example.
-settings.register_profile("untimed", deadline=None)
-settings.load_profile("untimed")
 
 PROGRAMS = {"ip": "iproute2", "nft": "nftables", "nsenter": "util-linux", "busybox": "busybox-static"}
 FOLDERS_OF_ROOT = ("kernel", "drivers", "api", "clients")
