@@ -155,23 +155,6 @@ def name_process(name: str) -> None:
     os.close(descriptor)
 
 
-def own_pages() -> None:
-    """Copy every page now that this process shares with its parent for reading and may write to (madvise(2),
-    MADV_POPULATE_WRITE of Linux 5.14): later no write has to wait for a copy."""
-    maps = os.open("/proc/self/maps", os.O_RDONLY | os.O_CLOEXEC)
-    content = b""
-    while part := os.read(maps, 65536):
-        content += part
-    os.close(maps)
-    for line in content.splitlines():
-        area, mode = line.split(None, 2)[:2]
-        if mode == b"rw-p":
-            first, _, last = area.partition(b"-")
-            start = int(first, 16)
-            # Refused for what is not memory (a mapping of the kernel's): nothing is lost.
-            libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(int(last, 16) - start), const.MADV_POPULATE_WRITE)
-
-
 def capget() -> tuple[int, int, int]:
     """This thread's capability masks: effective, permitted, inheritable (capget(2))."""
     header = struct.pack("=Ii", const.LINUX_CAPABILITY_VERSION_3, 0)

@@ -1,9 +1,9 @@
 """The starter: a child of a spare shim that makes one container and ends.
 
-It waits beside its shim, every page its own already, and takes the START message in the shim's place.  What it writes
-to while it makes the container (it would be a third of the shim's memory) goes with it; the shim is handed what it must
-keep: the connection, the folder, the process and its stdio.  The container's PID 1 is the starter's sibling: a child of
-the shim.
+It waits beside its shim, the pages that it will write to its own already, and takes the START message in the shim's
+place.  What it writes to while it makes the container (it would be a third of the shim's memory) goes with it; the shim
+is handed what it must keep: the connection, the folder, the process and its stdio.  The container's PID 1 is the
+starter's sibling: a child of the shim.
 
 The zygote imports this.
 """
@@ -24,11 +24,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from pierhead.linux.pages import Written
+
 QUIET = 0.05
-"""Seconds without a start before a starter makes its pages its own: the one before it is still at work."""
+"""Seconds without a start before a starter makes pages its own: the one before it is still at work."""
 
 
-def fork(connection: socket.socket) -> socket.socket:
+def fork(connection: socket.socket, written: Written) -> socket.socket:
     """Fork one that serves ``connection`` (from the zygote); returns our end of the handover's. Raises OSError."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     pid, pidfd = calls.clone3(0)
@@ -40,22 +42,23 @@ def fork(connection: socket.socket) -> socket.socket:
         ours.close()
         calls.prctl(const.PR_SET_PDEATHSIG, signal.SIGKILL)  # of no use without its shim
         calls.name_process(protocol.STARTER)
-        _serve(connection, theirs)
+        _serve(connection, theirs, written)
     finally:
         os._exit(0)
 
 
-def _serve(connection: socket.socket, shim: socket.socket) -> None:
+def _serve(connection: socket.socket, shim: socket.socket, written: Written) -> None:
     connection.settimeout(QUIET)
     try:
         message, descriptors = protocol.receive(connection, 4)
     except TimeoutError:
-        calls.own_pages()
+        written.own()
         connection.settimeout(None)
         message, descriptors = protocol.receive(connection, 4)
     connection.close()
     if message:
         start(socket.socket(fileno=descriptors[0]), shim)
+        written.note()
 
 
 def start(control: socket.socket, shim: socket.socket) -> None:

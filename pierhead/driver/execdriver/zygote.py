@@ -20,6 +20,10 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirna
 
 from pierhead.driver.execdriver import protocol, rehearsal, shim, starter
 from pierhead.linux import calls, const
+from pierhead.linux.pages import Written
+
+LESSONS = 4
+"""Starts from which starters learn what they write to: of another kind of container it is nearly the same."""
 
 
 def prepare(name: str = "pierhead-zygote") -> None:
@@ -114,10 +118,10 @@ def serve(daemon: socket.socket) -> socket.socket | None:
             os.close(descriptor)
 
 
-def become_shim(connection: socket.socket) -> None:
+def become_shim(connection: socket.socket, written: Written) -> None:
     """The spare's part: get ready, wait for a container, live as long as it does."""
     made = shim.prepare()
-    handover = starter.fork(connection)
+    handover = starter.fork(connection, written)
     connection.close()
     shim.live(made, handover)
 
@@ -127,12 +131,13 @@ def main() -> None:
     daemon = socket.socket(fileno=int(sys.argv[1]))
     os.set_inheritable(daemon.fileno(), False)
     prepare()
+    written = Written(LESSONS)
     code = 1
     try:
         # A fork that fails (no memory, too many processes) ends the zygote: the daemon starts another, or says why.
         connection = serve(daemon)
         if connection is not None:
-            become_shim(connection)
+            become_shim(connection, written)
         code = 0
     except Exception:
         sys.excepthook(*sys.exc_info())
