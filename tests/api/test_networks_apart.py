@@ -15,7 +15,7 @@ import pytest
 from tests.harness.echo import ask, server, silent
 from tests.harness.engines import Engine
 from tests.harness.kernel import need
-from tests.harness.processes import wait_until
+from tests.harness.processes import run, wait_until
 
 HOST, OTHER_HOST, GATEWAY, WEB = "192.0.2.10", "192.168.122.1", "10.94.0.1", "10.94.0.2"
 """Two addresses of the host's, the network's gateway, its first container."""
@@ -50,7 +50,9 @@ def place(engine: Engine, name: str, network: str, **bindings: Any) -> str:
 def house(engine: Engine) -> Iterator[House]:
     need("br_netfilter")
     for name, subnet in {"quiet": "10.94.0.0/24", "other": "10.95.0.0/24"}.items():
-        options = {"com.docker.network.bridge.enable_icc": "false"}
+        options = {
+            f"com.docker.network.bridge.{key}": value for key, value in (("enable_icc", "false"), ("name", name))
+        }
         config = {"Name": name, "Options": options, "IPAM": {"Config": [{"Subnet": subnet}]}}
         engine.api.ok("POST", "/networks/create", config)
     assert engine.host.run("sysctl", "-n", "net.bridge.bridge-nf-call-iptables").stdout == "1\n"
@@ -103,6 +105,21 @@ def test_peers_reach_what_is_published_and_nothing_else(house: House) -> None:
     assert ask(house.peer, OTHER_HOST, 8081).startswith("other")
     assert ask(house.other, HOST, 8081).startswith("web")
     assert ask(house.other, OTHER_HOST, 8081).startswith("other")
+    # Nor the host's loopback: with NET_RAW a peer sends there, and the sockets that serve it are bound there, too.
+    send_to_loopback(house)
+    assert not heard(*((house.peer, "127.0.0.1", port, proto) for port in (8080, 8082) for proto in ("tcp", "udp")))
+
+
+def send_to_loopback(house: House) -> None:
+    """Let the peer's packets for 127.0.0.1 go out to its bridge's MAC address."""
+    mac = house.engine.host.ip("-o", "link", "show", "quiet").stdout.split("link/ether ")[1][:17]
+    for command in (
+        "sysctl -q -w net.ipv4.conf.all.route_localnet=1",
+        "ip address delete 127.0.0.1/8 dev lo",
+        f"ip neigh replace 10.94.0.99 lladdr {mac} dev eth0",
+        "ip route add 127.0.0.1/32 via 10.94.0.99 dev eth0 onlink",
+    ):
+        run(["nsenter", f"--net={house.peer}", "--", *command.split()]).check()
 
 
 @pytest.mark.only_pierhead("Docker's containers end with its daemon, and it publishes nothing later")

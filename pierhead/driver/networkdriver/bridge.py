@@ -271,7 +271,7 @@ class BridgeDriver:
             for version in _versions(network for network, _ in networks)
             if sysctls.read(SETTINGS[version]) == "0"
         ]
-        if any(self.apart(network) for network, _ in networks):
+        if self._apart:
             present = filtered()
             said += [
                 f"setting net/{FILTERED[version]} is {int(version in present)} now, and the rules are older"
