@@ -39,7 +39,8 @@ def load(session: Session, options: Options) -> int:
             raise ClientError("requested load from stdin, but stdin is empty")
         source = sys.stdin.buffer
     quiet = options.on("quiet") or not os.isatty(1)
-    query = {"quiet": quiet, "platform": as_json(options.text("platform"))}
+    # Said outright: who says nothing of it gets no progress.
+    query = {"quiet": "1" if quiet else "0", "platform": as_json(options.text("platform"))}
     api = session.api
     answer = api.call("POST", "/images/load", query, _blocks(source), {"Content-Type": "application/x-tar"}, own=True)
     if answer.headers.get("content-type", "").startswith("application/json"):

@@ -57,7 +57,10 @@ class Pulling(Recorder):
                 file.read(size + 2)
             file.readline()
         if "/images/" in first and first.startswith("POST"):
-            body = b"".join(json.dumps(message).encode() + b"\r\n" for message in self.messages)
+            # A load tells its progress to those alone who say that they want it.
+            quiet = "/images/load" in first and "quiet=0" not in first
+            messages = [message for message in self.messages if not (quiet and "id" in message)]
+            body = b"".join(json.dumps(message).encode() + b"\r\n" for message in messages)
             file.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n" + body)
             file.flush()
             if self.stays:
