@@ -15,6 +15,7 @@ from typing import Any
 
 from pierhead import __version__
 from pierhead.daemon.config import Config
+from pierhead.daemon.server.listen import parsed
 from pierhead.driver.networkdriver.api import PublishPolicy
 from pierhead.driver.networkdriver.ipam import AddressPool
 from pierhead.errors import InvalidParameter
@@ -144,6 +145,11 @@ def _bytes(text: str) -> int:
     return int(float(found[1]) * 1024 ** " kmgt".index(found[2] or " "))
 
 
+def _host(text: str) -> str:
+    parsed(text)
+    return text
+
+
 def _mark(text: str) -> float:
     """ "85%"."""
     found = re.fullmatch(r"(\d{1,2}(?:\.\d+)?) ?%?", text.strip())
@@ -251,7 +257,7 @@ def _network_options_from(value: Any) -> list[str]:
 # The table -----------------------------------------------------------------------------------------------------------
 
 OPTIONS = (
-    Option(("-H", "--host"), "hosts", str, "unix:///path or tcp://address:port", many=True),
+    Option(("-H", "--host"), "hosts", _host, "unix:///path or tcp://address:port", many=True),
     Option(("--data-root",), "data-root", os.path.abspath, "persistent state (default /var/lib/pierhead)"),
     Option(("--exec-root",), "exec-root", os.path.abspath, "run-time state (default /run/pierhead)"),
     Option(("-p", "--pidfile"), "pidfile", os.path.abspath, "where the daemon's process id is written"),
@@ -396,9 +402,10 @@ def arguments() -> argparse.ArgumentParser:
         prog="pierd", description="The Pierhead daemon. It stays in the foreground.", allow_abbrev=False
     )
     for option in OPTIONS:
-        more: dict[str, Any] = {"dest": option.field, "help": option.help, "metavar": "VALUE"}
+        help = option.help.replace("%", "%%")  # argparse would fill it in
+        more: dict[str, Any] = {"dest": option.field, "help": help, "metavar": "VALUE"}
         if option.many:
-            more["action"], more["help"] = "append", f"{option.help}; may be repeated"
+            more["action"], more["help"] = "append", f"{help}; may be repeated"
         elif option.read is _truth:
             more |= {"nargs": "?", "const": "true", "metavar": "false"}
         parser.add_argument(*option.flags, **more)

@@ -96,6 +96,15 @@ def _lock(descriptor: int, what: str) -> None:
         raise OSError(f"{what} is in use by another pierd: stop that, or give this one its own") from None
 
 
+def _pidfile(path: str) -> int:
+    """Write our id there; returns the descriptor that holds its lock. Raises OSError where it is another pierd's."""
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    _lock(file, f"the pidfile {path}")
+    os.ftruncate(file, 0)
+    os.write(file, f"{os.getpid()}\n".encode())
+    return file
+
+
 def _graph_driver(config: Config, db: GraphDB) -> GraphDriver:
     """In Docker's order of preference."""
     made: list[GraphDriver] = [
@@ -292,8 +301,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         locks = _folders(config)
         if config.id_maps is not None:
             subids.probe(config.id_maps, config.data_root)
-        with open(config.pidfile, "w", encoding="ascii") as file:
-            file.write(f"{os.getpid()}\n")
+        locks += (_pidfile(config.pidfile),)
         try:
             asyncio.run(_run(config, lambda: subids.remapped(configure(argv)[0]), _raise_descriptors()))
         finally:

@@ -190,6 +190,7 @@ def test_a_second_daemon_on_anything_of_the_first_is_refused_and_changes_nothing
     for flag, value in (
         ("--data-root", str(pierd.data_root)),
         ("--exec-root", str(pierd.exec_root)),
+        ("--pidfile", str(pierd.pidfile)),
         ("-H", f"unix://{pierd.socket}"),
     ):
         refused = second(pierd, {flag: value})

@@ -8,7 +8,7 @@ import pytest
 
 from pierhead.daemon import main
 from pierhead.daemon.config import Config
-from pierhead.daemon.flags import configure
+from pierhead.daemon.flags import OPTIONS, configure
 from pierhead.driver.networkdriver.ipam import AddressPool
 from pierhead.errors import InvalidParameter
 
@@ -207,6 +207,11 @@ def test_a_file_that_was_named_must_be_there(file: Path) -> None:
     [
         (["--bip", "10.0.0.1"], "--bip: invalid CIDR address: 10.0.0.1"),
         (["--bip", "x/8"], "--bip: "),
+        (["-H", "fd://"], "fd://: only unix:// and tcp:// are served"),
+        (
+            ["-H", "unix:///s", "-H", "tcp://1.2.3.4:99999"],
+            "unable to parse docker host `tcp://1.2.3.4:99999`: bad port",
+        ),
         (["--fixed-cidr", "10.0.0.9/24"], "--fixed-cidr: 10.0.0.9/24 has host bits set"),
         (["--mtu", "20"], "--mtu: invalid default MTU: 20"),
         (["--dns", "ns.example.org"], "--dns: IP address is not correctly formatted: ns.example.org"),
@@ -243,6 +248,16 @@ def test_what_pier_says_to_its_own_daemon_gives_way_to_the_users_file(file: Path
     found = settings(file, {"data-root": "/theirs", "hosts": ["tcp://1.2.3.4:1"], "debug": True}, *own)
     assert (found.data_root, found.exec_root, found.hosts) == ("/theirs", "/run/own", ("unix:///own",))
     assert found.embedded and found.debug
+
+
+def test_help_names_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        configure(["--help"])
+    assert end.value.code == 0
+    said = capsys.readouterr().out
+    for flags in (*(option.flags for option in OPTIONS), ("--config-file",), ("--validate",), ("--doctor",)):
+        assert flags[-1] in said, flags
+    assert "as 85% (default: never)" in " ".join(said.split())
 
 
 def test_settings_can_be_tried_without_a_daemon(file: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -78,7 +78,7 @@ def test_the_end_takes_only_its_own_socket_away(tmp_path: Path) -> None:
 
 
 def test_tcp_is_served_on_v4_and_v6() -> None:
-    for host, name in (("tcp://127.0.0.1:0", "127.0.0.1"), ("tcp://[::1]:0", "::1")):
+    for host, name in (("tcp://127.0.0.1:0", "127.0.0.1"), ("tcp://[::1]:0", "::1"), ("127.0.0.1:0", "127.0.0.1")):
         listener = listen(host)
         assert listener.socket.getsockname()[0] == name
         listener.close()

@@ -35,19 +35,24 @@ class Listener:
 
 
 def listen(host: str) -> Listener:
-    """Listen on "unix:///path" or "tcp://address[:port]". Raises OSError, InvalidParameter."""
+    """Listen on "unix:///path" or "tcp://address[:port]" (or the address alone). Raises OSError, InvalidParameter."""
+    target = parsed(host)
+    return _listen_unix(host, target) if isinstance(target, str) else _listen_tcp(host, *target)
+
+
+def parsed(host: str) -> str | tuple[str, int]:
+    """The path of a unix socket, or name and port of TCP. Raises InvalidParameter."""
     scheme, separator, rest = host.partition("://")
-    if not separator or not rest:
+    if not separator and "/" not in host:
+        scheme, rest = "tcp", host  # as Docker has it
+    elif separator and scheme not in ("unix", "tcp"):
+        raise InvalidParameter(f"{host}: only unix:// and tcp:// are served")
+    if not rest:
         raise InvalidParameter(f"unable to parse docker host `{host}`")
-    if scheme == "unix":
-        return _listen_unix(host, os.path.abspath(rest))
-    if scheme == "tcp":
-        return _listen_tcp(host, rest)
-    raise InvalidParameter(f"{host}: only unix:// and tcp:// are served")
+    return os.path.abspath(rest) if scheme == "unix" else _split_address(host, rest.rstrip("/"))
 
 
-def _listen_tcp(host: str, address: str) -> Listener:
-    name, port = _split_address(host, address.rstrip("/"))
+def _listen_tcp(host: str, name: str, port: int) -> Listener:
     family, kind, protocol, _, target = socket.getaddrinfo(
         name or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
