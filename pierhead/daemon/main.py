@@ -16,7 +16,7 @@ from pierhead.daemon import subids
 from pierhead.daemon.config import Config
 from pierhead.daemon.engine.engine import Engine
 from pierhead.daemon.flags import configure
-from pierhead.daemon.jobs import confinement, doctor, fsck, marks, networks, supervise, trim, volumes
+from pierhead.daemon.jobs import confinement, doctor, fsck, marks, networks, supervise, system, trim, volumes
 from pierhead.daemon.server.app import serve
 from pierhead.daemon.server.serving import Server
 from pierhead.driver.execdriver.native import NativeDriver
@@ -211,6 +211,8 @@ async def _run(config: Config, read: Callable[[], Config], descriptors: int) -> 
         gc.collect()
         gc.freeze()
         log.info("API listen on %s", ", ".join(config.hosts))
+        for warning in system.unprotected(config.hosts):
+            log.warning("%s", " ".join(warning.removeprefix("WARNING: ").split()))
         if config.trim:
             upkeep.append(asyncio.create_task(trim.after_removals(engine), name="trim"))
         if config.disk_high_mark:

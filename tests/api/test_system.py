@@ -7,7 +7,7 @@ import time
 import pytest
 
 from tests.harness.api import Api, connect
-from tests.harness.engines import Engine
+from tests.harness.engines import Engine, docker_client
 from tests.harness.engines import engine as started_engine
 from tests.harness.hands import Background
 from tests.harness.processes import wait_until
@@ -197,3 +197,17 @@ def test_the_daemons_defaults_hold_for_containers_that_do_not_say() -> None:
             other = {"SecurityOpt": ["seccomp=builtin", "no-new-privileges=false"], "Init": False}
             said = made.api.output("sh", "-c", "grep NoNewPrivs /proc/self/status; mkdir /x; echo $$", HostConfig=other)
             assert said == "NoNewPrivs:\t0\n1\n"
+
+
+@pytest.mark.only_pierhead("dockerd waits for seconds before it listens there")
+def test_a_daemon_is_reached_at_each_of_its_addresses_and_says_which_are_open_to_anybody() -> None:
+    with started_engine("pierd", ("-H", "tcp://127.0.0.1:2375", "-H", "192.0.2.10:2376"), images=False) as made:
+        for address in ("127.0.0.1:2375", "192.0.2.10:2376"):
+            shown = made.host.run(docker_client(), "-H", f"tcp://{address}", "info", "--format", "{{.Driver}}").check()
+            assert shown.stdout.strip() == made.api.get("/info")["Driver"]
+        warnings = made.api.get("/info")["Warnings"]
+        assert [warning.split(" without encryption.")[0] for warning in warnings] == [
+            "WARNING: API is accessible on http://127.0.0.1:2375",
+            "WARNING: API is accessible on http://192.0.2.10:2376",
+        ]
+        assert "API is accessible on http://192.0.2.10:2376 without encryption. Access to" in made.log.read_text()

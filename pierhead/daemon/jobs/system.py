@@ -4,7 +4,7 @@ import os
 import platform
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Iterable
 
 from pierhead import __version__
 from pierhead.daemon.engine.engine import Engine, Span, blocking
@@ -104,6 +104,18 @@ def _flag(path: str) -> bool:
         return False
 
 
+def unprotected(hosts: Iterable[str]) -> list[str]:
+    """Docker's warning for each address that lets in whoever reaches it."""
+    return [
+        f"WARNING: API is accessible on http://{host.removeprefix('tcp://')} without encryption.\n"
+        "         Access to the remote API is equivalent to root access on the host. Refer\n"
+        "         to the 'Docker daemon attack surface' section in the documentation for\n"
+        "         more information: https://docs.docker.com/go/attack-surface/"
+        for host in hosts
+        if not host.startswith("unix://")
+    ]
+
+
 async def info(engine: Engine) -> SystemInfo:
     """What ``docker info`` shows."""
     rows = engine.db.all("SELECT state, count(*) AS count FROM container GROUP BY state")
@@ -165,6 +177,7 @@ async def info(engine: Engine) -> SystemInfo:
         runtimes={name: Runtime(path=path) for name, path in engine.exec.runtimes().items()},
         default_runtime=engine.exec.default,
         live_restore_enabled=True,
+        warnings=unprotected(engine.config.hosts) or None,
         init_binary="docker-init",
         security_options=[
             *(["name=apparmor"] if confinement.enforced() else []),
