@@ -12,12 +12,12 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
-from urllib.parse import quote
 
 from tests.harness.api import Api
-from tests.harness.images import WEB, busybox_rootfs
+from tests.harness.images import WEB, busybox_rootfs, config_of, docker_archive_of
 from tests.harness.netns import World, world
 from tests.harness.processes import DEADLINE, Daemon, Output, end, run, wait_until
 
@@ -148,19 +148,22 @@ class Engine:
     # What every test starts from
 
     def provide_images(self) -> None:
-        """The images `busybox` and `web`, imported."""
-        for name, changes in {
-            "busybox:latest": ['CMD ["sh"]'],
-            "web:latest": ["CMD " + json.dumps(["sh", "-c", WEB]), "EXPOSE 8080"],
-        }.items():
-            repository, tag = name.split(":")
-            query = "&".join("changes=" + quote(change, safe="") for change in changes)
-            self.api.ok(
-                "POST",
-                f"/images/create?fromSrc=-&repo={repository}&tag={tag}&{query}",
-                raw=busybox_rootfs(),
-                content_type="application/x-tar",
-            )
+        """The images `busybox` and `web`, as an import would make them; in one archive, so that one unpacks."""
+        created = datetime.now(UTC).isoformat().replace("+00:00", "000Z")
+        common = {
+            **json.loads(config_of([busybox_rootfs()])),
+            "created": created,
+            "comment": "Imported from -",
+            "history": [{"created": created, "comment": "Imported from -"}],
+        }
+        server: dict[str, object] = {"Cmd": ["sh", "-c", WEB], "ExposedPorts": {"8080/tcp": {}}}
+        images = {
+            tag: json.dumps({**common, "config": config}).encode()
+            for tag, config in {"busybox:latest": {"Cmd": ["sh"]}, "web:latest": server}.items()
+        }
+        raw = docker_archive_of(busybox_rootfs(), images)
+        answer = self.api.ok("POST", "/images/load", raw=raw, content_type="application/x-tar", quiet=1)
+        assert b"error" not in answer.body, answer.body
 
     def forget(self) -> None:
         """Remove what a test has left: containers, networks, volumes. The images stay."""

@@ -90,6 +90,16 @@ def docker_archive(layers: Sequence[bytes], tags: Sequence[str], config: bytes |
     )
 
 
+def docker_archive_of(layer: bytes, images: Mapping[str, bytes]) -> bytes:
+    """One for several images, tag and configuration, that are all of the same single layer."""
+    path = f"{digest(layer)[7:]}/layer.tar"
+    configs = {digest(config)[7:] + ".json": config for config in images.values()}
+    manifest = [
+        {"Config": name, "RepoTags": [tag], "Layers": [path]} for name, tag in zip(configs, images, strict=True)
+    ]
+    return tar({**configs, path: layer, "manifest.json": json.dumps(manifest)})
+
+
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 
