@@ -9,7 +9,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from types import TracebackType
@@ -74,10 +74,10 @@ def text(kind: int, value: str) -> bytes:
 
 def attributes(data: bytes | memoryview) -> Iterator[tuple[int, bytes]]:
     """What a run of attributes holds, type without the flags; stops at a malformed one."""
-    at = 0
-    while at + 4 <= len(data):
+    at, size = 0, len(data)
+    while at + 4 <= size:
         length, kind = _ATTRIBUTE.unpack_from(data, at)
-        if length < 4 or at + length > len(data):
+        if length < 4 or at + length > size:
             return
         yield kind & NLA_TYPE_MASK, bytes(data[at + 4 : at + length])
         at += (length + 3) & ~3
@@ -374,23 +374,32 @@ class Netlink:
 
     def link(self, name: str) -> Link | None:
         """One interface by name, or None."""
+        return self._one_link(link_header() + text(IFLA_IFNAME, name), name)
+
+    def link_at(self, index: int) -> Link | None:
+        """One interface by its index, or None."""
+        return self._one_link(link_header(index=index), f"interface {index}") if index else None
+
+    def _one_link(self, asked: bytes, what: str) -> Link | None:
         try:
-            self._socket.send(message(RTM_GETLINK, 0, link_header() + text(IFLA_IFNAME, name)))
+            self._socket.send(message(RTM_GETLINK, 0, asked))
             for kind, body in split(self._socket.recv(65536)):
                 if kind == NLMSG_ERROR:
                     number = error_of(body)
-                    raise OSError(number, os.strerror(number), name)
+                    raise OSError(number, os.strerror(number), what)
                 return _parse_link(body)
         except OSError as error:
             if error.errno != errno.ENODEV:
                 raise
         return None
 
-    def addresses(self) -> list[tuple[int, Interface]]:
-        """Every address: (its link's index, address with prefix)."""
+    def addresses(self, without: Container[int] = ()) -> list[tuple[int, Interface]]:
+        """Every address: (its link's index, address with prefix). without: indices of links whose are left out."""
         found: list[tuple[int, Interface]] = []
         for body in self._dump(RTM_GETADDR, _ADDRESS.pack(0, 0, 0, 0, 0)):
             family, length, _, _, index = _ADDRESS.unpack_from(body)
+            if index in without:
+                continue
             values = dict(attributes(body[_ADDRESS.size :]))
             packed = values.get(IFA_LOCAL) or values.get(IFA_ADDRESS)
             if packed is None:
@@ -401,19 +410,22 @@ class Netlink:
                 found.append((index, IPv6Interface((packed, length))))
         return found
 
-    def routes(self) -> list[Route]:
-        """The main table's routes of both families."""
+    def routes(self, without: Container[int] = ()) -> list[Route]:
+        """The main table's routes of both families. without: indices of links through which they are left out."""
         found: list[Route] = []
         for body in self._dump(RTM_GETROUTE, _ROUTE.pack(0, 0, 0, 0, 0, 0, 0, 0, 0)):
             family, length, _, _, table, _, _, kind, _ = _ROUTE.unpack_from(body)
+            if kind != RTN_UNICAST or family not in (socket.AF_INET, socket.AF_INET6):
+                continue
             values = dict(attributes(body[_ROUTE.size :]))
             table = _U32.unpack(values[RTA_TABLE])[0] if RTA_TABLE in values else table
-            if table != RT_TABLE_MAIN or kind != RTN_UNICAST or family not in (socket.AF_INET, socket.AF_INET6):
+            interface = _U32.unpack(values[RTA_OIF])[0] if RTA_OIF in values else 0
+            if table != RT_TABLE_MAIN or interface in without:
                 continue
             network, address = (IPv4Network, IPv4Address) if family == socket.AF_INET else (IPv6Network, IPv6Address)
             prefix = network((values[RTA_DST], length)) if RTA_DST in values and length else None
             gateway = address(values[RTA_GATEWAY]) if RTA_GATEWAY in values else None
-            found.append(Route(prefix, gateway, _U32.unpack(values[RTA_OIF])[0] if RTA_OIF in values else 0))
+            found.append(Route(prefix, gateway, interface))
         return found
 
     def way_to(self, target: Address) -> Way | None:
@@ -437,7 +449,8 @@ class Netlink:
 def _parse_link(body: memoryview) -> Link:
     _, _, index, flags, _ = _LINK.unpack_from(body)
     values = dict(attributes(body[_LINK.size :]))
-    info = dict(attributes(values.get(IFLA_LINKINFO, b"")))
+    # It comes first; behind it a bridge tells fifty settings.
+    kinds = (value for kind, value in attributes(values.get(IFLA_LINKINFO, b"")) if kind == IFLA_INFO_KIND)
 
     def number(kind: int) -> int:
         return int(_U32.unpack(values[kind])[0]) if kind in values else 0
@@ -449,7 +462,7 @@ def _parse_link(body: memoryview) -> Link:
         mtu=number(IFLA_MTU),
         master=number(IFLA_MASTER),
         group=number(IFLA_GROUP),
-        kind=info.get(IFLA_INFO_KIND, b"").rstrip(b"\0").decode(),
+        kind=next(kinds, b"").rstrip(b"\0").decode(),
         mac=values.get(IFLA_ADDRESS, b"").hex(":"),
         parent=number(IFLA_LINK),
     )

@@ -8,7 +8,7 @@ import logging
 from pierhead.daemon.engine.engine import Engine, blocking
 from pierhead.daemon.engine.hostwatch import HostWatch, Reactions, Seen
 from pierhead.daemon.jobs import endpoints, foreign_rules, links, zones
-from pierhead.daemon.jobs.network_rows import members, network_of
+from pierhead.daemon.jobs.network_rows import members, network_of, pools_of_all
 from pierhead.driver.networkdriver import marks
 from pierhead.driver.networkdriver.api import Census, Endpoint, Network
 from pierhead.errors import PierheadError
@@ -139,13 +139,14 @@ def known(engine: Engine, *, unfinished: bool = False) -> Known:
     """The networks by their drivers, with the endpoints that live in them. unfinished: those, too, that are being made
     or removed."""
     found: Known = {name: [] for name in engine.networks}
+    pools = pools_of_all(engine)
     for row in engine.db.all("SELECT * FROM network WHERE config_only = 0 ORDER BY created"):
         if row["state"] == "ready" or unfinished:
             joined = [
                 endpoints.endpoint_of(member, endpoints.bindings_of(engine, member["container_id"]))
                 for member in members(engine, row["id"])
             ]
-            found[row["driver"]].append((network_of(engine, row), joined))
+            found[row["driver"]].append((network_of(engine, row, pools), joined))
     return found
 
 

@@ -3,7 +3,7 @@
 import json
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from ipaddress import ip_address, ip_network
 
@@ -57,13 +57,22 @@ def pools_of(engine: Engine, network_id: str) -> tuple[Pool, ...]:
     return tuple(_pool(row["subnet"], row["gateway"], row["ip_range"], row["aux"]) for row in rows)
 
 
-def network_of(engine: Engine, row: Row) -> Network:
-    """A network's row as the drivers see it."""
+def pools_of_all(engine: Engine) -> dict[str, tuple[Pool, ...]]:
+    """The same of every network that has some, by its id: one question where there are hundreds of networks."""
+    found: dict[str, tuple[Pool, ...]] = {}
+    for row in engine.db.all("SELECT * FROM pool ORDER BY subnet LIKE '%:%', subnet"):
+        pool = _pool(row["subnet"], row["gateway"], row["ip_range"], row["aux"])
+        found[row["network_id"]] = (*found.get(row["network_id"], ()), pool)
+    return found
+
+
+def network_of(engine: Engine, row: Row, pools: Mapping[str, tuple[Pool, ...]] | None = None) -> Network:
+    """A network's row as the drivers see it. pools: ``pools_of_all``, for who wants many networks."""
     return Network(
         id=row["id"],
         name=row["name"],
         driver=row["driver"],
-        pools=pools_of(engine, row["id"]),
+        pools=pools_of(engine, row["id"]) if pools is None else pools.get(row["id"], ()),
         internal=bool(row["internal"]),
         ipv6=bool(row["ipv6"]),
         options=json.loads(row["options"]),
@@ -72,8 +81,9 @@ def network_of(engine: Engine, row: Row) -> Network:
 
 def others(engine: Engine, network_id: str) -> Iterator[Network]:
     """Every network but one, also those that are being made or removed; no mere configurations."""
+    pools = pools_of_all(engine)
     for row in engine.db.all("SELECT * FROM network WHERE id <> ? AND config_only = 0", (network_id,)):
-        yield network_of(engine, row)
+        yield network_of(engine, row, pools)
 
 
 def free_subnet(

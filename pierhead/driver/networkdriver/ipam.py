@@ -58,8 +58,8 @@ def occupied(ignore_group: int = 0) -> list[Occupied]:
         ours = {index for index, link in names.items() if ignore_group and link.group == ignore_group}
         found = [
             Occupied(interface.network, f"interface {names[index].name if index in names else index}", True)
-            for index, interface in netlink.addresses()
-            if index not in ours and not interface.ip.is_loopback and not interface.ip.is_link_local
+            for index, interface in netlink.addresses(without=ours)
+            if not interface.ip.is_loopback and not interface.ip.is_link_local
         ]
         found += [
             Occupied(
@@ -67,8 +67,8 @@ def occupied(ignore_group: int = 0) -> list[Occupied]:
                 f"a route through {names[route.interface].name if route.interface in names else route.gateway}",
                 route.gateway is None,
             )
-            for route in netlink.routes()
-            if route.prefix is not None and route.interface not in ours and not route.prefix.is_link_local
+            for route in netlink.routes(without=ours)
+            if route.prefix is not None and not route.prefix.is_link_local
         ]
     return found
 

@@ -28,13 +28,11 @@ class Egress:
 def egress(netlink: Netlink) -> dict[int, Egress]:
     """By IP version; none for one without a default route. Policy routing counts, as for a VPN. Raises OSError."""
     found = {}
-    links: dict[int, Link] = {}
     for version, target in SOMEBODY.items():
         way = netlink.way_to(target)
         if way is None:
             continue
-        links = links or {link.index: link for link in netlink.links()}
-        link = links.get(way.interface)
+        link = netlink.link_at(way.interface)
         if link is not None:
             found[version] = Egress(link, way.source, way.mtu or link.mtu)
     return found
