@@ -35,9 +35,11 @@ NETNS_FD = 100  # spec.NETNS_FD, which cannot be imported here
 _LOOK = struct.pack("=qq", 0, 100_000)
 """A struct timeval: how often a child that others can see is looked at while it is waited for."""
 
-_EXEC_NAMESPACES = (
-    const.CLONE_NEWNS | const.CLONE_NEWUTS | const.CLONE_NEWIPC | const.CLONE_NEWNET | const.CLONE_NEWCGROUP
-)
+_SHOWN = const.CLONE_NEWNS | const.CLONE_NEWNET
+"""The namespaces that /proc shows of a process to everybody in its PID namespace, traceable or not."""
+
+_EXEC_NAMESPACES = const.CLONE_NEWUTS | const.CLONE_NEWIPC | const.CLONE_NEWCGROUP
+"""The others that an exec joins, but for the PID namespace and that of users."""
 
 
 class Child:
@@ -141,7 +143,7 @@ def _enter(
             calls.setns(pidfd, _EXEC_NAMESPACES | (const.CLONE_NEWUSER if "user" in loaded else 0))
             calls.join_session_keyring(f"_ses.{id}")
 
-        return _start(loaded, stdio, become, 0, into, pidfd, -1)
+        return _start(loaded, stdio, become, 0, into, pidfd, -1, shown=_SHOWN)
     except SetupError:
         raise
     except OSError as error:
@@ -196,11 +198,12 @@ def _start(
     pid_namespace: int,
     net_namespace: int,
     user_namespace: int = -1,
+    shown: int = 0,
 ) -> Child:
     """Clone, become, run the operations.
 
     net_namespace: a joined one, which the host's messages are about, or -1; user_namespace: a joined one, to which the
-    new ones belong.
+    new ones belong; shown: see ``_clone``.
     """
     user = loaded.get("user")
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
@@ -208,7 +211,7 @@ def _start(
         if user:
             usernamespace.own(stdio, user["ids"])
         if user_namespace < 0:
-            pid, pidfd = _clone(flags, into, pid_namespace)
+            pid, pidfd = _clone(flags, into, pid_namespace, shown)
         else:
             pid, pidfd = usernamespace.clone_inside(user_namespace, pid_namespace, flags, into)
         if pid == 0:
@@ -271,28 +274,54 @@ def _child(
     init.run(loaded["operations"], child)
 
 
-def _clone(flags: int, into: int, pid_namespace: int) -> tuple[int, int]:
+def _clone(flags: int, into: int, pid_namespace: int, shown: int) -> tuple[int, int]:
     """clone3, below an existing PID namespace if one is given.
 
     Joining a PID namespace concerns one's children only, so the shim itself does it for the moment of the clone: that
-    saves a process in between.
+    saves a process in between.  shown: namespaces to be joined with it, where ``pid_namespace`` is a pidfd: whoever is
+    in there may read the mounts and the network of what has just come, which must not be the host's.
     """
     if pid_namespace < 0:
         return calls.clone3(flags, into)
-    own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+    joined = shown | const.CLONE_NEWPID
+    own: list[tuple[int, int]] = []
+    root = -1
     pid = pidfd = -1
     try:
-        calls.setns(pid_namespace, const.CLONE_NEWPID)
-        pid, pidfd = calls.clone3(flags, into)
+        for flag, name in ((const.CLONE_NEWNS, "mnt"), (const.CLONE_NEWNET, "net"), (const.CLONE_NEWPID, "pid")):
+            if flag & joined:
+                own.append((os.open(f"/proc/self/ns/{name}", os.O_RDONLY | os.O_CLOEXEC), flag))
+        if shown:
+            root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        calls.setns(pid_namespace, joined)
+        try:
+            pid, pidfd = calls.clone3(flags, into)
+        finally:
+            if pid:  # the child stays there
+                _return(own, root)
     except OSError as error:
         if error.errno == 12:  # what the kernel says of a PID namespace whose PID 1 has ended
             raise calls.failure("clone3", "", 3, "the container's PID namespace has ended") from None
         raise
     finally:
-        if pid:  # the child stays there
-            calls.setns(own, const.CLONE_NEWPID)
-            os.close(own)
+        if pid:
+            for descriptor, _ in own:
+                os.close(descriptor)
+            if root >= 0:
+                os.close(root)
     return pid, pidfd
+
+
+def _return(own: list[tuple[int, int]], root: int) -> None:
+    """Back to our own namespaces and root directory, by their descriptors."""
+    try:
+        for descriptor, flag in own:
+            calls.setns(descriptor, flag)
+        if root >= 0:
+            os.fchdir(root)
+            os.chroot(".")  # the namespace's root need not be ours
+    except OSError:
+        os._exit(255)  # half in a container is no place for a shim
 
 
 def _host_network(namespace: int, messages: tuple[bytes, ...], busy: tuple[int, ...] = ()) -> None:

@@ -1,7 +1,8 @@
 /* PID 1 of a container that watches for processes which are not its own: what of the engine comes by, and may it be
  * touched?  Every success is a line; at SIGTERM it says how many strangers it met.  Nothing is written or stopped.
  *
- * "watch euid": say the effective user instead (for a set-uid copy).
+ * "watch alone": its PID namespace is shared with no other container, so the mounts and the network that /proc shows of
+ * a stranger are its own.  "watch euid": say the effective user instead (for a set-uid copy).
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -18,7 +19,7 @@
 #define KEPT 256
 
 static struct { int fd, pid; } kept[KEPT]; /* programs of strangers, to be opened for writing when they have ended */
-static int kept_count, met;
+static int kept_count, met, alone;
 static volatile sig_atomic_t ending;
 
 static void end(int signal) { (void)signal; ending = 1; }
@@ -75,6 +76,22 @@ static int outside(int pid) {
     return n > 0 && (n != 1 || target[0] != '/');
 }
 
+/* Whether a file of its /proc folder differs from ours, though there is something to read. */
+static int strange(int pid, const char *name) {
+    static char theirs[1 << 16], ours[1 << 16];
+    int fd = under(pid, name, O_RDONLY), mine = under(getpid(), name, O_RDONLY);
+    ssize_t n, got = 0, had = 0;
+    while (fd >= 0 && (n = read(fd, theirs + got, sizeof theirs - got)) > 0)
+        got += n;
+    while (mine >= 0 && (n = read(mine, ours + had, sizeof ours - had)) > 0)
+        had += n;
+    if (fd >= 0)
+        close(fd);
+    if (mine >= 0)
+        close(mine);
+    return got > 0 && (got != had || memcmp(theirs, ours, got));
+}
+
 static void look(int pid) {
     int fd, again, whose = own(pid, &fd);
     if (secret(pid))
@@ -97,6 +114,10 @@ static void look(int pid) {
     }
     if (outside(pid))
         tell("ROOT", pid);
+    if (alone && strange(pid, "mountinfo"))
+        tell("MOUNTS", pid);
+    if (alone && strange(pid, "net/if_inet6"))
+        tell("NETWORK", pid);
     /* How many descriptors it has anybody who is root may list; where they lead, only who may trace it. */
     int memory = under(pid, "mem", O_RDWR), descriptors = under(pid, "fd/0", O_PATH);
     int seized = ptrace(PTRACE_SEIZE, pid, 0, 0) == 0;
@@ -133,6 +154,7 @@ int main(int argc, char **argv) {
         printf("%d\n", geteuid());
         return 0;
     }
+    alone = argc > 1 && !strcmp(argv[1], "alone");
     struct sigaction action = {.sa_handler = end};
     sigaction(SIGTERM, &action, NULL);
     tell("WATCHING as", getpid());
