@@ -60,6 +60,7 @@ REFUSED_SOONER: list[tuple[dict[str, Any], str]] = [
     ({"PidMode": "wat"}, "invalid PID mode: wat"),
     ({"PidMode": "container:"}, "invalid PID mode: container:"),
     ({"UTSMode": "container:x"}, "invalid UTS mode: container:x"),
+    ({"UTSMode": "host", "Domainname": "x"}, "conflicting options: domainname and the UTS mode"),
     ({"UsernsMode": "wat"}, "invalid user namespace mode: wat"),
     ({"Isolation": "wat"}, "linux only supports 'default'"),
     ({"Runtime": "wat"}, "unknown or invalid runtime name: wat"),
@@ -104,7 +105,7 @@ REFUSED_SOONER: list[tuple[dict[str, Any], str]] = [
     ({"StopSignal": "WAT"}, "invalid signal: WAT"),
 ]
 
-OF_CONFIG = {"Healthcheck", "Env", "WorkingDir", "StopSignal"}
+OF_CONFIG = {"Domainname", "Healthcheck", "Env", "WorkingDir", "StopSignal"}
 
 
 def refused(api: Api, asked: dict[str, Any]) -> Answer:

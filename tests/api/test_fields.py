@@ -4,6 +4,7 @@ The tables below name each field of the API's specification once (``test_wire_sc
 field that is added there and nowhere here fails the first test.
 """
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -306,9 +307,11 @@ def test_the_fields_that_no_other_test_asks_for(api: Api) -> None:
         "mute": {"HostConfig": {"LogConfig": {"Type": "none"}, "UTSMode": "host"}, "Cmd": ["hostname"]},
         "short": {"HostConfig": {"LogConfig": {"Type": "json-file", "Config": {"max-size": "1k"}}}},
         "alone": {"NetworkDisabled": True, "Cmd": ["ls", "/sys/class/net"]},
-        "host": {"HostConfig": {"UTSMode": "host"}, "Cmd": ["hostname"]},
+        "host": {"HostConfig": {"UTSMode": "host", "PidMode": "host", "IpcMode": "host"}},
     }
     asked["short"]["Cmd"] = ["sh", "-c", "for i in $(seq 200); do echo line $i; done"]
+    shown = "hostname; for kind in pid ipc; do readlink /proc/self/ns/$kind; done; ls -d /dev/mqueue"
+    asked["host"]["Cmd"] = ["sh", "-c", shown]
     ids = {name: api.run(image="busybox", **request) for name, request in asked.items()}
     for id in ids.values():
         assert api.wait(id) == 0
@@ -316,7 +319,8 @@ def test_the_fields_that_no_other_test_asks_for(api: Api) -> None:
     assert refused.status in (500, 501) and "configured logging driver does not support reading" in refused.message
     assert len(api.logs(ids["short"])) < 200 * len("line 100\n"), "no more than the last kilobyte"
     assert demultiplex(api.logs(ids["alone"]))[0] == b"lo\n"
-    assert demultiplex(api.logs(ids["host"]))[0].decode().strip() == api.get("/info")["Name"]
+    theirs = [os.readlink(f"/proc/self/ns/{kind}") for kind in ("pid", "ipc")]
+    assert demultiplex(api.logs(ids["host"]))[0].decode().split() == [api.get("/info")["Name"], *theirs, "/dev/mqueue"]
 
     check = {"Test": ["CMD-SHELL", "any thing"], "Interval": 200_000_000, "Retries": 1}
     deaf = "trap 'sleep 8; exit 7' TERM; echo ready; while true; do sleep 0.1; done"
@@ -327,6 +331,16 @@ def test_the_fields_that_no_other_test_asks_for(api: Api) -> None:
     assert api.inspect(id)["State"]["Health"]["Log"][0]["Output"] == "said by any thing\n"
     api.ok("POST", f"/containers/{id}/stop")
     assert api.inspect(id)["State"]["ExitCode"] == 137, "a second for its end, not ten"
+
+
+def test_a_folder_of_devices_gives_all_that_are_below_it(api: Api, tmp_path: Path) -> None:
+    for name in ("one", "sub/folder/two"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        os.mknod(tmp_path / name, 0o020666, os.makedev(1, 5))
+    (tmp_path / "link").symlink_to("one")
+    device = {"PathOnHost": str(tmp_path), "PathInContainer": "/dev/many", "CgroupPermissions": "r"}
+    found = api.output("find", "/dev/many", "!", "-type", "d", HostConfig={"Devices": [device]})
+    assert sorted(found.split()) == ["/dev/many/one", "/dev/many/sub/folder/two"]
 
 
 # An exec

@@ -136,6 +136,27 @@ def test_a_sysctl_needs_the_namespace_that_it_is_in(api: Api) -> None:
     assert Path("/proc/sys/kernel/core_pattern").read_bytes() == before
 
 
+def test_a_namespace_that_another_container_has_from_the_host_is_the_hosts(api: Api) -> None:
+    """A network, message queues and a domain's name that come with a container that is joined."""
+    named = api.run("sleep", "1000", Domainname="evil.test")
+    before = Path("/proc/sys/kernel/domainname").read_text()
+    try:
+        host = {"NetworkMode": f"container:{named}", "UTSMode": "host"}
+        assert api.output("cat", "/proc/sys/kernel/domainname", HostConfig=host) == before
+    finally:
+        Path("/proc/sys/kernel/domainname").write_text(before)
+    other = api.run("sleep", "1000", HostConfig={"NetworkMode": "host", "IpcMode": "host"})
+    for field, name in (("NetworkMode", "net.ipv4.conf.all.log_martians"), ("IpcMode", "kernel.msgmnb")):
+        shown = ("cat", "/proc/sys/" + name.replace(".", "/"))
+        value = api.output(*shown, HostConfig={field: "host"}).strip()
+        id = api.create("true", HostConfig={field: f"container:{other}", "Sysctls": {name: value}})
+        started = api.send("POST", f"/containers/{id}/start")
+        assert started.status == 400 and "host" in started.message and name in started.message
+        # What is the other's own may be set there as before.
+        own = api.run("sleep", "1000", HostConfig={"IpcMode": "shareable"})
+        assert api.output(*shown, HostConfig={field: f"container:{own}", "Sysctls": {name: "1"}}) == "1\n"
+
+
 @pytest.mark.parametrize(
     "text",
     ["1-4294967295", "0-99999999999999999999", "0-0," * 20_000 + "0", "4294967296", "0--1", "-1", "0-", "٠", "a"],

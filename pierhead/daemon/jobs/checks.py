@@ -9,16 +9,12 @@ from pierhead.daemon.jobs.lifecycle import signal_number
 from pierhead.errors import InvalidParameter, NotFound, PierheadError
 from pierhead.graph.importing import host_architecture
 from pierhead.libcontainer import scopes
-from pierhead.libcontainer.plan import sysctl_path
 from pierhead.linux import const
 from pierhead.manifest import Platform, parse_platform
 from pierhead.wire.containers import ContainerConfig, DeviceRequest, HealthConfig, HostConfig, RestartPolicy, Ulimit
 from pierhead.wire.sizes import size
 
 LEAST_HEALTH_TIME = 1_000_000
-_SYSCTLS_OF_IPC = frozenset(
-    f"kernel.{name}" for name in "msgmnb msgmni msgmax sem shmall shmmax shmmni shm_rmid_forced".split()
-)
 
 
 def check_platform(image: str, has: Platform, wanted: str, warnings: list[str]) -> None:
@@ -126,6 +122,8 @@ def check_modes(host: HostConfig, config: ContainerConfig) -> None:
         )
     if host.uts_mode == "host" and config.hostname:
         raise InvalidParameter("conflicting options: hostname and the UTS mode")
+    if host.uts_mode == "host" and config.domainname:
+        raise InvalidParameter("conflicting options: domainname and the UTS mode")
 
 
 def check_users(host: HostConfig, remapped: bool) -> None:
@@ -178,8 +176,7 @@ def check_host(host: HostConfig, settings: Config, warnings: list[str]) -> None:
             raise InvalidParameter("invalid Annotations: the empty string is not permitted as an annotation key")
     for limit in host.ulimits or []:
         _check_ulimit(limit)
-    for name in host.sysctls or {}:
-        _check_sysctl(name, host)
+    confinement.check_sysctls(host)
     confinement.program(host, confinement.of(host, settings))
     specs.devices(host)
 
@@ -213,26 +210,6 @@ def storage_limit(host: HostConfig) -> int:
             raise InvalidParameter(f"invalid size: '{value}'")
         limit = found
     return limit
-
-
-def _check_sysctl(name: str, host: HostConfig) -> None:
-    """Only what is in a namespace of the container's own; in the words of runc, which finds it out at a start."""
-    plain = name.replace("/", ".")
-    if plain.startswith("net."):
-        if host.network_mode == "host":
-            raise InvalidParameter(f'sysctl "{name}" not allowed in host network namespace')
-    elif plain.startswith("fs.mqueue.") or plain in _SYSCTLS_OF_IPC:
-        if host.ipc_mode == "host":
-            raise InvalidParameter(f'sysctl "{name}" is not allowed in the hosts ipc namespace')
-    elif plain == "kernel.domainname":
-        if host.uts_mode == "host":
-            raise InvalidParameter(f'sysctl "{name}" is not allowed as it is in the host\'s UTS namespace')
-    else:
-        raise InvalidParameter(f'sysctl "{name}" is not in a separate kernel namespace')
-    try:
-        sysctl_path(name)
-    except ValueError as error:
-        raise InvalidParameter(str(error)) from None
 
 
 def check_restart(host: HostConfig) -> None:

@@ -1,5 +1,10 @@
-"""What ``--security-opt`` says, over the daemon's own settings: seccomp, no-new-privileges, AppArmor, cgroups."""
+"""What ``--security-opt`` says, over the daemon's own settings: seccomp, no-new-privileges, AppArmor, cgroups; and
+which sysctls are a container's own.
+"""
 
+import os
+from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -7,10 +12,14 @@ from pierhead.daemon.config import Config
 from pierhead.daemon.engine.engine import log
 from pierhead.errors import InvalidParameter
 from pierhead.libcontainer import apparmor, capabilities, seccomp
+from pierhead.libcontainer.plan import sysctl_path
 from pierhead.wire.containers import HostConfig
 
 _TRUE = ("1", "t", "T", "true", "TRUE", "True")
 _FALSE = ("0", "f", "F", "false", "FALSE", "False")
+_SYSCTLS_OF_IPC = frozenset(
+    f"kernel.{name}" for name in "msgmnb msgmni msgmax sem shmall shmmax shmmni shm_rmid_forced".split()
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,3 +119,42 @@ def program(host: HostConfig, found: Confinement) -> bytes | None:
         return None
     caps = capabilities.resolve(tuple(host.cap_add or ()), tuple(host.cap_drop or ()), host.privileged)
     return seccomp.compile(found.profile, caps)
+
+
+def check_sysctls(host: HostConfig) -> None:
+    """Only what is in a namespace of the container's own; in the words of runc, which finds it out at a start.
+
+    Raises InvalidParameter.
+    """
+    for name in host.sysctls or {}:
+        plain = name.replace("/", ".")
+        if plain.startswith("net."):
+            if host.network_mode == "host":
+                raise InvalidParameter(f'sysctl "{name}" not allowed in host network namespace')
+        elif plain.startswith("fs.mqueue.") or plain in _SYSCTLS_OF_IPC:
+            if host.ipc_mode == "host":
+                raise InvalidParameter(f'sysctl "{name}" is not allowed in the hosts ipc namespace')
+        elif plain == "kernel.domainname":
+            if host.uts_mode == "host":
+                raise InvalidParameter(f'sysctl "{name}" is not allowed as it is in the host\'s UTS namespace')
+        else:
+            raise InvalidParameter(f'sysctl "{name}" is not in a separate kernel namespace')
+        try:
+            sysctl_path(name)
+        except ValueError as error:
+            raise InvalidParameter(str(error)) from None
+
+
+def check_joined_sysctls(host: HostConfig, joined: Mapping[str, int]) -> None:
+    """The same of namespaces that are joined ("ns:net" to a descriptor): whose container has it, may have the host's.
+
+    Raises InvalidParameter.
+    """
+    if not host.sysctls:
+        return
+    found = copy(host)
+    for field, kind in (("network_mode", "net"), ("ipc_mode", "ipc")):
+        descriptor = joined.get(f"ns:{kind}", -1)
+        if descriptor >= 0 and os.path.samestat(os.fstat(descriptor), os.stat(f"/proc/self/ns/{kind}")):
+            setattr(found, field, "host")
+    check_sysctls(found)

@@ -8,7 +8,7 @@ from copy import copy
 
 from pierhead.daemon.engine.engine import Engine, log, phase
 from pierhead.daemon.engine.running import Running, watch
-from pierhead.daemon.jobs import endings, health, networks, specs, volumes
+from pierhead.daemon.jobs import confinement, endings, health, networks, specs, volumes
 from pierhead.daemon.jobs.describe import attributes, config_of, host_config_of, mounts_of, network_kind
 from pierhead.daemon.jobs.failures import explain
 from pierhead.daemon.jobs.files import container_folder, log_config, write_files
@@ -232,6 +232,7 @@ def _namespaces(engine: Engine, container: Container, host: HostConfig) -> dict[
                         "namespace: use --userns=host for this one too"
                     )
                 descriptors["ns:user"] = os.open(f"/proc/{other.pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+        confinement.check_joined_sysctls(host, descriptors)
     except BaseException:
         for descriptor in descriptors.values():
             os.close(descriptor)

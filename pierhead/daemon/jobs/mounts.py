@@ -264,7 +264,7 @@ def make_source(path: str, maps: IdMaps | None) -> None:
     except FileExistsError:
         return  # made by somebody else, for whom it is
     if maps is not None:
-        os.chown(path, *maps.root)
+        os.chown(path, *maps.root, follow_symlinks=False)
 
 
 def wanted(

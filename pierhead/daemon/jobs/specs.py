@@ -4,7 +4,7 @@ import os
 import posixpath
 import shutil
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 from pierhead.daemon.config import Config
@@ -200,8 +200,11 @@ def _default_mounts(host: HostConfig, unified: bool, writable_cgroups: bool, map
     elif host.ipc_mode.startswith("container:"):
         mounts[-1] = Mount("/dev/shm", "shm", "shm", _SAFE)
     elif host.ipc_mode == "host":
-        mounts = [mount for mount in mounts if mount.target not in ("/dev/shm", "/dev/mqueue")]
-        mounts += [Mount("/dev/shm", "bind", "/dev/shm", ("rw",)), Mount("/dev/mqueue", "bind", "/dev/mqueue", ("rw",))]
+        mounts[-1] = Mount("/dev/shm", "bind", "/dev/shm", ("rw",))
+        if maps is not None:  # whose root may not mount the host's queues, but can be shown them
+            mounts = [mount for mount in mounts if mount.target != "/dev/mqueue"]
+            if os.path.isdir("/dev/mqueue"):
+                mounts.append(Mount("/dev/mqueue", "bind", "/dev/mqueue", ("rw",)))
     return {mount.target: mount for mount in mounts}
 
 
@@ -349,18 +352,21 @@ def device(path: str, inside: str) -> Device:
     )
 
 
-def _host_devices() -> list[Device]:
-    result = []
-    for folder, folders, names in os.walk("/dev"):
-        folders[:] = [
-            name for name in folders if f"{folder}/{name}" not in ("/dev/pts", "/dev/shm", "/dev/mqueue", "/dev/fd")
-        ]
-        for name in names:
-            path = f"{folder}/{name}"
+def _nodes(folder: str, without: Sequence[str] = ()) -> Iterator[str]:
+    """Device nodes in a folder and below it, in order."""
+    for above, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if f"{above}/{name}" not in without)
+        for name in sorted(names):
+            path = f"{above}/{name}"
             mode = os.lstat(path).st_mode
-            if name != "console" and (stat.S_ISCHR(mode) or stat.S_ISBLK(mode)) and name not in ("ptmx", "tty"):
-                result.append(device(path, path))
-    return result
+            if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
+                yield path
+
+
+def _host_devices() -> list[Device]:
+    own = ("/dev/pts", "/dev/shm", "/dev/mqueue", "/dev/fd")
+    names = ("console", "ptmx", "tty")
+    return [device(path, path) for path in _nodes("/dev", own) if os.path.basename(path) not in names]
 
 
 def devices(host: HostConfig) -> tuple[tuple[Device, ...], tuple[DeviceRule, ...]]:
@@ -377,11 +383,8 @@ def devices(host: HostConfig) -> tuple[tuple[Device, ...], tuple[DeviceRule, ...
         inside = mapping.path_in_container or mapping.path_on_host
         paths = [(mapping.path_on_host, inside)]
         if os.path.isdir(mapping.path_on_host):
-            paths = [
-                (entry.path, os.path.join(inside, entry.name))
-                for entry in sorted(os.scandir(mapping.path_on_host), key=lambda entry: entry.name)
-                if stat.S_ISCHR(entry.stat().st_mode) or stat.S_ISBLK(entry.stat().st_mode)
-            ]
+            top = mapping.path_on_host.rstrip("/")
+            paths = [(path, inside.rstrip("/") + path.removeprefix(top)) for path in _nodes(top)]
         for path, target in paths:
             node = device(path, target)
             nodes[target] = node
@@ -459,7 +462,7 @@ def build(
         root=root,
         process=process,
         hostname=hostname if host.uts_mode != "host" else "",
-        domainname=config.domainname,
+        domainname=config.domainname if host.uts_mode != "host" else "",  # adopted with another's network
         root_readonly=host.readonly_rootfs,
         mounts=tuple(mounts),
         devices=nodes,
