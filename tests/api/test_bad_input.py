@@ -103,6 +103,8 @@ REFUSED_SOONER: list[tuple[dict[str, Any], str]] = [
         "CDI device injection failed: unresolvable CDI devices v.com/c=x",
     ),
     ({"StopSignal": "WAT"}, "invalid signal: WAT"),
+    ({"StopSignal": "SIGRTMIN+31"}, "invalid signal: SIGRTMIN+31"),
+    ({"StopSignal": "RTMAX-31"}, "invalid signal: RTMAX-31"),
 ]
 
 OF_CONFIG = {"Domainname", "Healthcheck", "Env", "WorkingDir", "StopSignal"}

@@ -60,10 +60,10 @@ say Binds "$(mounted /bind)"
 say Mounts "$(mounted /mount)"
 say Tmpfs "$(mounted /tmpfs)"
 say ShmSize "$(mounted /dev/shm)"
-say ReadonlyRootfs "$(mounted /)"
+say ReadonlyRootfs "$(mounted /) and $(mounted /etc/hosts)"
 say CapAdd "$(awk '/CapBnd/ {print $2}' /proc/self/status)"
 say CapDrop "$(awk '/CapBnd/ {print $2}' /proc/self/status)"
-say SecurityOpt "$(awk '/NoNewPrivs/ {print $2}' /proc/self/status)"
+say SecurityOpt "$(awk '/NoNewPrivs/ {print $2}' /proc/self/status) $(chroot / true 2>&1)"
 say OomScoreAdj "$(cat /proc/self/oom_score_adj)"
 say Sysctls "$(cat /proc/sys/kernel/msgmax)"
 say Ulimits "$(limit 'Max open files')"
@@ -103,6 +103,10 @@ CONFIG: dict[str, tuple[Any, str]] = {
 
 KEPT = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "NET_BIND_SERVICE")
 
+PROFILE = """{"defaultAction": "SCMP_ACT_ALLOW",
+ "syscalls": [{"names": ["chroot"], "action": "SCMP_ACT_ERRNO", "errnoRet": 99}]}"""
+"""What `--security-opt seccomp=FILE` sends."""
+
 HOST: dict[str, tuple[Any, str]] = {
     "GroupAdd": (["7", "8"], "50 7 8"),
     "Binds": (["/etc:/bind:ro"], r"\S+ ro,.*"),
@@ -112,10 +116,10 @@ HOST: dict[str, tuple[Any, str]] = {
     ),
     "Tmpfs": ({"/tmpfs": "size=2m"}, r"tmpfs .*size=2048k.*"),
     "ShmSize": (3 << 20, r"tmpfs .*size=3072k.*"),
-    "ReadonlyRootfs": (True, r"overlay ro,.*"),
+    "ReadonlyRootfs": (True, r"overlay ro,.* and \S+ ro,.*"),
     "CapAdd": (["sys_time", *KEPT], "000000000200042b"),
     "CapDrop": (["ALL"], "000000000200042b"),
-    "SecurityOpt": (["no-new-privileges"], "1"),
+    "SecurityOpt": (["no-new-privileges", f"seccomp={PROFILE}"], "1 .*Cannot assign requested address"),
     "OomScoreAdj": (321, "321"),
     "Sysctls": ({"kernel.msgmax": "9999"}, "9999"),
     "Ulimits": ([{"Name": "nofile", "Soft": 111, "Hard": 222}], "111 222"),

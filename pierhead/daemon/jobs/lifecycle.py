@@ -1,6 +1,7 @@
 """Jobs that move a container from one state to another: start, stop, restart, kill, pause, unpause, wait."""
 
 import asyncio
+import re
 import signal as signals
 from collections.abc import Awaitable
 from contextlib import suppress
@@ -30,13 +31,11 @@ def signal_number(name: str) -> int:
             return number
         raise InvalidParameter(f"invalid signal: {name}")
     text = text.removeprefix("SIG")
-    base, plus, offset = text.partition("+")
-    if base in ("RTMIN", "RTMAX") or (base.startswith("RTMAX-")):
-        if text.startswith("RTMIN") and (not plus or offset.isdigit()):
-            return int(signals.SIGRTMIN) + int(offset or 0)
-        base, minus, offset = text.partition("-")
-        if base == "RTMAX" and (not minus or offset.isdigit()):
-            return int(signals.SIGRTMAX) - int(offset or 0)
+    if found := re.fullmatch(r"RTMIN(?:\+(\d{1,2}))?|RTMAX(?:-(\d{1,2}))?", text, re.ASCII):
+        least = text.startswith("RTMIN")
+        number = signals.SIGRTMIN + int(found[1] or 0) if least else signals.SIGRTMAX - int(found[2] or 0)
+        if signals.SIGRTMIN <= number <= signals.SIGRTMAX:
+            return int(number)
     try:
         return int(signals.Signals[f"SIG{text}"])
     except KeyError:

@@ -213,7 +213,8 @@ def _mounts(engine: Engine, container: Container, host: HostConfig, unified: boo
     writable_cgroups = confinement.of(host, engine.config).writable_cgroups
     mounts = _default_mounts(host, unified, writable_cgroups, user_maps(engine, host))
     for name in ("resolv.conf", "hostname", "hosts"):
-        mounts[f"/etc/{name}"] = Mount(f"/etc/{name}", "bind", os.path.join(folder, name), ("rw",))
+        mode = "ro" if host.readonly_rootfs else "rw"
+        mounts[f"/etc/{name}"] = Mount(f"/etc/{name}", "bind", os.path.join(folder, name), (mode,))
     asked = {posixpath.normpath("/" + mount.target.lstrip("/")): mount for mount in host.mounts or []}
     for point in mounts_of(container):
         if point.destination == "/dev":
