@@ -67,6 +67,8 @@ def test_addresses_have_one_form() -> None:
 def test_a_container_port_gets_the_same_dynamic_port_on_all_its_addresses() -> None:
     found = ports.requests({"80": [("127.0.0.1", ""), ("::1", "0")], "81": [("", "")], "82": [("", "9000-9001")]})
     assert [[one.ip for one in group] for group in ports.groups(found)] == [[""], [""], ["127.0.0.1", "::1"]]
+    found = ports.requests({"80": [("127.0.0.1", ""), ("", ""), ("::1", ""), ("127.0.0.2", "")]})
+    assert [[one.ip for one in group] for group in ports.groups(found)] == [[""], ["127.0.0.1", "127.0.0.2", "::1"]]
 
 
 def test_ranges_that_differ_in_length_are_refused() -> None:

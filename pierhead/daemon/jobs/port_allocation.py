@@ -168,20 +168,12 @@ def _taken(engine: Engine, container: Container, binding: PortBinding) -> Pierhe
         "WHERE p.direct = 0 AND p.proto = ? AND p.low <= ? AND p.high >= ? ORDER BY p.low",
         (binding.proto, binding.host_high, binding.host_low),
     )
-    row = next((row for row in rows if _overlap(row["ip"], binding.host_ip)), None)
+    row = next((row for row in rows if ports.overlap(row["ip"], binding.host_ip)), None)
     port = binding.host_low if row is None else max(binding.host_low, row["low"])
     who = ""
     if row is not None:
         who = "the same container" if row["id"] == container.id else f"container {row['name']}"
     return reservations.allocated(binding.host_ip, port, who)
-
-
-def _overlap(one: str, other: str) -> bool:
-    """Whether two host addresses have an address in common; "" is every one of both families."""
-    if one == other or not one or not other:
-        return True
-    first, second = ip_address(one), ip_address(other)
-    return first.version == second.version and (first.is_unspecified or second.is_unspecified)
 
 
 def _external(engine: Engine, container: Container, error: PierheadError) -> PierheadError:

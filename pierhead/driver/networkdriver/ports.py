@@ -161,12 +161,28 @@ def withdrawal(text: str) -> Withdrawal:
 
 def groups(found: Iterable[PortRequest]) -> list[list[PortRequest]]:
     """Requests without a fixed port, those together that differ in the address alone: these get the same port, so that
-    a client may take whichever address a name gives it (as Docker 28)."""
-    grouped: dict[tuple[str, int, int, int], list[PortRequest]] = {}
+    a client may take whichever address a name gives it (as Docker 28). An address that another one of them includes
+    ("127.0.0.1::80" beside "80") cannot have the same, and gets one of its own."""
+    grouped: dict[tuple[str, int, int, int], list[list[PortRequest]]] = {}
     for one in found:
-        if not one.fixed:
-            grouped.setdefault((one.proto, one.port, one.low, one.high), []).append(one)
-    return list(grouped.values())
+        if one.fixed:
+            continue
+        alike = grouped.setdefault((one.proto, one.port, one.low, one.high), [])
+        for group in alike:
+            if not any(overlap(one.ip, other.ip) for other in group):
+                group.append(one)
+                break
+        else:
+            alike.append([one])
+    return [group for alike in grouped.values() for group in alike]
+
+
+def overlap(one: str, other: str) -> bool:
+    """Whether two host addresses have an address in common; "" is every one of both families."""
+    if one == other or not one or not other:
+        return True
+    first, second = ip_address(one), ip_address(other)
+    return first.version == second.version and (first.is_unspecified or second.is_unspecified)
 
 
 def coalesce(bindings: Iterable[PortBinding]) -> list[PortBinding]:
