@@ -9,11 +9,11 @@ The zygote imports this.
 
 from __future__ import annotations
 
+import _signal as signal  # type: ignore[import-not-found]
+import _socket as socket
 import marshal
 import os
 import select
-import signal
-import socket
 import struct
 
 from pierhead.libcontainer import cgroupfs, init, network, rootfs, usernamespace

@@ -15,9 +15,9 @@ The order at the end, and why:
 
 from __future__ import annotations
 
+import _socket as socket
 import marshal
 import os
-import socket
 import stat
 import struct
 import sys

@@ -8,8 +8,8 @@ The zygote imports this.
 
 from __future__ import annotations
 
+import _socket as socket
 import os
-import socket
 import struct
 import time
 

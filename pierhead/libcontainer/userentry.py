@@ -5,8 +5,8 @@ The zygote imports this.
 
 from __future__ import annotations
 
+import _socket as socket
 import os
-import socket
 import struct
 
 from pierhead.linux import calls, const

@@ -253,9 +253,24 @@ def get_rlimit(resource: int) -> tuple[int, int]:
 _DEFAULT_ACTION = bytes(32)  # struct sigaction of the kernel: SIG_DFL, no flags, no restorer, empty mask
 
 
+_ignored: list[int] = list(range(1, 65))  # or nobody has looked yet
+
+
+def inherit_signals(ignored: list[int]) -> None:
+    """Ignore these, and have default dispositions for all others that whoever started us may have had ignored.
+
+    ``default_signals`` of each child then has these alone to undo, for a child begins without handlers (``clone3``).
+    """
+    default_signals()
+    for number in ignored:
+        # Not signal(3), as below; SIG_IGN is 1.
+        libc.syscall(const.SYS_RT_SIGACTION, number, struct.pack("=Q", 1).ljust(len(_DEFAULT_ACTION), b"\0"), None, 8)
+    _ignored[:] = ignored
+
+
 def default_signals() -> None:
     """Default dispositions for all signals and none blocked: ignored signals and the mask would survive an execve."""
-    for number in range(1, 65):
+    for number in _ignored:
         # Not signal(3): glibc hides its own two, 32 and 33, which whoever started us may have had ignored.
         libc.syscall(const.SYS_RT_SIGACTION, number, _DEFAULT_ACTION, None, 8)  # refused for SIGKILL and SIGSTOP
     libc.sigprocmask(2, bytes(128), None)

@@ -3,6 +3,7 @@
 import errno
 import os
 import socket
+from contextlib import closing
 from pathlib import Path
 
 from pierhead.libcontainer import network
@@ -47,5 +48,5 @@ def leave(container: Namespace, messages: tuple[bytes, ...]) -> None:
 
 
 def _send(messages: tuple[bytes, ...], busy: tuple[int, ...]) -> None:
-    with network.route_socket() as netlink:
+    with closing(network.route_socket()) as netlink:
         network.send_route(netlink, messages, busy)

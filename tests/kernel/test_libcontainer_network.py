@@ -115,7 +115,7 @@ def test_a_link_of_the_hosts_may_have_the_number_that_a_container_wants(box: Box
 def test_a_link_can_be_made_here_and_moved(box: Box, host: None) -> None:
     """What is done where the number is refused."""
     setup = veth(3)
-    with running(box.spec("sleep", "100")) as child, network.route_socket() as netlink_socket:
+    with running(box.spec("sleep", "100")) as child, closing(network.route_socket()) as netlink_socket:
         descriptor = os.open(f"/proc/{child.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         calls.duplicate_to(descriptor, NETNS_FD)
         network.make_and_move(netlink_socket, setup.host[0])

@@ -8,15 +8,19 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found]
 import os
 import time
-from collections.abc import Callable, Iterable
 
 from pierhead.driver.execdriver.loop import Loop
 from pierhead.driver.execdriver.stdio import Stdio
 from pierhead.libcontainer import container
 from pierhead.linux import calls
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    Spawn = Callable[[tuple[int, int, int]], container.Child]
+
 Failure = tuple[int, str, str, str, str]
-Spawn = Callable[[tuple[int, int, int]], container.Child]
 
 
 def failure(error: BaseException) -> Failure:

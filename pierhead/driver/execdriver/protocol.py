@@ -28,7 +28,6 @@ from _socket import (
     SOL_SOCKET,
     socket,
 )
-from array import array
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -113,17 +112,18 @@ def decode(message: bytes, spoken: tuple[int, ...] = SPOKEN) -> tuple[int, tuple
 
 def send(connection: socket, message: bytes, descriptors: tuple[int, ...] | list[int] = ()) -> None:
     """Send one message with descriptors; never waits (BlockingIOError when the peer does not read)."""
-    ancillary = [(SOL_SOCKET, SCM_RIGHTS, array("i", descriptors))] if descriptors else []
+    ancillary = [(SOL_SOCKET, SCM_RIGHTS, struct.pack(f"={len(descriptors)}i", *descriptors))] if descriptors else []
     connection.sendmsg([message], ancillary, MSG_DONTWAIT | MSG_NOSIGNAL)
 
 
 def receive(connection: socket, most: int = MOST_DESCRIPTORS) -> tuple[bytes, list[int]]:
     """One message and its descriptors (close-on-exec): (b"", []) at the end of the connection; may wait."""
     message, ancillary, flags, _ = connection.recvmsg(LONGEST + _HEADER.size, CMSG_SPACE(most * 4), MSG_CMSG_CLOEXEC)
-    descriptors = array("i")
+    descriptors: list[int] = []
     for level, kind, data in ancillary:
         if level == SOL_SOCKET and kind == SCM_RIGHTS:
-            descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
+            count = len(data) // 4
+            descriptors += struct.unpack_from(f"={count}i", data)
     if flags & (MSG_CTRUNC | MSG_TRUNC):
         raise ValueError("message cut short")
-    return message, list(descriptors)
+    return message, descriptors

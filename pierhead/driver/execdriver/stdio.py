@@ -9,11 +9,14 @@ from __future__ import annotations
 import os
 import struct
 from _socket import MSG_DONTWAIT, MSG_NOSIGNAL, SHUT_RDWR, SHUT_WR, socket
-from collections.abc import Callable
 
 from pierhead.driver.execdriver.jsonlog import JSONLog
 from pierhead.driver.execdriver.loop import ERR, HUP, IN, OUT, Loop
 from pierhead.driver.execdriver.protocol import CLOSE_STDIN, REFRAMED, STDERR, STDIN, STDOUT
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 MOST_PENDING = 1 << 20
 """Bytes kept for one slow client before the process's output is not read any more."""

@@ -22,6 +22,13 @@ from pierhead.driver.execdriver import protocol, rehearsal, shim, starter
 from pierhead.linux import calls, const
 from pierhead.linux.pages import Written
 
+_IGNORED = [
+    signal.SIGCHLD,  # shims are nobody's zombies
+    signal.SIGINT,  # Ctrl-C at the daemon's terminal is the daemon's to answer
+    signal.SIGPIPE,  # as the interpreter has it: who writes is told
+    signal.SIGXFSZ,
+]
+
 LESSONS = 4
 """Starts from which starters learn what they write to: of another kind of container it is nearly the same."""
 
@@ -39,8 +46,7 @@ def prepare(name: str = "pierhead-zygote") -> None:
     os.umask(0o022)
     gc.disable()
     rehearsal.rehearse()
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # shims are nobody's zombies
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C at the daemon's terminal is the daemon's to answer
+    calls.inherit_signals(_IGNORED)
     calls.name_process(name)
     gc.collect()
     gc.freeze()
