@@ -6,6 +6,7 @@ The "host" of these tests is a network namespace of their own.
 import os
 import socket
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
