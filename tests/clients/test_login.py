@@ -132,11 +132,15 @@ esac
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     file = own_engine.root / "client/config.json"
     file.parent.mkdir(exist_ok=True)
-    file.write_text(json.dumps({"credsStore": "hold", "psFormat": "{{.ID}}"}))
     with registry(own_engine.host, tmp_path, users=True) as harbour:
         harbour.push("team/secret", "v1", LAYERS)
-        for program in clients:
+        for program, helpers in (
+            (program, helpers)
+            for program in clients
+            for helpers in ({"credsStore": "hold"}, {"credHelpers": {harbour.address: "hold"}})
+        ):
             client = own_engine.docker if program == "docker" else own_engine.pier
+            file.write_text(json.dumps({**helpers, "psFormat": "{{.ID}}"}))
             assert "no basic auth credentials" in client("pull", f"{harbour.address}/team/secret:v1").stderr
             said = client("login", "-u", USER, "--password-stdin", harbour.address, stdin=PASSWORD.encode()).check()
             assert "unencrypted" not in said.stderr

@@ -8,7 +8,16 @@ from typing import Any
 import pytest
 
 from tests.harness.engines import PEERS, Engine, peers_environment
-from tests.harness.images import busybox_rootfs, compressed, digest, tar
+from tests.harness.images import (
+    MANIFEST,
+    busybox_rootfs,
+    compressed,
+    config_of,
+    digest,
+    docker_archive,
+    oci_manifest,
+    tar,
+)
 from tests.harness.processes import run
 from tests.harness.registry import PASSWORD, USER, Registry
 from tests.harness.registry import registry as started_registry
@@ -17,6 +26,7 @@ from tests.harness.tokens import token_server
 LAYERS = (tar({"bin/cargo": "first\n"}), tar({"etc/pushed": "over the wire\n"}))
 CLIENTS = ("docker", "pier")
 OTHER = 5002
+INDEX = "application/vnd.oci.image.index.v1+json"
 
 
 @pytest.fixture
@@ -60,6 +70,44 @@ def test_what_was_pulled_is_pushed_with_the_very_same_blobs(own_engine: Engine, 
     names = next(image["RepoDigests"] for image in listed if source in image["RepoTags"])
     assert f"{registry.address}/team/app@{original}" in names
     assert any(entry.startswith(f"{registry.address}/team/docker@sha256:") for entry in names)
+
+
+@pytest.mark.needs_docker28("layers of zstd")
+def test_what_skopeo_made_of_a_saved_image_is_pulled_for_its_platform_and_goes_on_as_it_is(
+    own_engine: Engine, registry: Registry, tmp_path: Path
+) -> None:
+    """An OCI index of two platforms; one image of it came from `save`, its layers are zstd by now."""
+    own_engine.docker("load", stdin=docker_archive(LAYERS, ["saved:1"])).check()
+    id = own_engine.api.get("/images/saved:1/json")["Id"]
+    own_engine.docker("save", "-o", f"{tmp_path}/saved", "saved:1").check()
+    own_engine.docker("rmi", "saved:1").check()
+    name = f"{registry.address}/team/both"
+    zstd = ("--format", "oci", "--dest-compress-format", "zstd", "--dest-tls-verify=false")
+    skopeo(own_engine, "copy", *zstd, f"oci-archive:{tmp_path}/saved", f"docker://{name}:here")
+    here = skopeo(own_engine, "inspect", "--raw", "--tls-verify=false", f"docker://{name}:here").encode()
+    blobs = [layer["digest"] for layer in json.loads(here)["layers"]]
+    assert {layer["mediaType"][-5:] for layer in json.loads(here)["layers"]} == {"+zstd"}
+    config = config_of(LAYERS, architecture="s390x")
+    registry.push("team/both", "other", LAYERS, config, docker=False)
+    other = oci_manifest(config, [compressed(layer) for layer in LAYERS])
+    machine = json.loads(config_of(LAYERS))["architecture"]
+    entries = [
+        {"mediaType": MANIFEST, "digest": digest(text), "size": len(text), "platform": {"os": "linux", **of}}
+        for text, of in ((other, {"architecture": "s390x"}), (here, {"architecture": machine}))
+    ]
+    index = json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries}).encode()
+    registry.request("PUT", "/v2/team/both/manifests/v1", index, INDEX)
+    known = own_engine.api.get(f"/distribution/{name}:v1/json")
+    assert known["Descriptor"]["digest"] == digest(index)
+    assert [platform["architecture"] for platform in known["Platforms"]] == ["s390x", machine]
+    own_engine.docker("pull", "--platform", "linux/s390x", f"{name}:v1").check()
+    assert own_engine.api.get(f"/images/{name}:v1/json")["Id"] == digest(config)
+    own_engine.docker("rmi", f"{name}:v1").check()
+    assert f"Digest: {digest(index)}" in own_engine.docker("pull", f"{name}:v1").check().stdout
+    assert own_engine.api.get(f"/images/{name}:v1/json")["Id"] == id
+    own_engine.docker("tag", f"{name}:v1", f"{name}-copy:1").check()
+    assert own_engine.docker("push", f"{name}-copy:1").check().stdout.count("Mounted from team/both") == 2
+    assert [layer["digest"] for layer in inspected(own_engine, f"{name}-copy:1")["layers"]] == blobs
 
 
 @pytest.mark.needs_docker28("a push of the API without X-Registry-Auth")

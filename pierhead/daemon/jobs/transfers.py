@@ -299,5 +299,6 @@ def _chosen(engine: Engine, name: str) -> tuple[str, Reference | None]:
             for id, known in engine.graph.tags.all().items():
                 if any(other.name == reference.name and other.digest is None for other in known):
                     return id, reference
+            raise NotFound(f"No such image: {name}") from None
         raise NotFound("reference does not exist") from None
     return image.id, None if names_id(image.id, name) else parse(name)
