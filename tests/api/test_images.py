@@ -1,8 +1,10 @@
 """Images without the internet: imported, loaded, saved, pulled from a registry on loopback, tagged, removed, pruned."""
 
+import gzip
 import hashlib
 import io
 import json
+import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 from tests.harness.api import Api
 from tests.harness.engines import Engine
 from tests.harness.images import busybox_rootfs, config_of, digest, docker_archive, oci_archive, tar
-from tests.harness.registry import Registry
+from tests.harness.registry import Answers, Registry, serving_registry
 from tests.harness.registry import registry as started_registry
 
 TAR = "application/x-tar"
@@ -67,6 +69,29 @@ def test_an_imported_image_tells_about_itself(api: Api) -> None:
     assert "uid=0" in api.output("id", image="mine:1")
 
 
+def test_an_archive_is_imported_from_where_it_lies(engine: Engine, api: Api) -> None:
+    answers = Answers()
+    answers.bodies["/files/root.tar.gz"] = gzip.compress(busybox_rootfs())
+    answers.bodies["/files/broken.tar.gz"] = gzip.compress(os.urandom(100_000))
+    answers.moved = {"/latest": "/files/root.tar.gz", "/round": "/round"}
+    answers.break_once = {"/files/broken.tar.gz"}
+    with serving_registry(engine.host, answers) as address:
+        for client in (engine.docker, engine.pier) if engine.kind == "pierd" else (engine.docker,):
+            said = client("import", "-c", "CMD id", f"http://{address}/latest", "fetched:1").check()
+            assert said.lines[0] == f"Downloading from http://{address}/latest" and "sha256:" in said.lines[-1]
+            assert api.get("/images/fetched:1/json")["RootFS"]["Layers"] == [digest(busybox_rootfs())]
+            assert api.get("/images/fetched:1/history")[0]["Comment"] == f"Imported from http://{address}/latest"
+        for path, words in (
+            ("nothing", f"failed to GET http://{address}/nothing with status 404 Not Found"),
+            ("round", "stopped after 10 redirects"),
+            ("files/broken.tar.gz", ""),
+        ):
+            missing = engine.docker("import", f"http://{address}/{path}", "not:1")
+            assert missing.status == 1 and words in missing.stderr, missing
+    assert "connection refused" in engine.docker("import", f"http://{address}/latest").stderr
+    assert api.send("GET", "/images/not:1/json").status == 404
+
+
 @pytest.mark.parametrize("kind", ["docker-save", "oci-layout"])
 def test_an_archive_has_the_id_of_its_configuration(api: Api, engine: Engine, kind: str) -> None:
     if kind == "oci-layout" and engine.kind == "docker":
@@ -110,6 +135,9 @@ def test_several_images_are_saved_in_one_archive(api: Api) -> None:
     with tarfile.open(fileobj=io.BytesIO(saved)) as archive:
         manifest = json.load(archive.extractfile("manifest.json"))  # type: ignore[arg-type]
     assert {tag for entry in manifest for tag in entry["RepoTags"]} == {"one:1", "two:1"}
+    for name, words in (("three", "No such image: three"), ("one:2", "reference does not exist")):
+        missing = api.send("GET", "/images/get", names=name)
+        assert (missing.status, missing.message) == (404, words)
 
 
 def test_archives_that_lie_or_escape_are_refused_and_leave_nothing(api: Api, tmp_path: Path) -> None:

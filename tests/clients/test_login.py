@@ -134,11 +134,8 @@ esac
     file.parent.mkdir(exist_ok=True)
     with registry(own_engine.host, tmp_path, users=True) as harbour:
         harbour.push("team/secret", "v1", LAYERS)
-        for program, helpers in (
-            (program, helpers)
-            for program in clients
-            for helpers in ({"credsStore": "hold"}, {"credHelpers": {harbour.address: "hold"}})
-        ):
+        settings = [(program, {"credsStore": "hold"}) for program in clients]
+        for program, helpers in (*settings, (clients[-1], {"credHelpers": {harbour.address: "hold"}})):
             client = own_engine.docker if program == "docker" else own_engine.pier
             file.write_text(json.dumps({**helpers, "psFormat": "{{.ID}}"}))
             assert "no basic auth credentials" in client("pull", f"{harbour.address}/team/secret:v1").stderr

@@ -270,6 +270,8 @@ class Answers:
         """Paths that were got, each with the stretch that was wanted ("": all)."""
         self.break_once: set[str] = set()
         """Paths whose first answer ends in the middle."""
+        self.moved: dict[str, str] = {}
+        """Where it is that a path leads to."""
 
     def image(self, repository: str, layers: Sequence[bytes]) -> list[bytes]:
         """An image with the tag 1; returns its blobs: configuration and compressed layers."""
@@ -286,12 +288,15 @@ class Answers:
         wanted = request.headers.get("Range") or ""
         if request.command == "GET":
             self.asked.append((request.path, wanted))
-        status = 404 if body is None else 206 if wanted else 200
+        moved = self.moved.get(request.path)
+        status = 302 if moved else 404 if body is None else 206 if wanted else 200
         body = body or b""
         if wanted:
             body = body[int(wanted.removeprefix("bytes=").partition("-")[0]) :]
         request.send_response(status)
         request.send_header("Content-Length", str(len(body)))
+        if moved:
+            request.send_header("Location", moved)
         if "/manifests/" in request.path:
             request.send_header("Content-Type", DOCKER_MANIFEST)
         request.end_headers()

@@ -16,12 +16,15 @@ from pierhead.daemon.engine.engine import Engine, blocking
 from pierhead.daemon.jobs.image_names import event, find, names_id, parse_target
 from pierhead.daemon.jobs.pipes import Cancelled, Inflow, Outflow, on_loop, pour, stream
 from pierhead.daemon.jobs.progress import bar
+from pierhead.daemon.jobs.progress import size as size_of
+from pierhead.daemon.jobs.registries import hosts
 from pierhead.errors import InvalidParameter, NoSuchImage, NotFound
 from pierhead.graph import loading, saving
 from pierhead.graph.graph import Image
 from pierhead.graph.importing import host_architecture, import_rootfs
 from pierhead.graph.stream import limited
 from pierhead.reference import Reference, parse
+from pierhead.registry.fetch import Download, Fetch
 from pierhead.wire import codec
 from pierhead.wire.containers import ContainerConfig, HealthConfig
 from pierhead.wire.images import JSONMessage, ProgressDetail
@@ -38,13 +41,17 @@ _PORT = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?(?:/(tcp|udp|sctp))?", re.IGNORECAS
 async def import_(
     engine: Engine,
     source: AsyncIterator[bytes],
+    origin: str,
     repo: str,
     tag: str,
     message: str,
     changes: Sequence[str],
     platform: str,
 ) -> AsyncIterator[JSONMessage]:
-    """A root file system archive becomes an image. Raises InvalidParameter before anything is read."""
+    """A root file system archive becomes an image. Raises InvalidParameter before anything is read.
+
+    origin: "-" for what the client sends, else where the daemon is to get it from (http, https).
+    """
     reference = parse_target(repo, tag)
     config = ContainerConfig()
     for change in changes:
@@ -52,19 +59,18 @@ async def import_(
     wanted = manifest.parse_platform(platform, manifest.Platform("linux", host_architecture()))
     if wanted.os != "linux":
         raise InvalidParameter(f'operating system "{wanted.os}" is not supported')
-    flow = Inflow(source, asyncio.get_running_loop())
 
     async def imported(image: Image) -> None:
         event(engine, "import", image, reference.familiar if reference else "")
 
     done = on_loop(imported)
 
-    def work(out: Outflow[JSONMessage]) -> None:
+    def make(archive: BinaryIO, out: Outflow[JSONMessage]) -> None:
         image = import_rootfs(
             engine.graph,
-            cast("BinaryIO", flow),
+            archive,
             codec.encode(config),
-            message or "Imported from -",
+            message or f"Imported from {origin}",
             wanted.architecture,
             wanted.variant,
             reference,
@@ -72,7 +78,36 @@ async def import_(
         done(image)
         out.put(JSONMessage(status=image.id))
 
-    return stream(work, "image import", flow.cancel)
+    if origin == "-":
+        flow = Inflow(source, asyncio.get_running_loop())
+        return stream(lambda out: make(cast("BinaryIO", flow), out), "image import", flow.cancel)
+    fetch = Fetch(origin, hosts(engine))
+
+    def download(out: Outflow[JSONMessage]) -> None:
+        with fetch.answer() as found:
+            out.put(JSONMessage(status=f"Downloading from {fetch.url}"))
+            make(cast("BinaryIO", _Told(found, out)), out)
+
+    return stream(download, "image import", fetch.cancel)
+
+
+class _Told:
+    """What is downloaded, said while it is read."""
+
+    def __init__(self, found: Download, out: Outflow[JSONMessage]) -> None:
+        self._found = found
+        self._out = out
+        self._count = self._told = 0
+
+    def read(self, size: int = -1, /) -> bytes:
+        piece = self._found.read(size)
+        self._count += len(piece)
+        if self._count - self._told >= STEP or not piece:
+            self._told, total = self._count, self._found.total
+            shown = bar(self._count, total) if total else size_of(self._count)
+            detail = ProgressDetail(current=self._count, total=total)
+            self._out.put(JSONMessage(status="Importing", progress=shown, progress_detail=detail))
+        return piece
 
 
 def apply_change(config: ContainerConfig, change: str) -> None:

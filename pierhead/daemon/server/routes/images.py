@@ -6,7 +6,7 @@ from pierhead.daemon.server.answer import Answer, Stream
 from pierhead.daemon.server.call import Call
 from pierhead.daemon.server.progress import after_first, progress
 from pierhead.daemon.server.router import Route
-from pierhead.errors import InvalidParameter, NotImplementedHere
+from pierhead.errors import InvalidParameter
 from pierhead.manifest import Platform
 from pierhead.wire import codec, versions
 from pierhead.wire.containers import ContainerConfig
@@ -115,11 +115,10 @@ async def create(call: Call) -> Answer:
     source = call.text("fromSrc")
     if not source:
         raise InvalidParameter("neither fromImage nor fromSrc given")
-    if source != "-":
-        raise NotImplementedHere("importing from a URL is not supported: download the archive and import it from stdin")
     messages = await call.engine.run(
         images.import_,
         call.body,
+        source,
         call.text("repo"),
         call.text("tag"),
         call.text("message"),
