@@ -67,11 +67,13 @@ class Fetch:
 def _host(url: str) -> str:
     try:
         parts = urlsplit(url)
-        known = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        _ = parts.port
     except ValueError as error:
         raise InvalidParameter(f'parse "{url}": {error}') from None
-    if not known:
+    if parts.scheme not in ("http", "https"):
         raise InvalidParameter(f'Get "{url}": unsupported protocol scheme "{parts.scheme}"')
+    if not parts.hostname:
+        raise InvalidParameter(f'Get "{url}": http: no Host in request URL')
     return parts.netloc
 
 
