@@ -65,6 +65,7 @@ def corpus(sentinel: Path) -> dict[str, Case]:
     refused("a name of 5000 bytes", _long("/".join(["n" * 99] * 50)))
     refused("a component of 300 bytes", (file("n" * 300),))
     refused("600 folders deep", (file("/".join(["d"] * 600)),))
+    becomes("500 folders deep", " ".join("d" + "/d" * n for n in range(500)), (file("/".join(["d"] * 500)),))
     refused("NUL in a pax name", pax(b"path=x\0y") + end)
     refused("dots in a pax name", pax(b"path=../f") + end)
     becomes("NUL ends a name", "x", block(name=b"x\0../../f") + end)

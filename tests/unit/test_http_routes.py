@@ -327,11 +327,12 @@ def test_an_import_and_a_load_read_the_body(api: Api) -> None:
     assert api("POST", url, b"tar", "Content-Type: application/x-tar")[0] == 200
     name, given = api.last
     assert name == "images.import_" and (given["repo"], given["tag"]) == ("r", "t")
-    assert list(given["changes"]) == ["CMD a", "ENV b"]
+    assert list(given["changes"]) == ["CMD a", "ENV b"] and given["origin"] == "-"
     api.engine.results["images.load"] = stream()
     assert api("POST", "/images/load?quiet=0", b"tar", "Content-Type: application/x-tar")[0] == 200
     assert api.last[1]["quiet"] is False
-    assert api.message("POST", "/images/create?fromSrc=http://x/")[0] == 501
+    api.engine.results["images.import_"] = stream()
+    assert api("POST", "/images/create?fromSrc=http://x/")[0] == 200 and api.last[1]["origin"] == "http://x/"
     assert api.message("POST", "/images/create")[0] == 400
 
 

@@ -91,6 +91,16 @@ class Extractor:
 
     def _directory(self, path: bytes) -> int:
         """A descriptor of a directory of the tree, made where it is missing. Valid until the next call."""
+        missing: list[bytes] = []
+        while (fd := self._known(path)) is None:
+            missing.append(path)
+            path = path.rpartition(b"/")[0]
+        for path in reversed(missing):  # one after the other, not one within the other: there may be hundreds
+            fd = self._made(path)
+        return fd
+
+    def _known(self, path: bytes) -> int | None:
+        """The descriptor of one that is there."""
         fd = self._places.get(path)
         if fd is not None:
             return fd
@@ -98,7 +108,11 @@ class Extractor:
         try:
             return self._keep(path, open_in(self._root, path, os.O_PATH | os.O_DIRECTORY))
         except (FileNotFoundError, NotADirectoryError):
-            above, base = self._split(path)
+            return None
+
+    def _made(self, path: bytes) -> int:
+        """Make one in its parent, which is there."""
+        above, base = self._split(path)
         try:
             os.mkdir(base, IMPLIED_MODE, dir_fd=above)
         except FileExistsError:

@@ -114,7 +114,10 @@ def _copy_level(
     for text in os.listdir(source):
         name = os.fsencode(text)
         below = path + b"/" + name if path else name
-        found = os.stat(name, dir_fd=source, follow_symlinks=False)
+        try:
+            found = os.stat(name, dir_fd=source, follow_symlinks=False)
+        except FileNotFoundError:
+            continue  # overlayfs lists whiteouts, too, of a directory that is of one layer alone
         if stat.S_ISDIR(found.st_mode):
             os.mkdir(name, 0o700, dir_fd=target)
             from_fd = open_directory(source, name)
