@@ -14,13 +14,13 @@ from tests.harness.forkserver import Forkserver
 from tests.harness.kernel import need
 from tests.harness.netns import World, world
 from tests.harness.processes import DEADLINE, Daemon
-from tests.harness.steps import Verdict, Watch, go_on
+from tests.harness.steps import Verdict, Watch
 
 
 class Forked(Daemon):
     """A daemon of the fork server."""
 
-    def __init__(self, server: Forkserver, argv: list[str], log: Path, root: Path, verdict: Verdict) -> None:
+    def __init__(self, server: Forkserver, argv: list[str], log: Path, root: Path, verdict: Verdict | None) -> None:
         self.argv = ("pierd", *argv)
         self.log = log
         self._server = server
@@ -67,8 +67,8 @@ class Breakable(Pierd):
     def __init__(self, root: Path, machine: World) -> None:
         super().__init__(root, machine)
         self._server = Forkserver(self.host.path, self.environment())
-        self.verdict: Verdict = go_on
-        """On the steps of the next start."""
+        self.verdict: Verdict | None = None
+        """On the steps of the next start; None: they are not looked at."""
 
     @property
     def watch(self) -> Watch:
@@ -78,7 +78,7 @@ class Breakable(Pierd):
 
     def launch(self) -> Daemon:
         made = Forked(self._server, [*self.argv()[1:], *self.extra], self.log, self.root, self.verdict)
-        self.verdict = go_on
+        self.verdict = None
         return made
 
     def comes_up(self, verdict: Verdict) -> bool:

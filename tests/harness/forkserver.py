@@ -28,6 +28,7 @@ def serve(connection: socket.socket) -> None:
     from tests.harness.steps import install, program
 
     filter = program()
+    warm = False
     gc.collect()
     gc.freeze()  # a daemon goes through its memory at its start, and would copy all of this
     while packet := connection.recv(1 << 16):
@@ -36,7 +37,9 @@ def serve(connection: socket.socket) -> None:
             status = os.waitpid(asked["wait"], 0)[1]
             connection.send(json.dumps(os.waitstatus_to_exitcode(status)).encode())
             continue
-        configure(asked["argv"])  # compiles hundreds of expressions, once for all
+        if not warm:
+            configure(asked["argv"])  # compiles hundreds of expressions, once for all
+            warm = True
         if os.fork():
             continue
         code = 1

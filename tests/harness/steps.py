@@ -185,17 +185,17 @@ BROKEN = Fault("broken disk", "input/output error", lambda step: True, _broken)
 class Watch:
     """The steps of one daemon below ``data`` and ``exec`` of a folder.
 
-    verdict: on those of its start, until ``begin`` or ``end``.
+    verdict: on those of its start, until ``begin`` or ``end``; None: nobody wants to know of them.
     """
 
-    def __init__(self, listener: int, daemon: int, root: Path, verdict: Verdict = go_on) -> None:
+    def __init__(self, listener: int, daemon: int, root: Path, verdict: Verdict | None) -> None:
         self._listener = listener
         self._daemon = daemon
         self._root = os.path.join(os.path.realpath(root), "")
         self._roots = (f"{self._root}data/", f"{self._root}exec/")
         self._names = {number: name for name, number in tables()[os.uname().machine].items()}
         self._lock = threading.Lock()
-        self._verdict: Verdict | None = verdict
+        self._verdict = verdict
         self._chosen: Callable[[Step], bool] = lambda step: True
         self._last: tuple[int, Step] | None = None
         self.steps: list[Step] = []
