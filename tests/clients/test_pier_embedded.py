@@ -71,6 +71,25 @@ def test_a_daemon_that_cannot_start_says_what_failed_and_what_to_do() -> None:
     assert "/run/pierhead/pierd.log" in said and "'pier doctor'" in said
 
 
+@pytest.mark.parametrize(
+    ("lacking", "says"),
+    [
+        ("PATH=/usr/bin:/bin; mount -t tmpfs none /usr/sbin", "apt-get install nftables"),
+        ("umount -lR /sys/fs/cgroup", "mount -t cgroup2 none /sys/fs/cgroup"),
+        (
+            "for at in $(grep ' - cgroup' /proc/self/mountinfo | cut -d' ' -f5); do mount -o remount,bind,ro $at; done",
+            "mount -o remount,rw",
+        ),
+    ],
+    ids=["nftables", "control groups", "control groups that can be written"],
+)
+def test_a_machine_that_lacks_something_is_told_what_would_mend_it(lacking: str, says: str) -> None:
+    status, lines, said = machine(f"{lacking}; pier doctor; pier ps")
+    assert status == 1 and says in said.partition("Its last words")[2], said
+    missing = [line for line in lines if line.startswith("MISSING")]
+    assert len(missing) == 1 and says in missing[0], lines
+
+
 def test_Ctrl_C_while_a_daemon_is_being_started_leaves_none() -> None:
     script = """
     # A job in the background is begun with SIGINT ignored.

@@ -11,6 +11,7 @@ from pierhead.daemon.config import Config
 from pierhead.driver.networkdriver import marks
 from pierhead.driver.networkdriver.hostbridge import bridged_frames_are_filtered
 from pierhead.driver.networkdriver.hostfirewall import HostFirewall
+from pierhead.libcontainer import cgroups
 from pierhead.linux import sublinks
 from pierhead.linux.netlink import Netlink
 
@@ -88,6 +89,14 @@ def _cgroups(config: Config) -> str | None:
         kinds = [line.partition(" - ")[2].split()[0] for line in file]
     if "cgroup" not in kinds and "cgroup2" not in kinds:
         return "no cgroup file system is mounted: mount -t cgroup2 none /sys/fs/cgroup"
+    if config.cgroup_driver != "cgroupfs" or os.geteuid() != 0:
+        return None  # made by PID 1; or nothing that root could not write to
+    closed = [path for path in cgroups.detect().mounts() if not os.access(path, os.W_OK)]
+    if closed:
+        return (
+            f"control groups are read-only ({', '.join(closed)}): mount -o remount,rw each of them; in a container, "
+            "start that with --privileged"
+        )
     return None
 
 
