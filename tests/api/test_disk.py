@@ -335,6 +335,15 @@ def test_a_log_is_truncated_while_it_is_written_and_followed(used: Engine) -> No
     api.ok("DELETE", f"/containers/{id}")
 
 
+def test_a_log_is_bounded_where_nobody_asked_for_a_bound(used: Engine) -> None:
+    id = used.api.run("sh", "-c", "yes $(printf %04000d 0) | head -c 21000000", name="talkative")
+    used.api.wait(id)
+    sizes = {path.name: path.stat().st_size for path in (used.data_root / "containers" / id).glob("*-json.log*")}
+    assert set(sizes) == {f"{id}-json.log", f"{id}-json.log.1"}
+    assert max(sizes.values()) < 20_020_000, "20 MB and the entry that was the last one"
+    used.api.ok("DELETE", f"/containers/{id}")
+
+
 def test_a_log_that_is_not_kept_cannot_be_truncated(used: Engine) -> None:
     id = used.api.create("true", HostConfig={"LogConfig": {"Type": "none"}})
     assert "does not support truncation" in used.api.send("POST", f"/pierhead/containers/{id}/logs/truncate").message

@@ -41,6 +41,20 @@ def test_run_of_a_missing_image_pulls_it_first(own_engine: Engine, registry: Reg
     assert f"Status: Image is up to date for {name}" in pulled.stdout and pulled.lines[-1] == name
 
 
+def test_all_tags_are_pulled_at_once_and_what_is_here_is_said_to_be(own_engine: Engine, registry: Registry) -> None:
+    name = f"{registry.address}/team/all"
+    for tag in ("one", "two"):
+        registry.push("team/all", tag, (*LAYERS, tar({"etc/tag": tag})))
+    for outcome in ("Downloaded newer image", "Image is up to date"):
+        said = own_engine.docker("pull", "-a", name).check().lines
+        assert [line for line in said if line.startswith("Status: ")] == [f"Status: {outcome} for {name}"]
+        assert {"one: Pulling from team/all", "two: Pulling from team/all"} <= set(said)
+    assert not [line for line in said if "exists" in line], (
+        "there is nothing to say of the layers of an image that is here"
+    )
+    assert own_engine.docker("images", "-q", name).check().stdout.count("\n") == 2
+
+
 def test_a_registry_that_is_gone_is_said_and_run_has_status_125(own_engine: Engine) -> None:
     said = own_engine.docker("run", "--rm", "127.0.0.1:5000/team/app:v1", "true")
     assert said.status == 125 and "connection refused" in said.stderr

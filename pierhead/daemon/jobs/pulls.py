@@ -21,7 +21,7 @@ from pierhead.errors import InvalidParameter, NotFound
 from pierhead.graph.blobs import Blob
 from pierhead.graph.content import Copied, write_all
 from pierhead.graph.graph import Graph, Lease, Unpacked
-from pierhead.graph.image import ConfigFile, chain_ids, parse_config
+from pierhead.graph.image import ConfigFile, chain_ids, digest_of, parse_config
 from pierhead.graph.importing import host_architecture
 from pierhead.manifest import Descriptor, Platform
 from pierhead.reference import Reference, parse
@@ -55,9 +55,12 @@ async def pull(engine: Engine, reference: str, platform: str, auth: AuthConfig |
     def work(out: Outflow[JSONMessage]) -> None:
         with registry:
             tags = registry.tags() if wanted.is_name_only else []
+            changed = False
             for one in [wanted.with_tag(tag) for tag in tags] or [wanted]:
-                _Pull(engine.graph, registry, one, out, downloads, most).run(target, exact=bool(platform))
+                changed |= _Pull(engine.graph, registry, one, out, downloads, most).run(target, exact=bool(platform))
                 tell(one)
+            outcome = "Downloaded newer image" if changed else "Image is up to date"
+            out.put(JSONMessage(status=f"Status: {outcome} for {wanted.familiar}"))
 
     return stream(work, "image pull", registry.cancel)
 
@@ -110,8 +113,11 @@ class _Pull:
         self._failed: BaseException | None = None
         """What went wrong first: the rest is only its consequence."""
 
-    def run(self, platform: Platform, *, exact: bool) -> None:
-        """Everything, to the last message. Raises NotFound, InvalidParameter, RegistryError, OSError."""
+    def run(self, platform: Platform, *, exact: bool) -> bool:
+        """Everything; whether the name means something new now.
+
+        Raises NotFound, InvalidParameter, RegistryError, OSError.
+        """
         name = self._reference
         found = self._registry.resolve(name, platform)
         config = parse_config(found.config)
@@ -127,14 +133,13 @@ class _Pull:
         self._put(JSONMessage(status=f"Pulling from {name.path}", id=name.tag or name.digest or ""))
         changed = self._store(found, config)
         self._put(JSONMessage(status=f"Digest: {found.digest}"))
-        outcome = "Downloaded newer image" if changed else "Image is up to date"
-        self._put(JSONMessage(status=f"Status: {outcome} for {name.familiar}"))
+        return changed
 
     def _store(self, found: "Resolved", config: ConfigFile) -> bool:
         """Layers, image, names; whether the name means something new."""
         graph, name = self._graph, self._reference
         with graph.lease() as lease:
-            self._layers(lease, found.manifest.layers, config.diff_ids)
+            self._layers(lease, found.manifest.layers, config.diff_ids, whole=graph.has(digest_of(found.config)))
             with graph.db.transaction(durable=True):
                 before = graph.tags.get(name)
                 image = graph.put_image(found.config)
@@ -150,14 +155,16 @@ class _Pull:
                         graph.blobs.claimed(diff_id, seen)
         return before != image.id
 
-    def _layers(self, lease: Lease, blobs: tuple[Descriptor, ...], diff_ids: list[str]) -> None:
+    def _layers(self, lease: Lease, blobs: tuple[Descriptor, ...], diff_ids: list[str], *, whole: bool) -> None:
+        """whole: the image is here already; then nothing is said of its layers."""
         parent: str | None = None
         at = 0
         for diff_id in diff_ids:
             layer = lease.find(diff_id, parent)
             if layer is None:
                 break
-            self._status(blobs[at], "Already exists")
+            if not whole:
+                self._status(blobs[at], "Already exists")
             parent = layer.chain_id
             at += 1
         wanted = [
