@@ -11,6 +11,7 @@ from typing import Any
 from pierhead.client.template_values import (
     FUNCTIONS,
     Escaped,
+    Nil,
     TemplateError,
     field_of,
     go_json,
@@ -280,6 +281,8 @@ class _Run:
                 try:
                     value = field_of(value, name)
                 except TemplateError as error:
+                    if isinstance(value, Nil):
+                        place -= len(value.name) + 1  # it is what is missing
                     where = f':1:{place}: executing "" at <{shown}>: '
                     raise TemplateError(where + str(error), executing=True) from None
                 place += len(name) + 1

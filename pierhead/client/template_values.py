@@ -70,11 +70,37 @@ class NullMap(dict[str, Any]):
     """What JSON has as null and Docker's client as a map: prints as ``map[]``, in JSON as null again."""
 
 
+class Nil:
+    """A pointer of Docker's client to what JSON leaves out: prints as ``<nil>``, in JSON as null, and is false."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __bool__(self) -> bool:
+        return False
+
+    def go_json(self) -> None:
+        return None
+
+    def go_field(self, name: str) -> Any:
+        raise TemplateError(f'map has no entry for key "{self.name}"', executing=True)
+
+
+_LEFT_OUT = {
+    "HostConfig": frozenset(("SizeRootFs", "SizeRw")),
+    "OOMKilled": frozenset(("Health",)),
+    "AttachStdin": frozenset(("ExposedPorts", "Healthcheck", "Shell", "StopSignal", "StopTimeout")),
+    "RestartPolicy": frozenset(("Annotations", "Init", "Mounts", "StorageOpt", "Sysctls", "Tmpfs")),
+    "NCPU": frozenset(("DefaultAddressPools",)),
+}
+"""What Docker's client has a field for though JSON leaves it out where it is empty, by a field that is beside it."""
+
 _SLICES = frozenset(
     "Aliases Args Binds BlkioDeviceReadBps BlkioDeviceReadIOps BlkioDeviceWriteBps BlkioDeviceWriteIOps "
-    "BlkioWeightDevice CapAdd CapDrop Cmd Config DNSNames DeviceCgroupRules DeviceRequests Devices Dns DnsOptions "
+    "BlkioWeightDevice CapAdd CapDrop Cmd Config DNSNames DefaultAddressPools DeviceCgroupRules DeviceRequests Devices "
+    "Dns DnsOptions "
     "DnsSearch Entrypoint Env ExecIDs ExtraHosts GroupAdd Links MaskedPaths Mounts OnBuild ReadonlyPaths RepoDigests "
-    "RepoTags SecurityOpt Shell Ulimits VolumesFrom".split()
+    "RepoTags SecurityOpt Shell Ulimits VolumesFrom Warnings".split()
 )
 _MAPS = frozenset(
     "Annotations Containers DriverOpts ExposedPorts Labels Networks Options PortBindings Ports StorageOpt Sysctls "
@@ -122,6 +148,8 @@ def field_of(value: Any, name: str) -> Any:
         for key in value:
             if key.lower() == name.lower():
                 return value[key]
+        if any(name in names for beside, names in _LEFT_OUT.items() if beside in value):
+            return "" if name == "StopSignal" else Nil(name) if (empty := _null(name)) is None else empty
         raise TemplateError(f'map has no entry for key "{name}"', executing=True)
     if value is None:
         raise TemplateError(f"nil pointer evaluating interface {{}}.{name}", executing=True)

@@ -54,6 +54,22 @@ def test_templates_print_what_go_prints(template: str, text: str) -> None:
     assert Template(template, "").execute(DATA) == text
 
 
+def test_what_json_leaves_out_is_empty_where_dockers_client_has_a_field_for_it() -> None:
+    answer = {"HostConfig": {"RestartPolicy": {}}, "Config": {"AttachStdin": False}, "State": {"OOMKilled": False}}
+
+    def said(template: str) -> str:
+        return Template(template, "").execute(answer)
+
+    assert said("{{with .State.Health}}{{.Status}}{{else}}none{{end}}{{if .State.Health}}x{{end}}") == "none"
+    assert said("{{.State.Health}} {{json .State.Health}} {{.SizeRw}}") == "<nil> null <nil>"
+    assert said("{{.HostConfig.Sysctls}} {{.HostConfig.Mounts}} {{.HostConfig.Init}}") == "map[] [] <nil>"
+    assert said("{{.Config.Shell}} {{.Config.StopTimeout}}{{.Config.StopSignal}}") == "[] <nil>"
+    with pytest.raises(TemplateError, match=r':1:8: executing "" at <\.State\.Health\.Status>: map has .* "Health"'):
+        said("{{.State.Health.Status}}")
+    with pytest.raises(TemplateError, match='map has no entry for key "Health"'):
+        said("{{.Health}}")
+
+
 @pytest.mark.parametrize(
     ("template", "message"),
     [
