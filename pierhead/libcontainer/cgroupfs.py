@@ -23,9 +23,14 @@ import time
 from pierhead.libcontainer import scope
 from pierhead.linux.bpf import attach_devices
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 KILL_WAIT = 10.0
 """Seconds after which killed processes that are still there are an error (uninterruptible sleep)."""
 
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _GONE = (2, 19)  # ENOENT, ENODEV: the cgroup was removed while we looked
 
 
@@ -75,10 +80,10 @@ def write(path: str, value: str | bytes) -> None:
         os.close(descriptor)
 
 
-def read(path: str) -> str | None:
-    """A control file's text, or None where it is not there."""
+def read(path: str, above: int | None = None) -> str | None:
+    """A control file's text, or None where it is not there. above: a descriptor of the directory that it is below."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=above)
     except OSError as error:
         if error.errno in _GONE:
             return None
@@ -96,32 +101,65 @@ def read(path: str) -> str | None:
     return b"".join(parts).decode()
 
 
-def subgroups(directory: str) -> list[str]:
-    """A cgroup directory and all below it, the deepest first; nothing if it is gone."""
+def below(directory: str) -> "Iterator[tuple[int, str]]":
+    """Every cgroup below a directory, the deepest first: a descriptor of the one that it is in, and its name there.
+
+    The descriptor is valid until the next is asked for.  One at a time, and no paths: a container that may make groups
+    makes them deeper than a path is long, more than there are descriptors, and further than a function calls itself.
+    """
     try:
-        names = [entry.name for entry in os.scandir(directory) if entry.is_dir(follow_symlinks=False)]
+        here = os.open(directory, _DIRECTORY)
     except FileNotFoundError:
+        return
+    waiting = [_groups(here)]
+    names: list[str] = []
+    try:
+        while waiting[-1] or names:
+            if waiting[-1]:
+                name = waiting[-1].pop()
+                try:
+                    there = os.open(name, _DIRECTORY, dir_fd=here)
+                except FileNotFoundError:
+                    continue
+                os.close(here)
+                here = there
+                names.append(name)
+                waiting.append(_groups(here))
+            else:
+                there = os.open("..", _DIRECTORY, dir_fd=here)
+                os.close(here)
+                here = there
+                waiting.pop()
+                yield here, names.pop()
+    finally:
+        os.close(here)
+
+
+def _groups(directory: int) -> list[str]:
+    """The names of those right below."""
+    try:
+        with os.scandir(directory) as entries:
+            return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except OSError as error:
+        if error.errno not in _GONE:
+            raise
         return []
-    found = []
-    for name in names:
-        found += subgroups(f"{directory}/{name}")
-    found.append(directory)
-    return found
 
 
 def pids(directories: tuple[str, ...]) -> list[int]:
     """Process ids (as the host sees them) in these cgroups and below, sorted; zombies are not among them."""
     found: set[int] = set()
     for directory in directories:
-        for group in subgroups(directory):
-            found.update(_processes(group))
+        found.update(_processes(directory))
+        for above, name in below(directory):
+            found.update(_processes(name, above))
     found.discard(0)  # a process of another PID namespace than ours has no number here
     return sorted(found)
 
 
-def _processes(group: str) -> list[int]:
+def _processes(group: str, above: int | None = None) -> list[int]:
     try:
-        return list(map(int, (read(f"{group}/cgroup.procs") or "").split()))
+        return list(map(int, (read(f"{group}/cgroup.procs", above) or "").split()))
     except OSError as error:
         if error.errno != 95:  # threaded: the list of the first group above that is not has its processes
             raise
@@ -298,20 +336,21 @@ def remove(directories: tuple[str, ...], wait: float = 2.0) -> None:
             if error.errno not in (16, 39):  # EBUSY, ENOTEMPTY
                 raise
         _kill_frozen((directory,))
-        for group in subgroups(directory):
-            try:
-                _rmdir(group, deadline)
-            except OSError as error:
-                failed = failed or error
+        try:
+            for above, name in below(directory):
+                _rmdir(name, deadline, above)
+            _rmdir(directory, deadline)
+        except OSError as error:
+            failed = failed or error
     if failed:
         raise failed
 
 
-def _rmdir(group: str, deadline: float) -> None:
+def _rmdir(group: str, deadline: float, above: int | None = None) -> None:
     pause = 0.0005
     while True:
         try:
-            os.rmdir(group)
+            os.rmdir(group, dir_fd=above)
             return
         except FileNotFoundError:
             return

@@ -100,6 +100,28 @@ def test_kill_ends_all_processes_of_nested_groups_too(layout: Layout, base: str)
     cgroupfs.remove(plan.directories)
 
 
+def test_groups_that_are_deeper_than_a_path_is_long_hide_nobody_and_can_be_removed(layout: Layout, base: str) -> None:
+    """A container that may make groups below its own was never rid of, and took its shim with it."""
+    plan = _made(layout, base, Resources())
+    top = os.open(plan.directories[0], os.O_RDONLY | os.O_DIRECTORY)
+    here = top
+    for _ in range(1100):
+        os.mkdir("deeper", dir_fd=here)
+        there = os.open("deeper", os.O_RDONLY | os.O_DIRECTORY, dir_fd=here)
+        os.close(here)
+        here = there
+    inside = Inside(plan, _sleep)
+    procs = os.open("cgroup.procs", os.O_WRONLY, dir_fd=here)
+    os.write(procs, str(inside.pid).encode())
+    os.close(procs)
+    os.close(here)
+    assert cgroupfs.pids(plan.directories[:1]) == [inside.pid]
+    cgroupfs.kill(plan.directories)
+    assert inside.wait() == -9
+    cgroupfs.remove(plan.directories)
+    assert cgroups.existing(layout, base) == ()
+
+
 def test_processes_in_threaded_groups_are_found(layout: Layout, base: str) -> None:
     """A container that is allowed to can make its groups threaded (v2): those tell nobody their processes."""
     plan = _made(layout, base, Resources())
