@@ -171,10 +171,10 @@ def test_no_working_directory_leads_out(box: Box) -> None:
     spec = box.spec("sh", "-c", "readlink /proc/self/cwd; ls ../../../..")
     inside = set(script(box, "ls /").out.split())
     (box.image / "links").mkdir()
-    # What is open where a container is started from, and room for what is opened for it.
-    highest = max(map(int, os.listdir("/proc/self/fd")))
+    # What is open where a container is started from, some of it far up; and behind each what is opened for it.
+    numbers = {int(one) + beyond for one in os.listdir("/proc/self/fd") for beyond in range(8)} - {0, 1, 2}
     with running(box.spec("sleep", "100")) as child:
-        for number in range(3, highest + 10):
+        for number in sorted(numbers):
             for form in (f"/proc/self/fd/{number}", f"/proc/thread-self/fd/{number}", f"/proc/1/fd/{number}"):
                 (box.image / "links/x").unlink(missing_ok=True)
                 (box.image / "links/x").symlink_to(form)
