@@ -105,9 +105,10 @@ def test_groups_that_are_deeper_than_a_path_is_long_hide_nobody_and_can_be_remov
     plan = _made(layout, base, Resources())
     top = os.open(plan.directories[0], os.O_RDONLY | os.O_DIRECTORY)
     here = top
-    for _ in range(1100):
-        os.mkdir("deeper", dir_fd=here)
-        there = os.open("deeper", os.O_RDONLY | os.O_DIRECTORY, dir_fd=here)
+    name = 200 * "d"
+    for _ in range(25):
+        os.mkdir(name, dir_fd=here)
+        there = os.open(name, os.O_RDONLY | os.O_DIRECTORY, dir_fd=here)
         os.close(here)
         here = there
     inside = Inside(plan, _sleep)
