@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from statistics import median
 from urllib.parse import quote
 
 from benchmarks.measures import Measure, remove
@@ -237,8 +236,10 @@ def moved(engines: list[Engine], rounds: int, turns: Turns) -> list[Row]:
             registries[0].push("bench", "small", layers(FILES // 8, BYTES // 8))
             large, small = (f"127.0.0.1:5000/bench:{tag}" for tag in ("large", "small"))
             rows.append(row("pull, 320 MB", "ms", turns(engines, partial(pull, large), rounds), Goal(ratio=2)))
+            # The highest of several: a small pull is over before as many unpackers are at work as may be, or it is not.
             growth = {
-                each.kind: median(peak(large, each) / max(peak(small, each), 1.0) for _ in range(3)) for each in engines
+                each.kind: max(peak(large, each) for _ in range(3)) / max(1.0, *(peak(small, each) for _ in range(6)))
+                for each in engines
             }
         figures = {kind: [value] for kind, value in growth.items()}
         rows.append(row("peak memory of a pull, 320 MB to 40 MB", "×", figures, Goal(most=1.3), scale=1))
