@@ -249,7 +249,7 @@ def test_forty_runs_at_once(api: Api) -> None:
     assert api.get("/containers/json", all=1) == []
 
 
-def test_exec_while_its_container_dies(api: Api) -> None:
+def test_exec_while_its_container_dies(engine: Engine, api: Api) -> None:
     for number in range(ROUNDS):
         id = api.run("sleep", "1000")
         execs = [
@@ -277,7 +277,10 @@ def test_exec_while_its_container_dies(api: Api) -> None:
         statuses(executed, 101, 409)
         statuses([killed], 204)
         for exec_id in execs:
-            assert not api.get(f"/exec/{exec_id}/json")["Running"], "it ended with its container"
+            told = api.send("GET", f"/exec/{exec_id}/json")
+            if told.status == 404 and engine.kind == "docker":
+                continue  # it forgets them
+            assert not told.json["Running"], "it ended with its container"
         api.ok("DELETE", f"/containers/{id}")
 
 

