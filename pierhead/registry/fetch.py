@@ -2,16 +2,15 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
 from urllib3 import BaseHTTPResponse
 
 from pierhead.errors import Forbidden, InvalidParameter, NotFound, PierheadError, Unauthorized
 from pierhead.registry.hosts import Hosts, RegistryError
-from pierhead.registry.transport import Transport
+from pierhead.registry.transport import MOVED, Transport, followed
 
 REDIRECTS = 10
-_MOVED = (301, 302, 303, 307, 308)
 _ERRORS = {400: InvalidParameter, 401: Unauthorized, 403: Forbidden, 404: NotFound}
 
 
@@ -47,11 +46,11 @@ class Fetch:
             for _ in range(REDIRECTS):
                 with self._transport.request("GET", url, {}) as response:
                     location = response.headers.get("Location", "")
-                    if response.status not in _MOVED or not location:
+                    if response.status not in MOVED or not location:
                         self._check(response)
                         yield Download(response)
                         return
-                url = _followed(url, location)
+                url = followed(url, location, url)
             raise RegistryError(f'Get "{url}": stopped after {REDIRECTS} redirects')
         finally:
             self._transport.close()
@@ -75,11 +74,3 @@ def _host(url: str) -> str:
     if not parts.hostname:
         raise InvalidParameter(f'Get "{url}": http: no Host in request URL')
     return parts.netloc
-
-
-def _followed(url: str, location: str) -> str:
-    target = urljoin(url, location)
-    _host(target)
-    if target.startswith("http:") and url.startswith("https:"):
-        raise RegistryError(f'Get "{url}": it leads from TLS to "{target}": refused')
-    return target

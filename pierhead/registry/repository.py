@@ -13,7 +13,7 @@ from pierhead.errors import Forbidden, NotFound, Unauthorized
 from pierhead.reference import DEFAULT_DOMAIN, Reference
 from pierhead.registry.hosts import RegistryError
 from pierhead.registry.session import REDIRECTS, Session, entries, said, unexpected
-from pierhead.registry.transport import Answer
+from pierhead.registry.transport import MOVED, Answer
 
 PAGES = 100
 _NEXT = re.compile(r'<([^>]+)>\s*;.*rel="?next"?')
@@ -104,7 +104,7 @@ class Repository:
         authorized = False
         for _ in range(REDIRECTS + 1):
             with self.session.open("GET", url, headers) as response:
-                if response.status in (301, 302, 303, 307, 308):
+                if response.status in MOVED:
                     url = self.session.follow(url, response.headers.get("Location", ""))
                     continue
                 if response.status == 401 and not authorized and self.session.is_home(url):

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http import HTTPStatus
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
 import msgspec
 from urllib3 import BaseHTTPResponse
@@ -17,7 +17,7 @@ from urllib3 import BaseHTTPResponse
 from pierhead.errors import Forbidden, PierheadError, Unauthorized
 from pierhead.registry.auth import Challenge, Credentials, parse_challenge, parse_tokens, token_request
 from pierhead.registry.hosts import Hosts, Mirror, RegistryError
-from pierhead.registry.transport import ANSWER_LIMIT, Answer, Transport, Upload
+from pierhead.registry.transport import ANSWER_LIMIT, Answer, Transport, Upload, followed
 
 HUB = "registry-1.docker.io"
 HUB_NAMES = ("docker.io", "index.docker.io", HUB)
@@ -141,13 +141,7 @@ class Session:
 
     def follow(self, url: str, location: str) -> str:
         """Where an answer's Location leads. Raises RegistryError for what is no URL, and from TLS to none."""
-        target = urljoin(url, location)
-        parts = urlsplit(target)
-        if parts.scheme not in ("https", "http") or not parts.hostname:
-            raise RegistryError(f"the registry redirects to {target[:200]!r}")
-        if parts.scheme == "http" and urlsplit(url).scheme == "https":
-            raise RegistryError(f"the registry redirects from TLS to {target[:200]!r}: refused")
-        return target
+        return followed(url, location, "the registry")
 
     # -- authorization ----------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Protocol, cast
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import urllib3
 from urllib3 import BaseHTTPResponse
@@ -25,6 +25,7 @@ ANSWER_LIMIT = 1 << 20
 CONNECT_SECONDS = 15
 READ_SECONDS = 60
 CANCELLED = "the request was cancelled"
+MOVED = (301, 302, 303, 307, 308)
 _BLOCK = 256 << 10
 
 
@@ -200,6 +201,24 @@ class Transport:
             if len(body) > limit:
                 raise RegistryError(f"the registry's answer is larger than {limit} bytes")
         return body
+
+
+def followed(url: str, location: str, who: str) -> str:
+    """Where the Location of an answer from ``url`` leads. who: as the error names who says so.
+
+    Raises RegistryError for what is no URL, and from TLS to none.
+    """
+    try:
+        target = urljoin(url, location)
+        parts = urlsplit(target)
+        known = parts.scheme in ("https", "http") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # of a port that is none, or half an IPv6 address
+        target, known = location, False
+    if not known:
+        raise RegistryError(f"{who} redirects to {target[:200]!r}")
+    if parts.scheme == "http" and urlsplit(url).scheme == "https":
+        raise RegistryError(f"{who} redirects from TLS to {target[:200]!r}: refused")
+    return target
 
 
 def _why(method: str, url: str, error: Exception) -> str:
