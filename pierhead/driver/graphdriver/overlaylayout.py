@@ -148,7 +148,6 @@ class OverlayLayout:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(link)
         freed += remove_tree(self._dir(id))
-        self._places.refill()
         return freed
 
     def measure(self, id: str) -> Usage:

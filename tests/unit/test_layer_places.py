@@ -1,0 +1,120 @@
+"""Where layers begin on the disk: the order of turns, and what is left of a daemon that was killed."""
+
+import errno
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pierhead.driver.graphdriver import places
+from pierhead.driver.graphdriver.places import COUNT, PLACES, Places
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path
+
+
+def _prepared(home: Path) -> Places:
+    made = Places(str(home))
+    made.prepare()
+    return made
+
+
+def _names(home: Path) -> set[str]:
+    return set(os.listdir(home / PLACES))
+
+
+WANTED = {str(number) for number in range(COUNT)}
+
+
+def test_all_places_are_made_and_nothing_else_stays(home: Path) -> None:
+    _prepared(home)
+    assert _names(home) == WANTED
+    _prepared(home)
+    assert _names(home) == WANTED
+
+
+def test_they_are_made_where_no_parts_of_the_disk_are_told_apart(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(places, "APART", 1 << 62)
+    _prepared(home)
+    assert _names(home) == WANTED
+
+
+def test_a_killed_daemons_folders_are_gone_and_missing_places_are_back(home: Path) -> None:
+    _prepared(home)
+    (home / PLACES / "7" / "layer-begun").mkdir()
+    (home / PLACES / "trial-12").mkdir()
+    (home / PLACES / "9").rmdir()
+    _prepared(home)
+    assert _names(home) == WANTED
+    assert not list((home / PLACES).glob("*/*"))
+
+
+def test_a_folder_is_made_empty_and_nothing_stays_in_its_place(home: Path) -> None:
+    _prepared(home).take(str(home / "layer"))
+    assert (home / "layer").stat().st_mode & 0o7777 == 0o710
+    assert not list((home / "layer").iterdir()) and not list((home / PLACES).glob("*/*"))
+
+
+def test_without_a_place_it_is_made_all_the_same(home: Path) -> None:
+    made = _prepared(home)
+    for name in WANTED:
+        (home / PLACES / name).rmdir()
+    made.take(str(home / "layer"))
+    assert (home / "layer").is_dir()
+
+
+def test_what_is_there_is_not_replaced(home: Path) -> None:
+    made = _prepared(home)
+    (home / "layer").mkdir()
+    (home / "layer" / "diff").mkdir()
+    with pytest.raises(OSError) as raised:
+        made.take(str(home / "layer"))
+    assert raised.value.errno in (errno.ENOTEMPTY, errno.EEXIST)
+    assert not list((home / PLACES).glob("*/*"))
+
+
+def _used(made: Places, home: Path, monkeypatch: pytest.MonkeyPatch, costs: dict[str, float]) -> Iterator[str]:
+    """The names of the places of one folder after another, with so many seconds for a file in those named."""
+    used: list[str] = []
+    rename = os.rename
+
+    def renamed(source: str, target: str) -> None:
+        used.append(Path(source).parent.name)
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", renamed)
+    monkeypatch.setattr(places, "_cost", lambda place: costs.get(Path(place).name, 10e-6))
+    while True:
+        made.take(str(home / f"layer-{len(used)}"))
+        yield used[-1]
+
+
+def test_each_is_used_once_before_one_is_used_again(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    used = _used(_prepared(home), home, monkeypatch, {})
+    first = [next(used) for _ in range(COUNT)]
+    assert set(first) == WANTED
+    assert [next(used) for _ in range(COUNT)] == first
+
+
+def test_the_slow_are_passed_over_and_have_another_turn(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = {"0": 1e-3, "1": 500e-6, "3": 400e-6}
+    used = _used(_prepared(home), home, monkeypatch, slow)
+    first = [next(used) for _ in range(COUNT - len(slow))]
+    assert set(first) == WANTED - set(slow)
+    slow.clear()
+    assert next(used) == "0" and next(used) == "1"
+
+
+def test_of_slow_ones_alone_the_least_slow_is_taken(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    costs = dict.fromkeys(WANTED, 1e-3) | {"40": 200e-6}
+    used = _used(_prepared(home), home, monkeypatch, costs)
+    assert next(used) == "40"
+
+
+def test_a_file_system_without_nameless_files_is_no_obstacle(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    used = _used(_prepared(home), home, monkeypatch, dict.fromkeys(WANTED, math.inf))
+    assert len({next(used) for _ in range(COUNT)}) == COUNT
