@@ -3,11 +3,12 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 PY := .venv/bin/python
-# Two workers are what two cores carry; one file stays with one worker, so a daemon serves a whole file.
+# Two workers are what two cores carry; one file stays with one worker, so a daemon serves a whole file.  Files come in
+# the order of tests/conftest.py, not by their number of tests.
 WORKERS ?= 2
 # With it every process of a run compiles the tests again: a quarter of a minute each time.
 unexport PYTHONDONTWRITEBYTECODE
-PYTEST := $(PY) -m pytest -n $(WORKERS) --dist loadfile
+PYTEST := $(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 ARGS ?=
 
 .PHONY: help setup setup-venv peers demo test test-fast test-against-docker test-vm test-machine check bench lock clean

@@ -20,6 +20,8 @@ from tests.harness.processes import run
 PROGRAMS = {"ip": "iproute2", "nft": "nftables", "nsenter": "util-linux", "busybox": "busybox-static"}
 FOLDERS_OF_ROOT = ("kernel", "drivers", "api", "clients")
 """Tests in these make namespaces, mounts and cgroups."""
+LONGEST = ("test_floor", "test_steps_images", "test_steps_containers", "test_crash", "test_restart", "test_golden_dump")
+"""Files that are run first: one that takes minutes, begun as the last, has one worker at work and the others wait."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -70,7 +72,8 @@ def client_version() -> tuple[int, ...]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip what this machine, this client or this engine cannot, each with its reason."""
+    """The longest first; skip what this machine, this client or this engine cannot, each with its reason."""
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
     engine = config.getoption("--engine")
     for item in items:
         parts = item.path.relative_to(config.rootpath).parts
