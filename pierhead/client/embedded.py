@@ -44,15 +44,19 @@ def start(host: Host) -> None:
     command = [sys.executable, "-m", "pierhead.daemon.main", "--embedded", "-H", host.address]
     command += ["--data-root", data, "--exec-root", runtime, "--pidfile", os.path.join(runtime, "pierd.pid")]
     said_before = os.fstat(output).st_size
+    interrupts: list[int] = []
+    before = signal.getsignal(signal.SIGINT)
+    if callable(before):  # else it is ignored, and stays so. An exception within Popen would lose the process.
+        signal.signal(signal.SIGINT, lambda number, _: interrupts.append(number))
     try:
-        daemon = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, cwd="/"
-        )
-    finally:
-        os.close(output)
-    deadline = time.monotonic() + PATIENCE
-    try:
-        while time.monotonic() < deadline:
+        try:
+            daemon = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, cwd="/"
+            )
+        finally:
+            os.close(output)
+        deadline = time.monotonic() + PATIENCE
+        while not interrupts and time.monotonic() < deadline:
             if answers(host):
                 print(f"pier: no daemon was running: started one ({path}; 'pier system stop' ends it)", file=sys.stderr)
                 daemon.returncode = 0  # it stays on purpose: no warning about a child left behind
@@ -60,10 +64,11 @@ def start(host: Host) -> None:
             if daemon.poll() is not None and not answers(host):
                 raise ClientError(_failure(f"it ended with status {daemon.returncode}", log, said_before))
             time.sleep(0.01)
-    except KeyboardInterrupt:
         daemon.terminate()  # nobody has been told of it
-        raise
-    daemon.terminate()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if interrupts:
+        raise KeyboardInterrupt
     raise ClientError(_failure(f"it did not answer within {PATIENCE:.0f} s", log, said_before))
 
 

@@ -60,6 +60,7 @@ ALLOWED: dict[str, str] = {
     "driver/graphdriver/places.py:Places.prepare": "our own folders with numbers for names, before any layer is there",
     "driver/graphdriver/places.py:Places.take": "the same; the id is the caller's own (random hex)",
     "driver/graphdriver/places.py:Places._make": "the same",
+    "driver/graphdriver/places.py:_apart": "the same",
     "driver/graphdriver/places.py:_cost": "the same",
     "driver/graphdriver/detached.py:_by_mount": "a place of our own below the data root",
     "driver/graphdriver/extract.py:Extractor.run": "the name of a descriptor, for an error",

@@ -38,7 +38,7 @@ def test_all_places_are_made_and_nothing_else_stays(home: Path) -> None:
 
 
 def test_they_are_made_where_no_parts_of_the_disk_are_told_apart(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(places, "APART", 1 << 62)
+    monkeypatch.setattr(places, "_apart", lambda folder: 1 << 62)
     _prepared(home)
     assert _names(home) == WANTED
 

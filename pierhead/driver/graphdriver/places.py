@@ -19,8 +19,6 @@ from pierhead.linux.placement import spread
 PLACES = "places"
 COUNT = 64
 """Layers from one use of a place to the next: more than are made in the minutes that ext4 remembers."""
-APART = 8192
-"""Two folders whose inode numbers are as far from each other are in parts of their own: as mke2fs(8) cuts them."""
 TRIES = 3 * COUNT
 """Folders made at most to find places that lie apart: the emptiest part gets them until it is as full as others."""
 SLOW = 3
@@ -53,17 +51,18 @@ class Places:
                 taken.append(os.stat(path).st_ino)
             else:  # or here
                 os.rmdir(path)
-        self._make(list(missing), taken)
+        self._make(list(reversed(missing)), taken)  # the first is made, and used, first
         self._least = min(_cost(place) for place in self._turn[:FIRST])
 
     def _make(self, missing: list[str], taken: list[int]) -> None:
         """Make those, apart from each other and from the inodes ``taken`` as far as such parts are found."""
         near = []
+        apart = _apart(self._folder)
         for number in range(TRIES if missing else 0):
             path = os.path.join(self._folder, f"trial-{number}")
             os.mkdir(path, 0o710)
             found = os.stat(path).st_ino
-            if any(abs(found - other) < APART for other in taken):
+            if any(abs(found - other) < apart for other in taken):
                 near.append(path)  # and stays until the end, for the next to be made elsewhere
                 continue
             taken.append(found)
@@ -104,6 +103,13 @@ class Places:
             self._turn = [place for place in self._turn if place not in costs]
             self._turn += [*(place for place in costs if place != chosen), chosen]
             return chosen
+
+
+def _apart(folder: str) -> int:
+    """Inode numbers as far from each other are of two parts of the disk: half of those of one, as mke2fs(8) cuts it."""
+    disk = os.statvfs(folder)
+    parts = disk.f_blocks // (8 * disk.f_frsize) + 1  # each has one block of bits for its blocks
+    return disk.f_files // parts // 2
 
 
 def _cost(place: str) -> float:
