@@ -21,7 +21,7 @@ COUNT = 64
 """Layers from one use of a place to the next: more than are made in the minutes that ext4 remembers."""
 TRIES = 3 * COUNT
 """Folders made at most to find places that lie apart: the emptiest part gets them until it is as full as others."""
-SLOW = 3
+SLOW = 2
 """Times the quickest file there has been: a place as slow is passed over."""
 FIRST = 8
 """Places tried beforehand, to know what is quick."""
