@@ -65,7 +65,7 @@ class Config:
     max_concurrent_downloads: int = 3
     max_concurrent_uploads: int = 5
     max_download_attempts: int = 5
-    max_concurrent_unpacks: int = 2
+    max_concurrent_unpacks: int = 3
     compressed_blobs: str = "keep"
     max_manifest_size: int = 4 << 20
     max_layers: int = 0

@@ -340,7 +340,7 @@ OPTIONS = (
         ("--max-concurrent-unpacks",),
         "max-concurrent-unpacks",
         _count,
-        "layers of an archive that are unpacked at a time (default 2)",
+        "layers of an archive that are unpacked at a time (default 3)",
     ),
     Option(
         ("--compressed-blobs",),

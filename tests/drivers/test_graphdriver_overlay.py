@@ -147,8 +147,8 @@ def test_an_older_kernels_way_leaves_no_mount_to_be_seen(tmp_path: Path, monkeyp
 
 
 def test_ext4_begins_each_layer_where_little_was_deleted(tmp_path: Path) -> None:
-    # Otherwise it looks through what the layers removed a minute ago had, one by one, for each file of a new one: without
-    # a journal. Flexible groups put the tables of inodes of sixteen groups, more than this disk has, in one.
+    # Without a journal all that was removed there lately is looked through, one by one, for each file of a new one.
+    # Flexible groups put the tables of sixteen groups, more than this disk has, in one.
     with file_system("ext4", tmp_path, 512, "-O", "^has_journal,^flex_bg") as root:
         driver = OverlayDriver(str(root))
         driver.probe()

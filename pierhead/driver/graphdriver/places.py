@@ -1,6 +1,6 @@
 """Folders in parts of the disk of their own, in which layers begin: the quickest of those whose turn it is.
 
-<home>/places/0 … 63
+<home>/places/0 … 127
 
 ext4 without a journal passes over the number of each file that was deleted within the last one to six minutes, one by
 one, for every file it makes: a file beside 8,000 deleted ones takes a millisecond instead of ten microseconds.  Where
@@ -13,16 +13,19 @@ import math
 import os
 import threading
 import time
+from collections import deque
 
 from pierhead.linux.placement import spread
 
 PLACES = "places"
-COUNT = 64
+COUNT = 128
 """Layers from one use of a place to the next: more than are made in the minutes that ext4 remembers."""
-TRIES = 3 * COUNT
+TRIES = 2 * COUNT
 """Folders made at most to find places that lie apart: the emptiest part gets them until it is as full as others."""
+DEPTH = 16
+"""Files made on trial: the first numbers may be free where those behind them have just been deleted."""
 SLOW = 2
-"""Times the quickest file there has been: a place as slow is passed over."""
+"""Times the quickest there has been: a place as slow is passed over."""
 FIRST = 8
 """Places tried beforehand, to know what is quick."""
 
@@ -51,29 +54,31 @@ class Places:
                 taken.append(os.stat(path).st_ino)
             else:  # or here
                 os.rmdir(path)
-        self._make(list(reversed(missing)), taken)  # the first is made, and used, first
+        self._make(list(missing), taken)
         self._least = min(_cost(place) for place in self._turn[:FIRST])
 
     def _make(self, missing: list[str], taken: list[int]) -> None:
         """Make those, apart from each other and from the inodes ``taken`` as far as such parts are found."""
-        near = []
-        apart = _apart(self._folder)
-        for number in range(TRIES if missing else 0):
-            path = os.path.join(self._folder, f"trial-{number}")
-            os.mkdir(path, 0o710)
-            found = os.stat(path).st_ino
-            if any(abs(found - other) < apart for other in taken):
-                near.append(path)  # and stays until the end, for the next to be made elsewhere
-                continue
-            taken.append(found)
-            os.rename(path, os.path.join(self._folder, missing.pop()))
-            if not missing:
+        apart, near = deque[str](), []
+        distance = _apart(self._folder)
+        for _ in range(TRIES):
+            if len(apart) == len(missing):
                 break
-        for path in near:
-            if missing:
-                os.rename(path, os.path.join(self._folder, missing.pop()))
+            # Of parts as empty the name decides: another engine's folders are to be elsewhere.
+            path = os.path.join(self._folder, f"trial-{os.urandom(8).hex()}")
+            os.mkdir(path, 0o710)
+            inode = os.stat(path).st_ino
+            if any(abs(inode - other) < distance for other in taken):
+                near.append(path)  # stays until the end, for the next to be made elsewhere
             else:
-                os.rmdir(path)
+                # The first are made where it is emptiest: where much was removed, perhaps just now. They come last.
+                apart.appendleft(path)
+                taken.append(inode)
+        found = [*apart, *near]
+        for path, name in zip(found, missing, strict=False):
+            os.rename(path, os.path.join(self._folder, name))
+        for path in found[len(missing) :]:
+            os.rmdir(path)
 
     def take(self, path: str) -> None:
         """Make an empty folder there. Raises OSError."""
@@ -113,12 +118,15 @@ def _apart(folder: str) -> int:
 
 
 def _cost(place: str) -> float:
-    """Seconds that a file takes there: one without a name, that is gone again."""
+    """Seconds that some files take there: without names, and gone again."""
+    made: list[int] = []
     begin = time.perf_counter()
     try:
-        fd = os.open(place, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        while len(made) < DEPTH:
+            made.append(os.open(place, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        return time.perf_counter() - begin
     except OSError:  # it is not there, or the file system makes none without a name
         return math.inf
-    cost = time.perf_counter() - begin
-    os.close(fd)
-    return cost
+    finally:
+        for fd in made:
+            os.close(fd)
