@@ -239,11 +239,12 @@ class Graph:
                 "INSERT INTO layer (chain_id, diff_id, cache_id, driver, state) VALUES (?, '', ?, ?, 'making')",
                 (f"sha256:making-{cache_id}", cache_id, self.driver.name),
             )
-        self.driver.create(cache_id, above)
-        if blob.size < WORTH:
-            made, archive, applied = self._apply(cache_id, blob.source)
-        else:
+        large = blob.size >= WORTH
+        self.driver.create(cache_id, above, large=large)
+        if large:
             made, archive, applied = self._apply_elsewhere(lease, cache_id, blob.source)
+        else:
+            made, archive, applied = self._apply(cache_id, blob.source)
         if blob.check is not None:
             blob.check()
         if blob.diff_id is not None and made != blob.diff_id:

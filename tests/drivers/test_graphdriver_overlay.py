@@ -153,7 +153,7 @@ def test_ext4_begins_each_layer_where_little_was_deleted(tmp_path: Path) -> None
         driver = OverlayDriver(str(root))
         driver.probe()
         for number in range(8):
-            driver.create(f"l{number}", None)
+            driver.create(f"l{number}", None, large=True)
         told = run(["dumpe2fs", "-h", str(tmp_path / "ext4.img")]).check().stdout
         inodes = next(int(line.split()[-1]) for line in told.splitlines() if line.startswith("Inodes per group"))
         groups = {(root / f"overlay2/l{number}").stat().st_ino // inodes for number in range(8)}

@@ -19,7 +19,8 @@ def home(tmp_path: Path) -> Path:
 
 def _prepared(home: Path) -> Places:
     made = Places(str(home))
-    made.prepare()
+    made.take(str(home / "first"))
+    (home / "first").rmdir()
     return made
 
 
@@ -30,11 +31,14 @@ def _names(home: Path) -> set[str]:
 WANTED = {str(number) for number in range(COUNT)}
 
 
-def test_all_places_are_made_and_nothing_else_stays(home: Path) -> None:
+def test_they_are_made_with_the_first_layer_and_kept(home: Path) -> None:
+    Places(str(home)).tidy()
+    assert not list(home.iterdir())
     _prepared(home)
     assert _names(home) == WANTED
+    before = {name: (home / PLACES / name).stat().st_ino for name in WANTED}
     _prepared(home)
-    assert _names(home) == WANTED
+    assert {name: (home / PLACES / name).stat().st_ino for name in _names(home)} == before
 
 
 def test_they_are_made_where_no_parts_of_the_disk_are_told_apart(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,14 +47,35 @@ def test_they_are_made_where_no_parts_of_the_disk_are_told_apart(home: Path, mon
     assert _names(home) == WANTED
 
 
-def test_a_killed_daemons_folders_are_gone_and_missing_places_are_back(home: Path) -> None:
+def test_what_a_killed_daemon_has_left_there_is_removed(home: Path) -> None:
     _prepared(home)
     (home / PLACES / "7" / "layer-begun").mkdir()
     (home / PLACES / "trial-12").mkdir()
+    Places(str(home)).tidy()
+    assert _names(home) == WANTED
+    assert not list((home / PLACES).glob("*/*"))
+
+
+def test_those_that_are_missing_are_made_again(home: Path) -> None:
+    _prepared(home)
     (home / PLACES / "9").rmdir()
     _prepared(home)
     assert _names(home) == WANTED
-    assert not list((home / PLACES).glob("*/*"))
+
+
+def test_a_full_disk_has_fewer_or_none(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mkdir, room = os.mkdir, [5]
+
+    def made(path: str, mode: int = 0o777) -> None:
+        if "trial-" in path:
+            room[0] -= 1
+            if room[0] < 0:
+                raise OSError(errno.ENOSPC, "No space left on device", path)
+        mkdir(path, mode)
+
+    monkeypatch.setattr(os, "mkdir", made)
+    _prepared(home)
+    assert _names(home) == {str(number) for number in range(5)}
 
 
 def test_a_folder_is_made_empty_and_nothing_stays_in_its_place(home: Path) -> None:

@@ -82,9 +82,12 @@ class GraphDriver(Protocol):
     def probe(self) -> None:
         """Raise OSError that says what is missing and what would fix it, where this driver cannot work."""
 
-    def create(self, id: str, parent: str | None, *, writable: bool = False, limit: int = 0) -> None:
+    def create(
+        self, id: str, parent: str | None, *, writable: bool = False, large: bool = False, limit: int = 0
+    ) -> None:
         """Make an empty layer on top of ``parent``. writable: it is a container's own.
 
+        large: many files are to come. A driver may take some time to find where on the disk they are made quickly.
         limit: the bytes that it may come to have; 0: as many as there are. Raises InvalidParameter where the file
         system cannot limit a folder.
         """

@@ -61,7 +61,9 @@ class BtrfsDriver(VfsDriver):
     def _prepare(self) -> None:
         os.makedirs(self._home, mode=0o710, exist_ok=True)
 
-    def create(self, id: str, parent: str | None, *, writable: bool = False, limit: int = 0) -> None:
+    def create(
+        self, id: str, parent: str | None, *, writable: bool = False, large: bool = False, limit: int = 0
+    ) -> None:
         """Take a snapshot; a limit is for what it does not share with its parent."""
         self._prepare()
         os.mkdir(self._dir(id), 0o710)

@@ -70,15 +70,17 @@ class OverlayDriver(OverlayLayout):
             with contextlib.suppress(OSError):
                 remove_tree(trial)
 
-    def create(self, id: str, parent: str | None, *, writable: bool = False, limit: int = 0) -> None:
+    def create(
+        self, id: str, parent: str | None, *, writable: bool = False, large: bool = False, limit: int = 0
+    ) -> None:
         """Make the layer's directory and its short name."""
         if not os.path.isdir(os.path.join(self._home, "empty")):
             self._prepare()
         lower = "" if parent is None else self._on(parent)
-        if writable:
-            os.mkdir(self._dir(id), 0o710)
-        else:
+        if large:
             self._places.take(self._dir(id))
+        else:
+            os.mkdir(self._dir(id), 0o710)
         os.mkdir(self._dir(id, "diff"), 0o755)
         if parent is not None:
             self._write(id, "parent", parent)

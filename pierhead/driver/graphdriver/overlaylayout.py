@@ -69,7 +69,7 @@ class OverlayLayout:
     def _prepare(self) -> None:
         os.makedirs(os.path.join(self._home, "l"), mode=0o710, exist_ok=True)
         spread(self._home)
-        self._places.prepare()
+        self._places.tidy()
         for folder in SKELETON_FOLDERS:
             os.makedirs(os.path.join(self._home, SKELETON, folder), mode=0o755, exist_ok=True)
         for name in SKELETON_FILES:

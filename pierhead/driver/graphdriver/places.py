@@ -1,11 +1,12 @@
-"""Folders in parts of the disk of their own, in which layers begin: the quickest of those whose turn it is.
+"""Folders in parts of the disk of their own, in which large layers begin: the first that is quick.
 
 <home>/places/0 … 127
 
 ext4 without a journal passes over the number of each file that was deleted within the last one to six minutes, one by
 one, for every file it makes: a file beside 8,000 deleted ones takes a millisecond instead of ten microseconds.  Where
 it begins to look is the part of the disk (block group) of the folder, and a folder is made in the part of the one above
-it.  So there is one above for each of many parts, used in turn; a file made on trial tells what was deleted there.
+it.  So there is one above for each of many parts, used in turn; files made on trial tell what was deleted there.  All
+that is done when the first large layer comes: it is worth it from some hundred files on.
 Source: recently_deleted(), find_group_orlov() and find_group_other() in fs/ext4/ialloc.c.
 """
 
@@ -14,6 +15,7 @@ import os
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 
 from pierhead.linux.placement import spread
 
@@ -38,24 +40,32 @@ class Places:
         self._lock = threading.Lock()
         self._turn = [os.path.join(self._folder, str(number)) for number in range(COUNT)]
         self._least = math.inf
+        self._prepared = False
 
-    def prepare(self) -> None:
-        """Make those that are missing, empty those that are there. Raises OSError."""
-        os.makedirs(self._folder, mode=0o710, exist_ok=True)
+    def tidy(self) -> None:
+        """Remove what a daemon that was killed has left there."""
+        with suppress(FileNotFoundError):
+            for name in os.listdir(self._folder):
+                path = os.path.join(self._folder, name)
+                if os.stat(path).st_nlink != 2:  # of a folder without folders, where the file system counts them
+                    for begun in os.listdir(path):
+                        os.rmdir(os.path.join(path, begun))
+                if not name.isdecimal():
+                    os.rmdir(path)
+
+    def _prepare(self) -> None:
+        """Make those that are missing."""
+        if not os.path.isdir(self._folder):
+            os.makedirs(self._folder, mode=0o710)
         spread(self._folder)
         missing = dict.fromkeys(os.path.basename(place) for place in self._turn)
         taken = []
         for name in os.listdir(self._folder):
-            path = os.path.join(self._folder, name)
-            for begun in os.listdir(path):  # a daemon was killed within ``take``
-                os.rmdir(os.path.join(path, begun))
-            if name in missing:
-                del missing[name]
-                taken.append(os.stat(path).st_ino)
-            else:  # or here
-                os.rmdir(path)
+            missing.pop(name, None)
+            taken.append(os.stat(os.path.join(self._folder, name)).st_ino)
         self._make(list(missing), taken)
         self._least = min(_cost(place) for place in self._turn[:FIRST])
+        self._prepared = True
 
     def _make(self, missing: list[str], taken: list[int]) -> None:
         """Make those, apart from each other and from the inodes ``taken`` as far as such parts are found."""
@@ -66,7 +76,10 @@ class Places:
                 break
             # Of parts as empty the name decides: another engine's folders are to be elsewhere.
             path = os.path.join(self._folder, f"trial-{os.urandom(8).hex()}")
-            os.mkdir(path, 0o710)
+            try:
+                os.mkdir(path, 0o710)
+            except OSError:
+                break  # a full disk: a layer can do without
             inode = os.stat(path).st_ino
             if any(abs(inode - other) < distance for other in taken):
                 near.append(path)  # stays until the end, for the next to be made elsewhere
@@ -82,7 +95,10 @@ class Places:
 
     def take(self, path: str) -> None:
         """Make an empty folder there. Raises OSError."""
-        place = self._next()
+        with self._lock:
+            if not self._prepared:
+                self._prepare()
+            place = self._next()
         made = os.path.join(place, os.path.basename(path))
         try:
             os.mkdir(made, 0o710)
@@ -97,17 +113,16 @@ class Places:
 
     def _next(self) -> str:
         """The first that is quick; the slow ones before it have had their turn. If all are slow, the least slow."""
-        with self._lock:
-            costs: dict[str, float] = {}
-            for place in self._turn:
-                costs[place] = _cost(place)
-                self._least = min(self._least, costs[place])
-                if costs[place] <= SLOW * self._least:
-                    break
-            chosen = min(costs, key=costs.__getitem__)
-            self._turn = [place for place in self._turn if place not in costs]
-            self._turn += [*(place for place in costs if place != chosen), chosen]
-            return chosen
+        costs: dict[str, float] = {}
+        for place in self._turn:
+            costs[place] = _cost(place)
+            self._least = min(self._least, costs[place])
+            if costs[place] <= SLOW * self._least:
+                break
+        chosen = min(costs, key=costs.__getitem__)
+        self._turn = [place for place in self._turn if place not in costs]
+        self._turn += [*(place for place in costs if place != chosen), chosen]
+        return chosen
 
 
 def _apart(folder: str) -> int:

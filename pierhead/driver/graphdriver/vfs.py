@@ -45,7 +45,9 @@ class VfsDriver:
         os.makedirs(self._home, mode=0o710, exist_ok=True)
         spread(self._home)
 
-    def create(self, id: str, parent: str | None, *, writable: bool = False, limit: int = 0) -> None:
+    def create(
+        self, id: str, parent: str | None, *, writable: bool = False, large: bool = False, limit: int = 0
+    ) -> None:
         """Copy the parent; a limit is for the copy as a whole."""
         os.makedirs(self._home, mode=0o710, exist_ok=True)
         os.mkdir(self._dir(id), 0o710)
