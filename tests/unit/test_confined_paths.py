@@ -59,7 +59,7 @@ ALLOWED: dict[str, str] = {
     "driver/graphdriver/compare.py:_capability": "one name in an open directory, not followed",
     "driver/graphdriver/places.py:Places._prepare": "our own folders with numbers for names, before any layer is there",
     "driver/graphdriver/places.py:Places.take": "the same; the id is the caller's own (random hex)",
-    "driver/graphdriver/places.py:Places.tidy": "the same",
+    "driver/graphdriver/places.py:Places._present": "the same",
     "driver/graphdriver/places.py:Places._make": "the same",
     "driver/graphdriver/places.py:_apart": "the same",
     "driver/graphdriver/places.py:_cost": "the same",

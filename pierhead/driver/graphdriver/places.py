@@ -45,26 +45,31 @@ class Places:
     def tidy(self) -> None:
         """Remove what a daemon that was killed has left there."""
         with suppress(FileNotFoundError):
-            for name in os.listdir(self._folder):
-                path = os.path.join(self._folder, name)
-                if os.stat(path).st_nlink != 2:  # of a folder without folders, where the file system counts them
-                    for begun in os.listdir(path):
-                        os.rmdir(os.path.join(path, begun))
-                if not name.isdecimal():
-                    os.rmdir(path)
+            self._present()
+
+    def _present(self) -> dict[str, int]:
+        """The names of those there are, each with its inode number; what is begun within or beside them is removed."""
+        inodes = {}
+        for name in os.listdir(self._folder):
+            path = os.path.join(self._folder, name)
+            found = os.stat(path)
+            if found.st_nlink != 2:  # of a folder without folders, where the file system counts them
+                for begun in os.listdir(path):
+                    os.rmdir(os.path.join(path, begun))
+            if name.isdecimal():
+                inodes[name] = found.st_ino
+            else:
+                os.rmdir(path)
+        return inodes
 
     def _prepare(self) -> None:
         """Make those that are missing."""
         if not os.path.isdir(self._folder):
             os.makedirs(self._folder, mode=0o710)
         spread(self._folder)
-        missing = dict.fromkeys(os.path.basename(place) for place in self._turn)
-        taken = []
-        for name in os.listdir(self._folder):
-            missing.pop(name, None)
-            taken.append(os.stat(os.path.join(self._folder, name)).st_ino)
-        self._make(list(missing), taken)
-        self._least = min(_cost(place) for place in self._turn[:FIRST])
+        present = self._present()
+        self._make([name for name in map(str, range(COUNT)) if name not in present], [*present.values()])
+        self._least = min(_cost(place, math.inf) for place in self._turn[:FIRST])
         self._prepared = True
 
     def _make(self, missing: list[str], taken: list[int]) -> None:
@@ -115,7 +120,7 @@ class Places:
         """The first that is quick; the slow ones before it have had their turn. If all are slow, the least slow."""
         costs: dict[str, float] = {}
         for place in self._turn:
-            costs[place] = _cost(place)
+            costs[place] = _cost(place, SLOW * self._least)
             self._least = min(self._least, costs[place])
             if costs[place] <= SLOW * self._least:
                 break
@@ -132,14 +137,15 @@ def _apart(folder: str) -> int:
     return disk.f_files // parts // 2
 
 
-def _cost(place: str) -> float:
-    """Seconds that some files take there: without names, and gone again."""
+def _cost(place: str, most: float) -> float:
+    """Seconds that a file takes there, of some without names that are gone again; known early where it is too long."""
     made: list[int] = []
-    begin = time.perf_counter()
+    took, begin = 0.0, time.perf_counter()
     try:
-        while len(made) < DEPTH:
+        while len(made) < DEPTH and took <= DEPTH * most:
             made.append(os.open(place, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600))
-        return time.perf_counter() - begin
+            took = time.perf_counter() - begin
+        return took / len(made)
     except OSError:  # it is not there, or the file system makes none without a name
         return math.inf
     finally:
