@@ -6,7 +6,6 @@
 import os
 import re
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -49,16 +48,14 @@ def lacking() -> str:
     """Why this machine cannot run the tests that need root, or ''."""
     if os.geteuid() != 0:
         return "needs root: run `make test` as root"
-    probe = subprocess.run(
-        ["unshare", "--net", "--mount", "--pid", "--fork", "true"], capture_output=True, text=True, timeout=20
-    )
-    if probe.returncode != 0:
+    probe = run(["unshare", "--net", "--mount", "--pid", "--fork", "true"])
+    if probe.status != 0:
         return f"no namespaces (an unprivileged container?): {probe.stderr.strip()}"
     for program, package in PROGRAMS.items():
         if shutil.which(program) is None:
             return f"no {program}: apt-get install {package}"
-    nft = subprocess.run(["unshare", "--net", "nft", "list", "ruleset"], capture_output=True, text=True, timeout=20)
-    if nft.returncode != 0:
+    nft = run(["unshare", "--net", "nft", "list", "ruleset"])
+    if nft.status != 0:
         return f"no nftables in this kernel: {nft.stderr.strip()}"
     if not Path("/sys/fs/cgroup").exists() or not os.access("/sys/fs/cgroup", os.W_OK):
         return "no writable control groups below /sys/fs/cgroup"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.harness.engines import PEERS, plain_environment
 from tests.harness.netns import Namespace
-from tests.harness.processes import Daemon, Output, run, wait_until
+from tests.harness.processes import DEADLINE, Daemon, Output, run, wait_until
 
 _BUS = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
  "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
@@ -63,7 +63,7 @@ class Firewalls:
     def run(self, *command: str, stdin: bytes = b"") -> Output:
         """One command of theirs, to its end."""
         environment = {**plain_environment(), "DBUS_SYSTEM_BUS_ADDRESS": "unix:path=/run/bus"}
-        return run(self.argv(*command), stdin=stdin, env=environment, timeout=120)
+        return run(self.argv(*command), stdin=stdin, env=environment, timeout=2 * DEADLINE)
 
     @contextmanager
     def firewalld(self) -> Iterator[None]:

@@ -6,10 +6,11 @@ import io
 import json
 import os
 import shutil
-import subprocess
 import tarfile
 from collections.abc import Mapping, Sequence
 from functools import cache
+
+from tests.harness.processes import run
 
 WEB = 'echo "this is $(hostname)" > /www/index.html; exec httpd -f -p 8080 -h /www'
 """The command of the image `web`, which stands for Tomcat: a server on port 8080 that tells who it is."""
@@ -50,7 +51,7 @@ def tar(files: Mapping[str, bytes | str], folders: Sequence[str] = (), links: Ma
 @cache
 def busybox_rootfs() -> bytes:
     """A root file system: the static busybox, a link for each of its applets, users and groups."""
-    applets = subprocess.run([BUSYBOX, "--list"], capture_output=True, text=True, check=True, timeout=20).stdout.split()
+    applets = run([BUSYBOX, "--list"]).check().stdout.split()
     with open(BUSYBOX, "rb") as file:
         binary = file.read()
     links = {f"bin/{applet}": "/bin/busybox" for applet in applets if applet != "busybox"}

@@ -5,6 +5,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from tests.harness.processes import DEADLINE
+
 STATIC = ("-O1", "-static", "-no-pie")
 LIBRARY = ("-O1", "-shared", "-fPIC", "-nostdlib")
 
@@ -16,5 +18,5 @@ def program(name: str, how: tuple[str, ...] = STATIC) -> bytes:
         made = Path(folder, name)
         source = Path(__file__).with_name(f"{name}.c")
         command = ["gcc", *how, "-Wall", "-Wextra", "-Werror", "-o", str(made), str(source)]
-        subprocess.run(command, check=True, timeout=120)
+        subprocess.run(command, check=True, timeout=2 * DEADLINE)
         return made.read_bytes()

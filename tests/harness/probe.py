@@ -22,7 +22,7 @@ from tests.harness import native
 from tests.harness.api import Api, demultiplex
 from tests.harness.engines import Engine
 from tests.harness.images import busybox_rootfs, docker_archive, tar
-from tests.harness.processes import wait_until
+from tests.harness.processes import DEADLINE, wait_until
 
 IMAGE = "probe:latest"
 
@@ -78,7 +78,7 @@ def unfiltered() -> Any:
         program.write_bytes(native.program("probe"))
         program.chmod(0o755)
         command = ["unshare", "--mount", "--pid", "--fork", "--mount-proc", str(program)]
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=120)
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=2 * DEADLINE)
         return json.loads(done.stdout)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from tests.harness.engines import PEERS
 from tests.harness.images import DOCKER_MANIFEST, MANIFEST, compressed, config_of, digest, oci_manifest
 from tests.harness.netns import Namespace
-from tests.harness.processes import Daemon, run, wait_until
+from tests.harness.processes import DEADLINE, Daemon, run, wait_until
 
 PORT = 5000
 
@@ -38,7 +38,7 @@ class Registry:
 
     def request(self, method: str, path: str, body: bytes = b"", content_type: str = "application/octet-stream") -> str:
         """One request from the registry's machine; returns the Location."""
-        connection = http.client.HTTPConnection(self.ip, self.port, timeout=30)
+        connection = http.client.HTTPConnection(self.ip, self.port, timeout=DEADLINE)
         headers = {"Content-Type": content_type, "Host": self.address}
         if self.authorization:
             headers["Authorization"] = self.authorization
