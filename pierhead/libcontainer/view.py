@@ -1,5 +1,7 @@
 """A container's files as they are for its processes, for somebody outside: a descriptor of its root directory.
 
+And its process itself: a number may be another's by the time it is looked up.
+
 Nobody changes the root directory or enters a container's namespace, and no program or library of the container is
 used: whoever has the descriptor looks up names below it with ``openat.open_in_root``, which crosses mounts as the
 container would and is led nowhere else by links.
@@ -26,26 +28,63 @@ _OPERATIONS: dict[str, Callable[..., None]] = {
 }
 
 
+def process(pid: int, id: str) -> int:
+    """The folder in /proc of a container's process: what is opened below it is this process's, or fails.
+
+    Raises ProcessLookupError if there is none, PermissionError if it is in nothing of the container's.
+    """
+    try:
+        folder = os.open(f"/proc/{pid}", _DIRECTORY)
+    except FileNotFoundError:
+        raise ProcessLookupError(3, f"process {pid} of container {id[:12]} is gone") from None
+    try:
+        # From here on it is this process or none. But whose was the number when it was looked up?
+        with open(os.open("cgroup", os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder)) as file:
+            groups = file.read()
+        if id not in groups or os.stat("ns/mnt", dir_fd=folder).st_ino == os.stat("/proc/self/ns/mnt").st_ino:
+            raise PermissionError(1, f"process {pid} is not container {id[:12]}'s any more")
+    except BaseException as error:
+        os.close(folder)
+        if isinstance(error, FileNotFoundError):  # it went in the middle of this
+            raise ProcessLookupError(3, f"process {pid} of container {id[:12]} is gone") from None
+        raise
+    return folder
+
+
 def running(pid: int, id: str) -> int:
     """The root of a container that runs, with everything that is mounted in it; -1: the process is gone.
 
     Raises PermissionError if the process is in nothing of the container's.
     """
     try:
-        process = os.open(f"/proc/{pid}", _DIRECTORY)
-    except FileNotFoundError:
-        return -1
-    try:
-        # From here on it is this process or none. But whose was the number when it was looked up?
-        with open(os.open("cgroup", os.O_RDONLY | os.O_CLOEXEC, dir_fd=process)) as file:
-            groups = file.read()
-        if id not in groups or os.stat("ns/mnt", dir_fd=process).st_ino == os.stat("/proc/self/ns/mnt").st_ino:
-            raise PermissionError(1, f"process {pid} is not container {id[:12]}'s any more")
-        return os.open("root", _DIRECTORY, dir_fd=process)
+        folder = process(pid, id)
+        try:
+            return os.open("root", _DIRECTORY, dir_fd=folder)
+        finally:
+            os.close(folder)
     except (FileNotFoundError, ProcessLookupError):
         return -1
+
+
+def namespaces(pid: int, id: str, kinds: Sequence[str]) -> list[int]:
+    """Descriptors of a container's namespaces, by their names in /proc/PID/ns (namespaces(7)).
+
+    Raises as process().
+    """
+    made: list[int] = []
+    folder = process(pid, id)
+    try:
+        for kind in kinds:
+            made.append(os.open(f"ns/{kind}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder))
+    except BaseException as error:
+        for descriptor in made:
+            os.close(descriptor)
+        if isinstance(error, FileNotFoundError):
+            raise ProcessLookupError(3, f"process {pid} of container {id[:12]} is gone") from None
+        raise
     finally:
-        os.close(process)
+        os.close(folder)
+    return made
 
 
 def assembled(root: Root, mounts: Sequence[Mount], *, readonly: bool) -> int:

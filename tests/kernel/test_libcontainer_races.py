@@ -237,3 +237,19 @@ def test_a_copy_below_a_directory_that_is_swapped_stays_in_the_container(box: Bo
     assert b"the host's" not in copies.read
     assert snapshot(sentinel) == before
     assert Path("/proc/self/mountinfo").read_text().count(str(tmp_path)) == points
+
+
+def test_a_process_number_that_is_anothers_by_now_leads_into_no_namespace(box: Box) -> None:
+    open_before = len(os.listdir("/proc/self/fd"))
+    with running(box.spec("sleep", "1000")) as child:
+        found = view.namespaces(child.pid, "", ("net", "mnt"))
+        for descriptor, kind in zip(found, ("net", "mnt"), strict=True):
+            assert os.fstat(descriptor).st_ino == os.stat(f"/proc/{child.pid}/ns/{kind}").st_ino
+            os.close(descriptor)
+        with pytest.raises(PermissionError, match="not container ffffffffffff's any more"):
+            view.namespaces(child.pid, "f" * 64, ("net",))
+        with pytest.raises(PermissionError, match="any more"):
+            view.namespaces(os.getpid(), "", ("net",))
+    with pytest.raises(ProcessLookupError):
+        view.namespaces(child.pid, "", ("net",))
+    assert len(os.listdir("/proc/self/fd")) == open_before

@@ -51,7 +51,7 @@ ALLOWED: dict[str, str] = {
     "libcontainer/init.py:_exec": "after pivot_root, with the process' own rights: what it executes is the container's",
     "libcontainer/init.py:_executable": "the same",
     "libcontainer/init.py:_cause": "the same",
-    "libcontainer/view.py:running": "/proc/PID of a process, verified; what is below goes by descriptors",
+    "libcontainer/view.py:process": "/proc/PID of a process, verified; what is below goes by descriptors",
     "driver/graphdriver/archiving.py:FileExtractor._owned": "of dataclasses, not of os",
     "driver/graphdriver/archiving.py:_mount_id": "our own descriptor's file in /proc",
     "driver/graphdriver/extract.py:Extractor._node_metadata": "a number in /proc/self/fd",

@@ -17,6 +17,7 @@ from pierhead.driver.networkdriver import reservations
 from pierhead.errors import Conflict, InvalidParameter, NoSuchContainer, NotFound, PierheadError, StartFailed, plain
 from pierhead.graph.containers import Container
 from pierhead.graph.state import State
+from pierhead.libcontainer import view
 from pierhead.libcontainer.spec import NamespaceKind, SetupFailed
 from pierhead.wire import codec
 from pierhead.wire.containers import ContainerConfig, HostConfig
@@ -190,6 +191,13 @@ def announce_volumes(engine: Engine, container: Container, action: str) -> None:
         engine.events.publish("volume", action, point.name, told)
 
 
+def _not_running(kind: NamespaceKind, other: Container, state: str) -> Conflict:
+    """In Docker's words."""
+    if kind is NamespaceKind.NETWORK:
+        return Conflict(f"cannot join network namespace of a non running container: container {other.name} is {state}")
+    return Conflict(f"cannot join {kind} namespace of a non running container: {other.id}")
+
+
 def _namespaces(engine: Engine, container: Container, host: HostConfig) -> dict[str, int]:
     """Descriptors of the other containers' namespaces that this one joins ("container:NAME")."""
     modes = {
@@ -212,26 +220,26 @@ def _namespaces(engine: Engine, container: Container, host: HostConfig) -> dict[
             if kind is NamespaceKind.NETWORK and other.id == container.id:
                 raise PierheadError("cannot join own network namespace")
             if not other.live or not other.pid:
-                if kind is NamespaceKind.NETWORK:
-                    raise Conflict(
-                        "cannot join network namespace of a non running container: "
-                        f"container {other.name} is {other.state}"
-                    )
-                raise Conflict(f"cannot join {kind} namespace of a non running container: {other.id}")
+                raise _not_running(kind, other, str(other.state))
+            wanted = [str(kind)]
             if kind is NamespaceKind.IPC:
                 if host_config_of(other).ipc_mode in ("private", "none"):
                     raise InvalidParameter(
                         f"container {other.id}: non-shareable IPC (hint: use IpcMode:shareable for the donor container)"
                     )
-                descriptors["ns:mnt"] = os.open(f"/proc/{other.pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-            descriptors[f"ns:{kind}"] = os.open(f"/proc/{other.pid}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC)
+                wanted.append("mnt")
             if specs.user_maps(engine, host) is not None and "ns:user" not in descriptors:
                 if specs.user_maps(engine, host_config_of(other)) is None:
                     raise Conflict(
                         f"cannot join the {kind} namespace of container {other.name}, which is in the host's user "
                         "namespace: use --userns=host for this one too"
                     )
-                descriptors["ns:user"] = os.open(f"/proc/{other.pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+                wanted.append("user")
+            try:
+                opened = view.namespaces(other.pid, other.id, wanted)
+            except (ProcessLookupError, PermissionError):  # it has ended, and is only not recorded yet
+                raise _not_running(kind, other, "exited") from None
+            descriptors |= {f"ns:{name}": descriptor for name, descriptor in zip(wanted, opened, strict=True)}
         confinement.check_joined_sysctls(host, descriptors)
     except BaseException:
         for descriptor in descriptors.values():
