@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pierhead.driver.execdriver import protocol
+from pierhead.driver.execdriver import protocol, shims
 from pierhead.driver.execdriver.api import ExecStarted, Exited, Lost, NotBegun, Started, StartError
 from pierhead.driver.execdriver.native import NativeDriver
 from tests.drivers.containers import PATIENCE, Box, Running, boxed, busybox_root, process
@@ -58,6 +58,22 @@ def test_a_container_without_its_shim_is_lost_and_killed(box: Box) -> None:
     running.expect(Lost)
     assert gone(pid)
     box.driver.delete(running.monitor.id)
+    assert box.driver.existing() == ()
+
+
+@pytest.mark.parametrize("socket_there", [True, False])
+def test_a_shim_that_does_not_go_on_is_gone_before_its_container_can_be_started_again(
+    box: Box, monkeypatch: pytest.MonkeyPatch, socket_there: bool
+) -> None:
+    # As on a machine that was suspended: the shim would go on in the middle of the next run, and end that one's cgroup.
+    running, pid = sleeping(box)
+    shim = shim_of(running, box)
+    os.kill(shim, signal.SIGSTOP)
+    if not socket_there:
+        os.unlink(Path(box.driver.folder(running.monitor.id), protocol.SOCKET))
+    monkeypatch.setattr(shims, "SHIM_END", 0.2)
+    box.driver.delete(running.monitor.id)
+    assert gone(shim) and gone(pid)
     assert box.driver.existing() == ()
 
 

@@ -14,7 +14,6 @@ import re
 import shutil
 import signal
 import socket
-import struct
 import time
 from abc import ABC, abstractmethod
 from contextlib import suppress
@@ -291,22 +290,19 @@ class Shims(ABC):
             log.warning("container %s: %s", id[:12], error)
 
     def _end_shim(self, id: str, folder: int) -> None:
-        """Wait for the shim, which ends when its container has; one that does not is killed."""
-        deadline = time.monotonic() + SHIM_END
-        pause = 0.0005
-        while not _unlocked(folder):
-            if time.monotonic() > deadline:
-                log.warning("container %s: its shim does not end, killing it", id[:12])
-                connection = self._connect(id)
-                if connection is None:
-                    return
-                with connection:
-                    pid = struct.unpack_from("=i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-                return
-            time.sleep(pause)
-            pause = min(pause * 2, 0.05)
+        """Wait for the shim, which ends when its container has; one that does not is killed.
+
+        It must be gone: one that goes on later would remove the cgroup of the container's next run.
+        """
+        if _unlocked(folder, SHIM_END):
+            return
+        log.warning("container %s: its shim does not end, killing it", id[:12])
+        # Not by its socket: one that is just beginning, or ending, has none.
+        for pid in _holders(folder):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if not _unlocked(folder, SHIM_END):
+            log.warning("container %s: its run-time folder is held by a process that SIGKILL does not end", id[:12])
 
     def existing(self) -> tuple[str, ...]:
         names = set(cgroups.existing(self.layout, self._base))
@@ -315,11 +311,35 @@ class Shims(ABC):
         return tuple(sorted(names))
 
 
-def _unlocked(folder: int) -> bool:
-    """Whether no shim holds the folder. Leaves it unlocked."""
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    fcntl.flock(folder, fcntl.LOCK_UN)
-    return True
+def _unlocked(folder: int, wait: float = 0) -> bool:
+    """Whether no shim holds the folder, within ``wait`` seconds. Leaves it unlocked."""
+    deadline = time.monotonic() + wait
+    pause = 0.0005
+    while True:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(pause)
+            pause = min(pause * 2, 0.05)
+        else:
+            fcntl.flock(folder, fcntl.LOCK_UN)
+            return True
+
+
+def _holders(folder: int) -> tuple[int, ...]:
+    """The processes, but for ourselves, that have the folder open (proc_pid_fd(5))."""
+    name = os.readlink(f"/proc/self/fd/{folder}")
+    others = [int(entry) for entry in os.listdir("/proc") if entry.isdecimal() and int(entry) != os.getpid()]
+    return tuple(pid for pid in others if name in _open_files(pid))
+
+
+def _open_files(pid: int) -> set[str]:
+    """What a process has open, by name; nothing of one that is gone, or not ours to look at."""
+    names = set()
+    with suppress(FileNotFoundError, ProcessLookupError, PermissionError):
+        for descriptor in os.listdir(f"/proc/{pid}/fd"):
+            with suppress(FileNotFoundError):
+                names.add(os.readlink(f"/proc/{pid}/fd/{descriptor}"))
+    return names
