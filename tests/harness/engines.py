@@ -19,7 +19,7 @@ from typing import Self
 from tests.harness.api import Api
 from tests.harness.images import WEB, busybox_rootfs, config_of, docker_archive_of
 from tests.harness.netns import World, world
-from tests.harness.processes import DEADLINE, SLOWER, Daemon, Output, end, run, wait_until
+from tests.harness.processes import DEADLINE, Daemon, Output, end, run, wait_until
 
 TOP = Path(__file__).resolve().parents[2]
 PEERS = TOP / ".cache/peers/root"
@@ -248,7 +248,7 @@ class Pierd(Engine):
     def leftovers(self) -> list[str]:
         """What is on the machine and would not be if pierd had never run (its data root apart)."""
         # A shim says that its container has ended before it ends itself.
-        deadline = time.monotonic() + 5 * SLOWER
+        deadline = time.monotonic() + DEADLINE / 3
         while (processes := processes_in(self.host.path)) and time.monotonic() < deadline:
             time.sleep(0.02)
         left = [f"process {pid} {command}" for pid, command in processes.items()]
