@@ -189,8 +189,13 @@ def provides(has: Platform, wanted: Platform) -> bool:
     return own.isdecimal() and most.isdecimal() and int(own) <= int(most)
 
 
+def _variant(entry: Descriptor) -> int:
+    number = entry.platform.variant.removeprefix("v") if entry.platform else ""
+    return int(number) if number.isdecimal() else 0
+
+
 def choose(index: Index, platform: Platform) -> Descriptor | None:
-    """The manifest of an index for a platform: the first with the same variant, else the first without one."""
+    """The manifest of an index for a platform: the first with the same variant, else the newest that runs there."""
     fitting = [
         entry
         for entry in index.manifests
@@ -203,6 +208,9 @@ def choose(index: Index, platform: Platform) -> Descriptor | None:
         for entry in fitting:
             if entry.platform is not None and entry.platform.variant == variant:
                 return entry
+    older = [entry for entry in fitting if entry.platform is not None and provides(entry.platform, platform)]
+    if older:
+        return max(older, key=_variant)
     if platform.variant and platform.variant != default:
         return None
     if fitting:

@@ -222,6 +222,9 @@ def test_lists_are_filtered(api: Api) -> None:
     assert tags(reference=["app*"]) == {"apple:1"}
     assert tags(reference=["apple:1"]) == {"apple:1"}
     assert tags(reference=["nothing"]) == set()
+    assert tags(reference=["[^b]pple"]) == {"apple:1"}
+    unclosed = api.send("GET", "/images/json", filters={"reference": ["["]})
+    assert (unclosed.status >= 400, unclosed.message) == (True, "syntax error in pattern")
     assert "apple:1" in tags(dangling=["false"]) and "apple:1" not in tags(dangling=["true"])
     assert api.send("GET", "/images/json", filters={"bogus": ["x"]}).status == 400
 
@@ -267,6 +270,8 @@ def test_a_missing_image_or_registry_is_said(api: Api, registry: Registry) -> No
     assert "connection refused" in nobody.body.decode().lower()
     bad = api.send("POST", "/images/create", fromImage="Not A Name")
     assert bad.status in (400, 500) and "invalid reference format" in bad.message
+    digest_like = api.send("POST", "/images/busybox/tag", repo="sha256", tag="1")
+    assert (digest_like.status, "refusing to create an ambiguous tag" in digest_like.message) == (400, True)
 
 
 def test_a_registry_that_lies_about_a_layer_is_refused(api: Api, registry: Registry, tmp_path: Path) -> None:

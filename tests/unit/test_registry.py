@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from pierhead.errors import InvalidParameter, NotFound, PierheadError, Unauthorized
-from pierhead.manifest import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Descriptor, Platform
+from pierhead.manifest import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Descriptor, Index, Platform, choose
 from pierhead.reference import parse
 from pierhead.registry import client
 from pierhead.registry.auth import Credentials, parse_challenge, token_request
@@ -526,3 +526,21 @@ def test_a_cancelled_pull_ends_although_the_registry_stalls(said: bytes) -> None
         listener.shutdown(socket.SHUT_RDWR)
         listener.close()
         server.join(10)
+
+
+@pytest.mark.parametrize(
+    ("there", "wanted", "chosen"),
+    [
+        (["amd64"], "amd64/v2", "amd64"),
+        (["amd64", "amd64/v2", "amd64/v3"], "amd64/v3", "amd64/v3"),
+        (["amd64/v2", "amd64", "amd64/v4"], "amd64/v3", "amd64/v2"),
+        (["amd64/v3"], "amd64/v2", None),
+        (["arm/v5", "arm/v6"], "arm", "arm/v6"),
+        (["arm/v7", "arm/v6"], "arm/v6", "arm/v6"),
+        (["arm64", "amd64"], "arm64/v8", "arm64"),
+    ],
+)
+def test_a_processor_gets_the_newest_image_that_it_can_run(there: list[str], wanted: str, chosen: str | None) -> None:
+    entries = tuple(Descriptor(OCI_MANIFEST, name, 1, Platform("linux", *name.split("/"))) for name in there)
+    found = choose(Index(entries), Platform("linux", *wanted.split("/")))
+    assert (found and found.digest) == chosen

@@ -60,7 +60,7 @@ def check_config(config: ContainerConfig) -> None:
         if not _port_range(number) or proto.lower() not in ("", "tcp", "udp", "sctp"):
             raise InvalidParameter(f"invalid port specification: {port!r}".replace("'", '"'))
 
-    _check_health(config.healthcheck or HealthConfig())
+    check_health(config.healthcheck or HealthConfig())
 
 
 def check_environment(entries: Iterable[str]) -> None:
@@ -72,7 +72,8 @@ def check_environment(entries: Iterable[str]) -> None:
             raise InvalidParameter("invalid environment variable: it holds a NUL byte")
 
 
-def _check_health(health: HealthConfig) -> None:
+def check_health(health: HealthConfig) -> None:
+    """Refuse times that are too short, and less than no retries. Raises InvalidParameter."""
     for name, value in (
         ("Interval", health.interval),
         ("Timeout", health.timeout),

@@ -6,10 +6,10 @@ from contextlib import suppress
 
 from pierhead.daemon.engine.engine import Engine, blocking
 from pierhead.daemon.jobs import image_names, lifecycle
+from pierhead.daemon.jobs.changes import apply_change
 from pierhead.daemon.jobs.creation import merge
 from pierhead.daemon.jobs.describe import attributes, config_of
 from pierhead.daemon.jobs.pipes import Outflow, on_loop, pour, stream
-from pierhead.daemon.jobs.transfers import apply_change
 from pierhead.driver.graphdriver.pack import pack_tree
 from pierhead.errors import Conflict, PierheadError
 from pierhead.graph import committing

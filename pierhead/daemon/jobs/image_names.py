@@ -171,4 +171,6 @@ def parse_target(repository: str, tag: str) -> Reference | None:
     reference = parse(repository)
     if reference.digest is not None:
         raise InvalidParameter("cannot import digest reference")
+    if reference.familiar_name == "sha256":
+        raise InvalidParameter("refusing to create an ambiguous tag using digest algorithm as name")
     return reference.with_tag(tag) if tag else reference.tagged()

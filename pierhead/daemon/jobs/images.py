@@ -2,6 +2,7 @@
 
 import builtins
 import copy
+import re
 from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -72,7 +73,15 @@ __all__ = [
 ]
 
 LIST_FILTERS = frozenset({"dangling", "label", "before", "since", "reference", "until"})
+_PATTERN = re.compile(r"(?:\[[^]]+\]|[^[])*")
 PRUNE_FILTERS = frozenset({"dangling", "label", "label!", "until"})
+
+
+def _pattern(text: str) -> str:
+    """Go's path.Match as fnmatch has it. Raises InvalidParameter."""
+    if not _PATTERN.fullmatch(text):
+        raise InvalidParameter("syntax error in pattern")
+    return text.replace("[^", "[!")
 
 
 def _matches(pattern: str, reference: Reference) -> bool:
@@ -149,7 +158,7 @@ def _list(engine: Engine, all: bool, filters: Filters, shared_size: bool) -> bui
     before = min((find(engine, name).created for name in filters.values_of("before")), default=None)
     since = max((find(engine, name).created for name in filters.values_of("since")), default=None)
     until = [parse_moment(text, "until") for text in filters.values_of("until")]
-    patterns = filters.values_of("reference")
+    patterns = [_pattern(text) for text in filters.values_of("reference")]
     held = engine.derived(space.layers_and_images).images if shared_size else {}
     result = []
     for image in engine.derived(_all):

@@ -1,18 +1,14 @@
 """Jobs that move images as archives: import, load, save. Each runs in a thread of its own, fed and read by the loop."""
 
 import asyncio
-import os
-import re
-import shlex
 import tempfile
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from typing import BinaryIO, cast
 
-import msgspec
-
 from pierhead import manifest
 from pierhead.daemon.engine.engine import Engine, blocking
+from pierhead.daemon.jobs.changes import apply_change
 from pierhead.daemon.jobs.image_names import event, find, names_id, parse_target
 from pierhead.daemon.jobs.pipes import Cancelled, Inflow, Outflow, on_loop, pour, stream
 from pierhead.daemon.jobs.progress import bar
@@ -26,13 +22,11 @@ from pierhead.graph.stream import limited
 from pierhead.reference import Reference, parse
 from pierhead.registry.fetch import Download, Fetch
 from pierhead.wire import codec
-from pierhead.wire.containers import ContainerConfig, HealthConfig
+from pierhead.wire.containers import ContainerConfig
 from pierhead.wire.images import JSONMessage, ProgressDetail
-from pierhead.wire.time import parse_duration
 
 STEP = 4 << 20
 """Bytes between two progress messages of one layer."""
-_PORT = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?(?:/(tcp|udp|sctp))?", re.IGNORECASE)
 
 
 # -- import -----------------------------------------------------------------------------------------------------------
@@ -108,148 +102,6 @@ class _Told:
             detail = ProgressDetail(current=self._count, total=total)
             self._out.put(JSONMessage(status="Importing", progress=shown, progress_detail=detail))
         return piece
-
-
-def apply_change(config: ContainerConfig, change: str) -> None:
-    """One ``--change``: a Dockerfile instruction that only touches the configuration. Raises InvalidParameter."""
-    word, _, rest = change.strip().partition(" ")
-    rest = rest.strip()
-    name = word.upper()
-    if name not in _CHANGES:
-        raise InvalidParameter(f"{name.lower() or change} is not a valid change command")
-    if not rest and name not in ("CMD", "ENTRYPOINT"):
-        raise InvalidParameter(f"{name} requires at least one argument")
-    _CHANGES[name](config, rest)
-
-
-def _words(text: str) -> list[str]:
-    try:
-        return shlex.split(text)
-    except ValueError as error:
-        raise InvalidParameter(f"invalid change {text!r}: {error}") from None
-
-
-def _command(text: str) -> list[str]:
-    """The JSON form, or a line for the shell."""
-    if text.startswith("["):
-        try:
-            return msgspec.json.decode(text, type=list[str])
-        except msgspec.DecodeError:
-            pass
-    return ["/bin/sh", "-c", text] if text else []
-
-
-def _pairs(text: str, what: str) -> dict[str, str]:
-    words = _words(text)
-    if "=" not in words[0]:
-        key, _, value = text.partition(" ")
-        if not value:
-            raise InvalidParameter(f"{what} must have two arguments")
-        return {key: value.strip()}
-    pairs = {}
-    for word in words:
-        key, equals, value = word.partition("=")
-        if not equals or not key:
-            raise InvalidParameter(f"Syntax error - can't find = in {word!r}. Must be of the form: name=value")
-        pairs[key] = value
-    return pairs
-
-
-def _env(config: ContainerConfig, text: str) -> None:
-    pairs = _pairs(text, "ENV")
-    kept = [entry for entry in config.env or [] if entry.partition("=")[0] not in pairs]
-    config.env = kept + [f"{key}={value}" for key, value in pairs.items()]
-
-
-def _label(config: ContainerConfig, text: str) -> None:
-    config.labels = {**(config.labels or {}), **_pairs(text, "LABEL")}
-
-
-def _expose(config: ContainerConfig, text: str) -> None:
-    ports = dict(config.exposed_ports or {})
-    for word in _words(text):
-        match = _PORT.fullmatch(word)
-        low, high = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
-        if match is None or not 0 < low <= high < 65536:
-            raise InvalidParameter(f"invalid containerPort: {word}")
-        for port in range(low, high + 1):
-            ports[f"{port}/{(match[3] or 'tcp').lower()}"] = {}
-    config.exposed_ports = ports
-
-
-def _volume(config: ContainerConfig, text: str) -> None:
-    names = _command(text) if text.startswith("[") else _words(text)
-    config.volumes = {**(config.volumes or {}), **codec.decode(codec.encode({n: {} for n in names}), dict)}
-
-
-def _workdir(config: ContainerConfig, text: str) -> None:
-    config.working_dir = os.path.normpath(os.path.join(config.working_dir or "/", text))
-
-
-def _set(field: str) -> Callable[[ContainerConfig, str], None]:
-    return lambda config, text: setattr(config, field, text)
-
-
-def _set_command(field: str) -> Callable[[ContainerConfig, str], None]:
-    return lambda config, text: setattr(config, field, _command(text))
-
-
-def _onbuild(config: ContainerConfig, text: str) -> None:
-    config.on_build = [*(config.on_build or []), text]
-
-
-_HEALTH_TIMES = {
-    "interval": "interval",
-    "timeout": "timeout",
-    "start-period": "start_period",
-    "start-interval": "start_interval",
-}
-
-
-def _healthcheck(config: ContainerConfig, text: str) -> None:
-    """NONE, or [--interval=1m --timeout=…] CMD and a command."""
-    health = HealthConfig()
-    kind, _, rest = text.partition(" ")
-    while kind.startswith("--"):
-        name, _, value = kind[2:].partition("=")
-        try:
-            if name == "retries":
-                health.retries = int(value)
-            elif name in _HEALTH_TIMES:
-                setattr(health, _HEALTH_TIMES[name], parse_duration(value))
-            else:
-                raise InvalidParameter(f"unknown flag: --{name}")
-        except ValueError as error:
-            raise InvalidParameter(str(error)) from None
-        kind, _, rest = rest.lstrip().partition(" ")
-    rest = rest.strip()
-    if kind.upper() == "NONE":
-        if rest or health != HealthConfig():
-            raise InvalidParameter("HEALTHCHECK NONE takes no arguments")
-        health.test = ["NONE"]
-    elif kind.upper() != "CMD":
-        raise InvalidParameter(f"Unknown type {kind.upper()!r} in HEALTHCHECK (try CMD)".replace("'", '"'))
-    elif not rest:
-        raise InvalidParameter("Missing command after HEALTHCHECK CMD")
-    else:
-        words = _command(rest)
-        health.test = ["CMD-SHELL", rest] if words[:2] == ["/bin/sh", "-c"] else ["CMD", *words]
-    config.healthcheck = health
-
-
-_CHANGES: dict[str, Callable[[ContainerConfig, str], None]] = {
-    "CMD": _set_command("cmd"),
-    "ENTRYPOINT": _set_command("entrypoint"),
-    "ENV": _env,
-    "EXPOSE": _expose,
-    "HEALTHCHECK": _healthcheck,
-    "LABEL": _label,
-    "ONBUILD": _onbuild,
-    "STOPSIGNAL": _set("stop_signal"),
-    "USER": _set("user"),
-    "VOLUME": _volume,
-    "WORKDIR": _workdir,
-}
 
 
 # -- load -------------------------------------------------------------------------------------------------------------

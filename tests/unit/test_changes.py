@@ -1,0 +1,67 @@
+"""What ``--change`` of ``import`` and ``commit`` says, as Docker takes it."""
+
+import pytest
+
+from pierhead.daemon.jobs.changes import apply_change
+from pierhead.errors import InvalidParameter
+from pierhead.wire.containers import ContainerConfig
+
+
+def changed(change: str) -> ContainerConfig:
+    config = ContainerConfig(env=["PATH=/bin:/usr/bin", "NAME=me", "EMPTY="])
+    apply_change(config, change)
+    return config
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("$PATH:/opt", "/bin:/usr/bin:/opt"),
+        ("${NAME}2", "me2"),
+        ("'$NAME'", "$NAME"),
+        (r"\$NAME", "$NAME"),
+        (r'"it is $NAME \"\$x\""', 'it is me "$x"'),
+        ("${NONE:-some}${EMPTY:-more}${EMPTY-none}", "somemore"),
+        ("${NAME:+alt}${NONE:+alt}", "alt"),
+        ("${NONE:-${NAME}}", "me"),
+        ("$NONE", ""),
+        ("5$", "5$"),
+        ("a\\ b", "a b"),
+        ("1\\", "1"),
+    ],
+)
+def test_variables_of_the_image_are_in_what_is_made_of_it(text: str, value: str) -> None:
+    assert f"VALUE={value}" in (changed(f"ENV VALUE={text}").env or [])
+    assert changed(f"LABEL value={text}").labels == {"value": value}
+
+
+def test_every_instruction_that_docker_replaces_variables_in_has_them_replaced() -> None:
+    assert changed("USER $NAME:x").user == "me:x"
+    assert changed("WORKDIR /home/$NAME").working_dir == "/home/me"
+    assert changed('VOLUME ["/$NAME a"]').volumes == {"/me a": {}}
+    assert changed("VOLUME /$NAME [/b]").volumes == {"/me": {}, "[/b]": {}}
+    assert list(changed("EXPOSE ${NONE:-80} 90").exposed_ports or {}) == ["80/tcp", "90/tcp"]
+    assert changed("ENV TWO it is $NAME").env == ["PATH=/bin:/usr/bin", "NAME=me", "EMPTY=", "TWO=it is me"]
+    assert changed("CMD echo $NAME").cmd == ["/bin/sh", "-c", "echo $NAME"], "the shell does it"
+    assert changed("ONBUILD RUN $NAME").on_build == ["RUN $NAME"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("ONBUILD ONBUILD RUN x", "Chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed"),
+        ("ONBUILD from x", "FROM isn't allowed as an ONBUILD trigger"),
+        ("STOPSIGNAL SIGFOO", "invalid signal: SIGFOO"),
+        ('VOLUME [""]', "VOLUME specified can not be an empty string"),
+        ("WORKDIR $NONE", "cannot normalize nothing"),
+        ("HEALTHCHECK --interval=1us CMD x", "Interval in Healthcheck cannot be less than 1ms"),
+        ("HEALTHCHECK --retries=-1 CMD x", "Retries in Healthcheck cannot be negative"),
+        ('ENV A="open', "unexpected end of statement"),
+        ("ENV A=${open", "syntax error"),
+        ("ENV A=${NONE:?needed}", "needed"),
+    ],
+)
+def test_what_would_be_a_broken_image_is_refused(change: str, words: str) -> None:
+    with pytest.raises(InvalidParameter) as refused:
+        changed(change)
+    assert words in str(refused.value)
