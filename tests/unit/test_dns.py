@@ -142,11 +142,21 @@ def test_a_name_that_two_networks_have_is_that_of_the_first() -> None:
 
 def test_a_link_is_seen_by_the_one_that_has_it_and_goes_before_a_name() -> None:
     network = zone("n", (("postgres",), (ip_address("10.1.0.2"),)), (("db",), (ip_address("10.1.0.3"),)))
-    linked = View((network,), {b"\2db\0": (network, b"\x08postgres\0"), b"\2no\0": (network, b"\4gone\0")})
+    linked = View((network,), {b"\2db\0": {network: b"\x08postgres\0"}, b"\2no\0": {network: b"\4gone\0"}})
     assert addresses(ask("DB", view=linked)) == ["10.1.0.2"]
     assert not ask("db", "AAAA", view=linked).answer and not ask("db", "TXT", view=linked).answer
     assert addresses(ask("db", view=View((network,)))) == ["10.1.0.3"]
     assert maybe("no", view=linked) is None
+
+
+def test_a_link_on_several_networks_leads_through_the_one_that_the_other_is_in() -> None:
+    front = zone("front", (("db",), (ip_address("10.1.0.2"),)))
+    back = zone("back", (("postgres",), (ip_address("10.2.0.2"),)))
+    side = zone("side", (("db",), (ip_address("10.3.0.2"),)))
+    target = b"\x08postgres\0"
+    assert addresses(ask("db", view=View((front, back), {b"\2db\0": {front: target, back: target}}))) == ["10.2.0.2"]
+    # Where the other is in none of them, it is a name of the other networks.
+    assert addresses(ask("db", view=View((front, side), {b"\2db\0": {front: target}}))) == ["10.3.0.2"]
 
 
 def test_where_nobody_else_is_asked_what_is_not_known_does_not_exist() -> None:

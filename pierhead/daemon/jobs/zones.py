@@ -79,9 +79,9 @@ def _update(engine: Engine, network: str, zone: Zone) -> None:
     zone.update(members)
 
 
-def _links(engine: Engine, rows: list[Row], zones: dict[str, Zone]) -> dict[bytes, tuple[Zone, bytes]]:
-    """What the container calls others (``--link name:alias``), for itself alone."""
-    found: dict[bytes, tuple[Zone, bytes]] = {}
+def _links(engine: Engine, rows: list[Row], zones: dict[str, Zone]) -> dict[bytes, dict[Zone, bytes]]:
+    """What the container calls others (``--link name:alias``), for itself alone: Compose links on every network."""
+    found: dict[bytes, dict[Zone, bytes]] = {}
     for row in rows:
         for link in endpoints.asked(row).links or ():
             name, _, alias = link.partition(":")
@@ -89,7 +89,7 @@ def _links(engine: Engine, rows: list[Row], zones: dict[str, Zone]) -> dict[byte
             for form in (alias or name, f"{alias or name}.{row['network_name']}"):
                 wire = dns.encoded(form.lower())
                 if wire is not None and target is not None:
-                    found.setdefault(wire, (zones[row["network_id"]], target))
+                    found.setdefault(wire, {}).setdefault(zones[row["network_id"]], target)
     return found
 
 

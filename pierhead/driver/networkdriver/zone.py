@@ -114,23 +114,26 @@ class Zone:
 class View:
     """What one container may know.
 
-    zones: the first that has a name answers for it.  links: wire name, in lower case, to the zone and wire name that
-    it stands for.  closed: there is nobody else to ask.  dotted: others are asked only for names with a dot in them.
+    zones: the first that has a name answers for it.  links: wire name, in lower case, to the zones that it is a link's
+    in, each with the wire name that it stands for there: the first that has that one answers, and as a name it is asked
+    of the other zones alone.  closed: there is nobody else to ask.  dotted: others are asked only for names with a dot
+    in them.
     """
 
     zones: tuple[Zone, ...] = ()
-    links: Mapping[bytes, tuple[Zone, bytes]] = field(default_factory=dict)
+    links: Mapping[bytes, Mapping[Zone, bytes]] = field(default_factory=dict)
     closed: bool = False
     dotted: bool = False
 
     def find(self, question: bytes) -> _Records | None:
         """As a zone's."""
-        if self.links:
-            link = self.links.get(question[:-4])
-            if link is not None:
-                return link[0].find(link[1] + question[-4:])
+        linked = self.links.get(question[:-4], {}) if self.links else {}
+        for zone, target in linked.items():
+            records = zone.find(target + question[-4:])
+            if records is not None:
+                return records
         for zone in self.zones:
-            records = zone.find(question)
+            records = None if zone in linked else zone.find(question)
             if records is not None:
                 return records
         return None
