@@ -73,6 +73,8 @@ class ConfigFile(msgspec.Struct):
     comment: str | None = None
     docker_version: str | None = None
     config: msgspec.Raw = msgspec.Raw(b"null")
+    container: msgspec.Raw = msgspec.Raw(b'""')
+    container_config: msgspec.Raw = msgspec.Raw(b"null")
     rootfs: RootFS | None = None
     history: list[History] | None = None
 

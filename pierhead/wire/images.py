@@ -88,6 +88,8 @@ class ImageInspect(Message):
     parent: str = always("")
     comment: str = always("")
     created: str = ""
+    container: str = ""
+    container_config: dict[str, object] | None = None
     docker_version: str = always("")
     author: str = always("")
     config: ImageConfig | None = always_new(ImageConfig)

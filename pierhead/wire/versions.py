@@ -14,6 +14,7 @@ WAIT_CONDITION: Version = (1, 30)
 """From here on ``wait`` takes ``condition`` and sends its header at once."""
 IMAGE_VIRTUAL_SIZE_GONE: Version = (1, 44)
 IMAGE_CONTAINER_GONE: Version = (1, 45)
+"""Before this, an image told of the container it was committed from: Compose 1 (COMPOSE_API_VERSION) looks there."""
 IMAGE_LEGACY_CONFIG_GONE: Version = (1, 50)
 """Before this, an image's Config shows every field of a container's Config, empty ones too."""
 DF_BUILDER_SIZE_GONE: Version = (1, 42)

@@ -47,6 +47,10 @@ def test_a_commit_is_an_image_with_what_the_container_had_changed(engine: Engine
         id = client("commit", *options, "-c", "WORKDIR /var/tmp", "box", "made/of:box").check().stdout.strip()
         seen = api.get("/images/made/of:box/json")
         assert (seen["Id"], seen["Author"], seen["Comment"]) == (id, "Me <me@x>", "why")
+        # What Compose 1 reads of an image before it recreates a container.
+        assert seen["Container"] == api.get("/containers/box/json")["Id"]
+        assert seen["ContainerConfig"]["Cmd"] == ["sh", "-c", CHANGE]
+        assert api.get("/images/busybox/json")["ContainerConfig"]["Volumes"] is None
         config = seen["Config"]
         assert config["Cmd"] == ["cat", "new"] and config["WorkingDir"] == "/var/tmp"
         assert {"A=c", "D=e"} <= set(config["Env"]) and "80/tcp" in config["ExposedPorts"]

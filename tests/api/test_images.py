@@ -310,6 +310,8 @@ def test_an_image_of_another_platform_than_asked_for_is_not_there(api: Api) -> N
         assert refused.status == 400 and words in refused.message
     both = api.send("GET", "/images/other:1/json", platform=other, manifests=1)
     assert both.status == 400 and "manifests and platform options cannot both be set" in both.message
+    for ours, told in ((older, False), (Api(api.path, "v1.44"), True)):
+        assert ("ContainerConfig" in ours.get("/images/other:1/json")) is told
     # Older clients do not know of it.
     assert older.ok("GET", "/images/other:1/history", platform=here).status == 200
     assert api.send("DELETE", "/images/other:1", platforms=here).status == 404

@@ -97,6 +97,7 @@ REAL = {
     "ContainerSummary": {"DiskRw", "DiskLogs", "DiskFiles"},  # ours
     "ContainerInspectResponse": {"DiskRw", "DiskLogs", "DiskFiles"},  # ours
     "ImageSummary": {"Disk", "DiskShared"},  # ours
+    "ImageInspect": {"Container", "ContainerConfig"},  # before API 1.45
     "CreateImageInfo": {"stream", "aux"},
     "AuthConfig": {"auth", "identitytoken", "registrytoken"},
 }

@@ -77,6 +77,17 @@ def container_config(image: Image) -> ContainerConfig:
     return ContainerConfig() if raw == b"null" else codec.decode(raw, ContainerConfig)
 
 
+def maker(image: Image) -> tuple[str, ContainerConfig]:
+    """The container that the image was committed from, and what it was to run; empty where the image does not say."""
+    file = image.config
+    try:
+        raw = bytes(file.container_config)
+        config = ContainerConfig() if raw == b"null" else codec.decode(raw, ContainerConfig)
+        return codec.decode(bytes(file.container), str), config
+    except InvalidParameter:  # nothing depends on it, so nobody has looked at it before
+        return "", ContainerConfig()
+
+
 async def resolve(engine: Engine, name: str) -> ImageRecord:
     """The image that a container shall be made of. Raises NoSuchImage, InvalidParameter."""
     image = find(engine, name)

@@ -18,6 +18,7 @@ from pierhead.daemon.jobs.image_names import (
     driver_data,
     event,
     find,
+    maker,
     names_id,
     parse_target,
     resolve,
@@ -206,6 +207,7 @@ async def inspect(engine: Engine, name: str, platform: Platform | None = None) -
     if not comment and config.history:
         comment = config.history[-1].comment or ""
     raw = bytes(config.config)
+    container, made_by = maker(image)
     return ImageInspect(
         id=image.id,
         repo_tags=[name.familiar for name in names if name.digest is None],
@@ -213,6 +215,8 @@ async def inspect(engine: Engine, name: str, platform: Platform | None = None) -
         parent=image.parent or "",
         comment=comment,
         created=rfc3339(image.created) if config.created else "",
+        container=container,
+        container_config=codec.to_builtins(made_by),
         docker_version=config.docker_version or "",
         author=config.author or "",
         config=ImageConfig() if raw == b"null" else codec.decode(raw, ImageConfig),

@@ -59,12 +59,14 @@ async def inspect(call: Call) -> Answer:
     found = await call.engine.run(images.inspect, call.path["name"], platform)
     if call.version < versions.IMAGE_VIRTUAL_SIZE_GONE:
         _add_virtual_size(found)
+    if call.version >= versions.IMAGE_CONTAINER_GONE:
+        found.container, found.container_config = "", None
     if call.version >= versions.IMAGE_LEGACY_CONFIG_GONE:
         return answer.json(found)
     # Older clients expect every field of a container's Config, the empty ones too.
     value = codec.to_builtins(found)
-    config = codec.to_builtins(ContainerConfig()) | value.get("Config", {})
-    return answer.json(value | {"Config": config})
+    value["Config"] = codec.to_builtins(ContainerConfig()) | value.get("Config", {})
+    return answer.json(value)
 
 
 async def history(call: Call) -> Answer:
