@@ -35,7 +35,7 @@ IFLA_INFO_KIND, IFLA_INFO_DATA, IFLA_INFO_SLAVE_KIND, IFLA_INFO_SLAVE_DATA = 1, 
 VETH_INFO_PEER = 1
 IFLA_INET6_ADDR_GEN_MODE, IN6_ADDR_GEN_MODE_NONE = 8, 1
 IFLA_BRPORT_MODE, IFLA_BRPORT_ISOLATED = 4, 33
-IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST, IFA_FLAGS = 1, 2, 4, 8
+IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST, IFA_FLAGS, IFA_PROTO = 1, 2, 4, 8, 11
 IFA_F_NODAD = 0x02
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PREFSRC, RTA_METRICS, RTA_TABLE, RTAX_MTU = 1, 4, 5, 7, 8, 15, 2
 RT_TABLE_MAIN, RTPROT_BOOT, RT_SCOPE_UNIVERSE, RT_SCOPE_LINK, RTN_UNICAST = 254, 3, 0, 253, 1
@@ -207,10 +207,10 @@ def _family(address: Address) -> int:
     return int(socket.AF_INET if address.version == 4 else socket.AF_INET6)
 
 
-def address_add(index: int, interface: Interface) -> bytes:
+def address_add(index: int, interface: Interface, protocol: int = 0) -> bytes:
     """An address with its prefix. IPv6 without duplicate address detection: the engine itself hands out addresses.
 
-    Adding one that is there already is no error (NLM_F_REPLACE).
+    Adding one that is there already is no error (NLM_F_REPLACE).  protocol: who has added it (Linux 5.18); 0: unsaid.
     """
     address = interface.ip
     scope = RT_SCOPE_UNIVERSE
@@ -221,6 +221,8 @@ def address_add(index: int, interface: Interface) -> bytes:
             body += attribute(IFA_BROADCAST, interface.network.broadcast_address.packed)
     else:
         body += u32(IFA_FLAGS, IFA_F_NODAD)
+    if protocol:
+        body += attribute(IFA_PROTO, bytes([protocol]))
     return message(RTM_NEWADDR, NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE, body)
 
 
@@ -393,8 +395,11 @@ class Netlink:
                 raise
         return None
 
-    def addresses(self, without: Container[int] = ()) -> list[tuple[int, Interface]]:
-        """Every address: (its link's index, address with prefix). without: indices of links whose are left out."""
+    def addresses(self, without: Container[int] = (), protocol: int = 0) -> list[tuple[int, Interface]]:
+        """Every address: (its link's index, address with prefix).
+
+        without: indices of links whose are left out.  protocol: only those that were added with it.
+        """
         found: list[tuple[int, Interface]] = []
         for body in self._dump(RTM_GETADDR, _ADDRESS.pack(0, 0, 0, 0, 0)):
             family, length, _, _, index = _ADDRESS.unpack_from(body)
@@ -402,7 +407,7 @@ class Netlink:
                 continue
             values = dict(attributes(body[_ADDRESS.size :]))
             packed = values.get(IFA_LOCAL) or values.get(IFA_ADDRESS)
-            if packed is None:
+            if packed is None or (protocol and values.get(IFA_PROTO) != bytes([protocol])):
                 continue
             if family == socket.AF_INET:
                 found.append((index, IPv4Interface((packed, length))))

@@ -6,7 +6,7 @@ import pytest
 
 from tests.harness.api import Api
 from tests.harness.engines import Engine
-from tests.harness.netns import call_in
+from tests.harness.netns import Namespace, call_in
 from tests.harness.processes import wait_until
 
 
@@ -25,6 +25,18 @@ def ipam(subnet: str, **more: str) -> dict[str, object]:
 
 def endpoint(api: Api, container: str, name: str = "bridge") -> dict[str, str]:
     return dict(api.inspect(container)["NetworkSettings"]["Networks"][name])
+
+
+def wait_for_web(host: Namespace, address: str) -> None:
+    """Reach a container of the image "web", which may not listen yet."""
+
+    def answers() -> bool:
+        try:
+            return bool(host.http_get(address, 8080))
+        except ConnectionRefusedError:
+            return False
+
+    wait_until(answers, f"an answer of {address}")
 
 
 def test_a_new_network_tells_all_about_itself(api: Api) -> None:
@@ -264,3 +276,44 @@ def test_hosts_and_hostname_files_say_who_the_container_is(api: Api) -> None:
     assert "127.0.0.1\tlocalhost" in said and "10.1.2.3\tother" in said
     assert said.splitlines()[-2:] == ["myhost", "myhost"]
     assert api.inspect(id)["HostsPath"].endswith("/hosts")
+
+
+@pytest.mark.only_pierhead("Docker's address stays, and the user's own is taken away")
+def test_a_bridge_of_the_users_own_is_as_it_was_when_the_network_is_gone(api: Api, engine: Engine) -> None:
+    host = engine.host
+    settings = [f"/proc/sys/net/{name}" for name in ("ipv4/conf/br9/route_localnet", "ipv6/conf/br9/accept_ra")]
+
+    def state() -> list[str]:
+        there = [line.split()[3] for line in host.ip("-o", "address", "show", "br9").lines]
+        return [*sorted(there), *host.run("cat", *settings).check().lines]
+
+    host.configure(
+        "link add br9 type bridge",
+        "address add 10.89.0.5/24 dev br9",
+        "address add 2001:db8:9::5/64 dev br9 nodad",
+        "link set br9 up",
+    )
+    try:
+        wait_until(lambda: any("fe80:" in one for one in state()), "the bridge's link-local address")
+        before = state()
+        name = {"com.docker.network.bridge.name": "br9"}
+        # The network of its own wire, with its own address as the gateway; then another one, twice.
+        for subnet, gateway in (("10.89.0.0/24", "10.89.0.5"), ("10.90.0.0/24", "10.90.0.1"), ("10.90.0.0/24", "")):
+            network(api, "wire", Options=name, IPAM=ipam(subnet, Gateway=gateway))
+            assert "2001:db8:9::5/64" in state(), "the user's IPv6 must not be turned off"
+            id = api.run(image="web", HostConfig={"NetworkMode": "wire"})
+            wait_for_web(host, endpoint(api, id, "wire")["IPAddress"])
+            api.ok("DELETE", f"/containers/{id}", force=1)
+            api.ok("DELETE", "/networks/wire")
+            assert state() == before
+    finally:
+        host.ip("link", "delete", "br9")
+
+
+def test_a_network_with_a_slash_in_its_name_is_found_again(api: Api) -> None:
+    id = network(api, "team/shop")
+    assert api.get("/networks/team/shop")["Id"] == id
+    container = api.create("sleep", "1000")
+    for what in ("connect", "disconnect"):
+        api.ok("POST", f"/networks/team/shop/{what}", {"Container": container})
+    api.ok("DELETE", "/networks/team/shop")

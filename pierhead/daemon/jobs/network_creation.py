@@ -166,8 +166,10 @@ def _pools(
         for row in engine.db.all("SELECT p.subnet, n.name FROM pool p JOIN network n ON n.id = p.network_id")
     }
     host = ipam.occupied(marks.group(engine.db.instance))
+    # What the network stands on may be in its subnet: a bridge of the user's with an address on his own wire.
+    foreign = () if driver.wired else [one for one in host if one.device != driver.device(draft)]
     for pool in asked:
-        ipam.refuse_overlap(pool, known, () if driver.wired else host)
+        ipam.refuse_overlap(pool, known, foreign)
     networks = [*map(ip_network, known), *(pool.subnet for pool in asked)]
     versions = {pool.subnet.version for pool in asked}
     pools = [pool for pool in asked if ipv4 or pool.subnet.version == 6]

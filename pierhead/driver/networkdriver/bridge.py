@@ -16,7 +16,7 @@ from pierhead.driver.networkdriver.api import (
     PublishPolicy,
     gateways,
 )
-from pierhead.driver.networkdriver.bridgeoptions import GatewayMode, bridge_name, parse
+from pierhead.driver.networkdriver.bridgeoptions import NAME, GatewayMode, bridge_name, parse
 from pierhead.driver.networkdriver.firewall import Firewall
 from pierhead.driver.networkdriver.forwarding import SETTINGS, Forwarding, Memory
 from pierhead.driver.networkdriver.hostbridge import FILTERED, HostBridge, Links, filtered
@@ -52,6 +52,8 @@ class BridgeDriver:
         """By network id: the setting of the host's that is looked at again and again (``drifted``)."""
         self._apart: set[str] = set()
         """Ids of the networks that keep their containers apart: only for them the next is looked at."""
+        self._named: dict[str, HostBridge] = {}
+        """By network id: bridges whose names were chosen, and may be their users' own."""
         self._filtered: tuple[int, ...] = ()
         """The IP versions whose bridged frames passed the IP hooks when the rules were loaded."""
 
@@ -127,6 +129,8 @@ class BridgeDriver:
         self._unannounced[bridge.network.id] = bridge.unannounced()
         if not bridge.options.icc:
             self._apart.add(bridge.network.id)
+        if NAME in bridge.network.options:
+            self._named[bridge.network.id] = bridge
 
     def _bridge(self, network: Network) -> HostBridge:
         return HostBridge(network, parse(network), self._group)
@@ -139,7 +143,9 @@ class BridgeDriver:
         """Remove the bridge and its rules. Idempotent."""
         self._unannounced.pop(network.id, None)
         self._apart.discard(network.id)
+        self._named.pop(network.id, None)
         with Netlink() as link:
+            self._bridge(network).give_back(link)
             self._delete_link(link, bridge_name(network))
         if self._firewall.whole():
             self._firewall.remove(Segment(network, parse(network)))
@@ -250,7 +256,7 @@ class BridgeDriver:
             self._remember(versions)
             self._load(segments, published)
             self._forwarding.turn_on(versions)
-        self._unannounced, self._apart = {}, set()
+        self._unannounced, self._apart, self._named = {}, set(), {}
         with Netlink() as link:
             for name in self.census(networks).strays if sweep else ():
                 link.send(netlink.link_delete(name), ignore=(errno.ENODEV,))
@@ -323,8 +329,12 @@ class BridgeDriver:
     def clear(self) -> None:
         """Leave nothing behind: links, table, forwarding. For a daemon that ends with no container running."""
 
+        named = list(self._named.values())
+
         def links() -> None:
             with Netlink() as link:
+                for bridge in named:
+                    bridge.give_back(link)
                 marked = [found for found in link.links() if found.group == self._group]
                 # Hundreds at once, as long as one; on its own each waits for RCU. The kernel refuses them all for one
                 # that cannot be removed, which somebody may have just put into the group.
@@ -339,7 +349,7 @@ class BridgeDriver:
         def forwarding() -> None:
             self._forwarding.end(self._forwarding.turned_on(), others=self._firewall.others()[0])
 
-        self._unannounced, self._apart = {}, set()
+        self._unannounced, self._apart, self._named = {}, set(), {}
         # The table goes last: while the host forwards, its rules hold.
         _all("clear", [links, forwarding, self._firewall.clear])
 

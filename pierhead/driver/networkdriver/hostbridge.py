@@ -45,8 +45,8 @@ class HostBridge:
     options: BridgeOptions
     group: int
 
-    def settings(self) -> dict[str, str]:
-        """The kernel's settings that it needs. Pure.
+    def settings(self, *, users: bool) -> dict[str, str]:
+        """The kernel's settings that it needs. Pure. users: it is its user's own, and his IPv6 is not ours to change.
 
         route_localnet lets the host's own clients of 127.0.0.1 be led to containers; it may be set only after the
         table's raw chain drops what others send to 127.0.0.0/8.
@@ -60,7 +60,10 @@ class HostBridge:
             if not self.options.icc:
                 found[f"ipv4/conf/{name}/send_redirects"] = "0"
                 found[f"ipv4/neigh/{name}/proxy_delay"] = "0"
-        if inside.ipv6():
+        if users and self.network.ipv6 and inside.ipv6():
+            found[f"ipv6/conf/{name}/disable_ipv6"] = "0"
+            found[f"ipv6/conf/{name}/forwarding"] = "1"
+        if inside.ipv6() and not users:
             found[f"ipv6/conf/{name}/accept_ra"] = "0"
             # While its own link-local address is tentative (a second from the first port on), the kernel asks for no
             # neighbour on behalf of others: nobody outside would reach a container meanwhile.
@@ -86,16 +89,12 @@ class HostBridge:
         """Make it, or what it lacks. Idempotent. Raises OSError, Forbidden if the name is another interface's."""
         name = self.options.name
         found = link.link(name)
-        if (
-            found is not None
-            and found.group != self.group
-            and (found.kind != "bridge" or found.group or name in marks.DEFAULT_BRIDGES)
-        ):
+        users = found is not None and self._users(found)
+        if found is not None and found.group != self.group and not users:
             raise Forbidden(
                 f"cannot create network {self.network.id} ({name}): an interface of that name exists and is not this "
                 f"engine's; choose another with -o {NAME}=…"
             )
-        users = found is not None and found.group != self.group
         mtu = self.options.mtu or (0 if users else egress_mtu(link))
         if found is None:
             # An address of its own: else the bridge takes the lowest of its ports' and changes it with them.
@@ -105,17 +104,45 @@ class HostBridge:
             found = link.link(name)
             if found is None or found.group != self.group:
                 raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), name)
-        for path, value in self.settings().items():
+        for path, value in self.settings(users=users).items():
             sysctls.write(path, value)
         wanted = self.addresses()
-        messages = [netlink.address_add(found.index, interface) for interface in wanted]
-        if not users:
+        there = [interface for index, interface in link.addresses() if index == found.index]
+        if users:
+            messages = [
+                netlink.address_add(found.index, interface, marks.PROTOCOL)
+                for interface in wanted
+                if interface not in there
+            ]
+        else:
+            messages = [netlink.address_add(found.index, interface) for interface in wanted]
             messages += [
-                netlink.address_delete(index, interface)  # of a default bridge that has moved out of the way
-                for index, interface in link.addresses()
-                if index == found.index and self._astray(interface, wanted)
+                netlink.address_delete(found.index, interface)  # of a default bridge that has moved out of the way
+                for interface in there
+                if self._astray(interface, wanted)
             ]
         link.send(*messages, netlink.link_set(index=found.index, up=True, mtu=mtu if found.mtu != mtu else 0))
+
+    def give_back(self, link: Netlink) -> None:
+        """Take what we added from a bridge that stays, its user's own. Idempotent. Raises OSError."""
+        found = link.link(self.options.name)
+        if found is None or not self._users(found):
+            return
+        path, _ = self.unannounced()
+        sysctls.write(path, "0")  # the rules that keep neighbours from the host's loopback go next
+        ours = self.addresses()
+        link.send(
+            *(
+                netlink.address_delete(index, interface)
+                for index, interface in link.addresses(protocol=marks.PROTOCOL)
+                if index == found.index and interface in ours
+            ),
+            ignore=(errno.EADDRNOTAVAIL,),
+        )
+
+    def _users(self, found: Link) -> bool:
+        """Whether the link of that name is a bridge which its user has made, and not any engine's."""
+        return found.kind == "bridge" and not found.group and found.name not in marks.DEFAULT_BRIDGES
 
     def _astray(self, interface: IPv4Interface | IPv6Interface, wanted: Sequence[object]) -> bool:
         if interface.ip.is_link_local or interface in wanted:
@@ -142,7 +169,7 @@ class HostBridge:
             said.append(f"bridge {name} has MTU {found.mtu} and should have {mtu}")
         said += [
             f"setting net/{path} was changed to {value}"
-            for path, wanted in self.settings().items()
+            for path, wanted in self.settings(users=found.group != self.group).items()
             if (value := sysctls.read(path)) != wanted
         ]
         for endpoint in endpoints:

@@ -30,12 +30,13 @@ LISTED = 4
 class Occupied:
     """A subnet that is in use on the host. owner: for a message ("interface virbr0", "route through ens33").
 
-    direct: an interface's own subnet; else a route that leads through a gateway.
+    direct: an interface's own subnet; else a route that leads through a gateway.  device: the interface.
     """
 
     prefix: Prefix
     owner: str
     direct: bool
+    device: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +58,9 @@ def occupied(ignore_group: int = 0) -> list[Occupied]:
         names = {link.index: link for link in netlink.links()}
         ours = {index for index, link in names.items() if ignore_group and link.group == ignore_group}
         found = [
-            Occupied(interface.network, f"interface {names[index].name if index in names else index}", True)
+            Occupied(interface.network, f"interface {name}", True, name)
             for index, interface in netlink.addresses(without=ours)
+            for name in [names[index].name if index in names else str(index)]
             if not interface.ip.is_loopback and not interface.ip.is_link_local
         ]
         found += [
@@ -66,6 +68,7 @@ def occupied(ignore_group: int = 0) -> list[Occupied]:
                 route.prefix,
                 f"a route through {names[route.interface].name if route.interface in names else route.gateway}",
                 route.gateway is None,
+                names[route.interface].name if route.interface in names else "",
             )
             for route in netlink.routes(without=ours)
             if route.prefix is not None and not route.prefix.is_link_local

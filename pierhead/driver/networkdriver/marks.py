@@ -9,6 +9,9 @@ DEFAULT_BRIDGES = ("docker0", "pier0")
 GROUP_MARK, GROUP_MASK = 0x50000000, 0xFF000000
 """What the link groups of all instances have in common: one instance's rules know another's bridges by it."""
 
+PROTOCOL = 0x50
+"""Who has added an address, where the interface is somebody else's: the kernel tells it with the address."""
+
 TABLE = "pierhead-"
 """The nft tables of all instances begin with this."""
 
