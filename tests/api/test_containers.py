@@ -350,6 +350,9 @@ def test_restart_policies_restart_what_they_should(api: Api, policy: dict[str, o
 
 def test_always_restarts_until_it_is_stopped(api: Api) -> None:
     id = api.run("sh", "-c", "sleep 0.1; exit 0", HostConfig={"RestartPolicy": {"Name": "always"}})
+    # Each of its runs ends, and who waits for one is told.
+    for condition in ("", "not-running", "next-exit"):
+        assert api.ok("POST", f"/containers/{id}/wait", condition=condition).json["StatusCode"] == 0
     wait_until(lambda: api.inspect(id)["RestartCount"] >= 2, "two restarts")
     api.ok("POST", f"/containers/{id}/stop", t=0)
     state = api.inspect(id)["State"]

@@ -199,6 +199,21 @@ def test_a_mac_address_of_the_whole_container_is_moved_and_warned_about(api: Api
     assert refused.status == 400 and "HostConfig.NetworkMode must match the identity of a network" in refused.message
 
 
+def test_an_ipv6_address_is_accepted_where_the_network_has_the_subnet_and_ipv6_is_off(api: Api) -> None:
+    network(api, "six", IPAM={"Config": [{"Subnet": "2001:389::/64"}]})
+    wanted = {"IPAMConfig": {"IPv6Address": "2001:389::f00d"}}
+    made = api.create(
+        "sleep", "1000", HostConfig={"NetworkMode": "six"}, NetworkingConfig={"EndpointsConfig": {"six": wanted}}
+    )
+    connected = api.run("sleep", "1000")
+    api.ok("POST", "/networks/six/connect", {"Container": connected, "EndpointConfig": wanted})
+    api.ok("POST", f"/containers/{made}/start")
+    for id in (made, connected):
+        seen = api.inspect(id)["NetworkSettings"]["Networks"]["six"]
+        assert seen["IPAMConfig"]["IPv6Address"] == "2001:389::f00d"
+        assert seen["IPAddress"] and not seen["GlobalIPv6Address"]
+
+
 @pytest.mark.needs_docker28("what is asked of an endpoint is checked at creation")
 @pytest.mark.parametrize(
     ("name", "settings", "message"),

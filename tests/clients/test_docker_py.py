@@ -7,7 +7,7 @@ from typing import Any
 
 import docker
 import pytest
-from docker.errors import APIError, ContainerError, ImageNotFound, NotFound
+from docker.errors import APIError, ContainerError, ImageLoadError, ImageNotFound, NotFound
 
 from tests.harness.engines import Engine
 from tests.harness.images import busybox_rootfs
@@ -101,6 +101,8 @@ def test_images_are_imported_saved_loaded_tagged(client: Any) -> None:
     client.images.remove("other:2")
     assert [one.tags for one in client.images.load(saved)] == [["fresh:1"]]
     client.images.remove("fresh:1")
+    with pytest.raises(ImageLoadError):
+        client.images.load(b"no archive")
 
 
 def test_networks_and_volumes(client: Any) -> None:

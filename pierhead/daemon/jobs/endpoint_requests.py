@@ -3,11 +3,10 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 from pierhead.daemon.jobs.network_rows import PREDEFINED
 from pierhead.driver.networkdriver import endpointoptions
-from pierhead.driver.networkdriver.api import Pool
 from pierhead.errors import InvalidParameter, listed
 from pierhead.wire.networks import EndpointIPAMConfig, EndpointSettings
 
@@ -17,13 +16,13 @@ _MAC = re.compile(r"([0-9a-f]{2})([:-])" + r"([0-9a-f]{2})\2" * 4 + r"([0-9a-f]{
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The network that is asked. pools: None while the network does not exist, and its addresses cannot be judged.
+    """The network that is asked. subnets: None while the network does not exist, and its addresses cannot be judged.
 
     static: the IP versions whose subnets the user chose; only in these may an address be asked for.
     """
 
     name: str
-    pools: Sequence[Pool] | None = None
+    subnets: Sequence[IPv4Network | IPv6Network] | None = None
     static: frozenset[int] = frozenset()
 
 
@@ -85,13 +84,13 @@ def _addresses(target: Target, config: EndpointIPAMConfig, errors: list[str]) ->
         if address is not None and not address.is_link_local:
             errors.append(f"invalid link local IP address: {address}")
     for version, address in found.items():
-        if address is None or target.pools is None:
+        if address is None or target.subnets is None:
             continue
         if version not in target.static:
             errors.append(
                 "user specified IP address is supported only when connecting to networks with user configured subnets"
             )
-        elif not any(address in pool.subnet for pool in target.pools):
+        elif not any(address in subnet for subnet in target.subnets):
             errors.append(f"no configured subnet or ip-range contain the IP address {address}")
     return EndpointIPAMConfig(
         ipv4_address=str(found[4] or ""),

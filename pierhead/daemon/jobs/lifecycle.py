@@ -93,7 +93,7 @@ def _end_restarting(engine: Engine, container: Container) -> None:
     restarts.forget_restart(engine, container.id)
     with engine.db.transaction(durable=True):
         engine.containers.update(container.id, state=State.EXITED, stopped=1)
-    engine.waiters.wake(container.id, container.exit_code, Condition.NOT_RUNNING)
+    engine.waiters.wake(container.id, container.exit_code, Condition.NEXT_EXIT, Condition.NOT_RUNNING)
 
 
 async def end(engine: Engine, container: Container, signal: str | None, timeout: int | None) -> None:

@@ -4,6 +4,7 @@ A container may be made before its network, and outlives it: the start needs the
 """
 
 import secrets
+from ipaddress import ip_network
 
 from pierhead.daemon.engine.engine import Engine
 from pierhead.daemon.jobs.endpoint_requests import Target, accepted
@@ -31,12 +32,14 @@ def acceptable(engine: Engine, row: Row, settings: EndpointSettings) -> Endpoint
         raise Forbidden(CONFIG_ONLY)
     if settings.ipam_config is None:
         return accepted(Target(row["name"]), settings)
-    pools = pools_of(engine, row["id"])
-    if row["name"] in PREDEFINED:
-        versions = {pool.subnet.version for pool in pools}
-    else:
-        versions = {6 if ":" in config.subnet else 4 for config in codec.decode(row["ipam"], IPAM).config or ()}
-    return accepted(Target(row["name"], pools, frozenset(versions)), settings)
+    subnets = [pool.subnet for pool in pools_of(engine, row["id"])]
+    chosen = subnets
+    if row["name"] not in PREDEFINED:
+        wanted = codec.decode(row["ipam"], IPAM).config or ()
+        # Those of a version that is not enabled, too: as Docker, the address is accepted there and not given.
+        chosen = [ip_network(config.subnet, strict=False) for config in wanted if config.subnet]
+    versions = frozenset(subnet.version for subnet in chosen)
+    return accepted(Target(row["name"], subnets + chosen, versions), settings)
 
 
 def assign(engine: Engine, container_id: str, name: str, settings: EndpointSettings | None) -> None:

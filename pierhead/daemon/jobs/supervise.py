@@ -81,7 +81,8 @@ async def settle(engine: Engine, id: str, exit: Exited) -> None:
     )
     launch.announce_volumes(engine, container, "unmount")
     # Who waits need not wait for the shim's own end as well; another start or a removal does (``launch.settled``).
-    engine.waiters.wake(id, exit.code, Condition.NEXT_EXIT, *(() if again else (Condition.NOT_RUNNING,)))
+    # One that will be started again has ended, too: `docker wait` of a container that always restarts would never end.
+    engine.waiters.wake(id, exit.code, Condition.NEXT_EXIT, Condition.NOT_RUNNING)
     with phase("execdriver: delete"):
         try:
             await blocking(engine.exec.delete, id)

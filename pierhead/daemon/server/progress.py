@@ -20,12 +20,15 @@ async def lines(values: AsyncIterator[object]) -> AsyncIterator[bytes]:
         await close(values)
 
 
-async def progress(messages: AsyncIterator[object]) -> Stream:
+async def progress(messages: AsyncIterator[object], *, refusing: bool = True) -> Stream:
     """The progress of a pull, load or import.
 
     An error before the first message is raised (it becomes a proper error reply); a later one is the last message.
+    refusing: False has every error as a message, the first one, too, as Docker says all of a load.
     """
-    return Stream(_with_error(await after_first(messages)))
+    if refusing:
+        return Stream(_with_error(await after_first(messages)))
+    return Stream(await after_first(_with_error(messages)))
 
 
 async def _with_error(messages: AsyncIterator[object]) -> AsyncIterator[bytes]:

@@ -149,7 +149,7 @@ async def distribution(call: Call) -> Answer:
 async def load(call: Call) -> Answer:
     quiet = call.flag("quiet", default=True)
     platform = _platform(call, versions.IMAGE_PLATFORM)
-    return await progress(await call.engine.run(images.load, call.body, quiet, platform))
+    return await progress(await call.engine.run(images.load, call.body, quiet, platform), refusing=False)
 
 
 async def save(call: Call) -> Answer:
