@@ -149,6 +149,7 @@ def test_killed_by_a_signal_is_128_and_its_number(api: Api) -> None:
 
 def test_restart_keeps_the_container_and_changes_its_process(api: Api) -> None:
     id = api.run("sh", "-c", "echo again >> /count; sleep 1000")
+    wait_until(lambda: executed(api, id, "cat", "/count") == "again\n", "the first start wrote")
     first = api.inspect(id)["State"]
     api.ok("POST", f"/containers/{id}/restart", t=0)
     second = api.inspect(id)["State"]
