@@ -320,7 +320,8 @@ def test_the_fields_that_no_other_test_asks_for(api: Api) -> None:
     for id in ids.values():
         assert api.wait(id) == 0
     refused = api.send("GET", f"/containers/{ids['mute']}/logs", stdout=1)
-    assert refused.status in (500, 501) and "configured logging driver does not support reading" in refused.message
+    # Compose goes by the status: with another one its logs and its up end here.
+    assert refused.status == 501 and "configured logging driver does not support reading" in refused.message
     assert len(api.logs(ids["short"])) < 200 * len("line 100\n"), "no more than the last kilobyte"
     assert demultiplex(api.logs(ids["alone"]))[0] == b"lo\n"
     theirs = [os.readlink(f"/proc/self/ns/{kind}") for kind in ("pid", "ipc")]

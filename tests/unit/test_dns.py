@@ -138,6 +138,9 @@ def test_a_name_that_two_networks_have_is_that_of_the_first() -> None:
     assert addresses(ask("db.back", view=view)) == ["10.2.0.2"]
     assert addresses(ask("only", view=view)) == ["10.2.0.2"]
     assert maybe("only.front", view=view) is None
+    six = zone("six", (("db", "only"), (ip_address("fd00::3"),)))
+    assert addresses(ask("db", "AAAA", view=View((front, back, six)))) == ["fd00::3"], "the first that has such a one"
+    assert not ask("db", "AAAA", view=view).answer
 
 
 def test_a_link_is_seen_by_the_one_that_has_it_and_goes_before_a_name() -> None:

@@ -83,10 +83,8 @@ def _complete(host: HostConfig, settings: Config) -> None:
     """The defaults that Docker writes into a HostConfig."""
     if not host.network_mode or host.network_mode == "default":
         host.network_mode = "bridge"
-    if host.log_config is None or not host.log_config.type:
-        host.log_config = LogConfig(
-            type="json-file", config=(host.log_config.config if host.log_config else None) or {}
-        )
+    log = host.log_config or LogConfig()
+    host.log_config = LogConfig(type=log.type or "json-file", config=log.config or {})
     if not host.shm_size:
         host.shm_size = settings.default_shm_size
     if not host.ipc_mode:

@@ -17,7 +17,7 @@ from pierhead.daemon.jobs import logs as logfile
 from pierhead.daemon.jobs.describe import attributes, config_of, host_config_of
 from pierhead.daemon.jobs.files import log_path
 from pierhead.driver.execdriver.api import Stream
-from pierhead.errors import Conflict, InvalidParameter, PierheadError
+from pierhead.errors import Conflict, InvalidParameter, NotImplementedHere, PierheadError
 from pierhead.graph.containers import Container
 from pierhead.graph.state import State
 from pierhead.wire import stdcopy
@@ -165,13 +165,13 @@ async def _frames(records: AsyncIterator[logfile.Record], options: LogOptions, t
 
 
 async def logs(engine: Engine, name: str, options: LogOptions) -> Logs:
-    """The container's log. Raises InvalidParameter where no stream was chosen."""
+    """The container's log. Raises InvalidParameter where no stream was chosen, NotImplementedHere where none is kept."""
     if not (options.stdout or options.stderr):
         raise InvalidParameter("Bad parameters: you must choose at least one stream")
     container = engine.containers.find(name)
     host = host_config_of(container)
     if host.log_config is not None and host.log_config.type == "none":
-        raise PierheadError("configured logging driver does not support reading")
+        raise NotImplementedHere("configured logging driver does not support reading")
     terminal = config_of(container).tty
     span = logfile.Span(options.stdout, options.stderr, options.since, options.until, options.tail)
 

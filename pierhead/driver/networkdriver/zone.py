@@ -114,7 +114,7 @@ class Zone:
 class View:
     """What one container may know.
 
-    zones: the first that has a name answers for it.  links: wire name, in lower case, to the zones that it is a link's
+    zones: the first that has addresses of a name and family answers for it.  links: wire name, in lower case, to the zones that it is a link's
     in, each with the wire name that it stands for there: the first that has that one answers, and as a name it is asked
     of the other zones alone.  closed: there is nobody else to ask.  dotted: others are asked only for names with a dot
     in them.
@@ -128,15 +128,14 @@ class View:
     def find(self, question: bytes) -> _Records | None:
         """As a zone's."""
         linked = self.links.get(question[:-4], {}) if self.links else {}
-        for zone, target in linked.items():
-            records = zone.find(target + question[-4:])
+        empty = None
+        for zone in (*linked, *self.zones) if linked else self.zones:
+            records = zone.find(linked[zone] + question[-4:] if zone in linked else question)
             if records is not None:
-                return records
-        for zone in self.zones:
-            records = None if zone in linked else zone.find(question)
-            if records is not None:
-                return records
-        return None
+                if records.count:
+                    return records
+                empty = empty or records
+        return empty
 
 
 # Answers -------------------------------------------------------------------------------------------------------------
