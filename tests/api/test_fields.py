@@ -306,15 +306,25 @@ def test_a_limit_that_the_kernel_takes_is_set_and_one_that_it_refuses_ends_the_s
             assert "kernel does not support CPU real-time scheduler" in made.message
 
 
+TOLD = {"labels": "tier,missing", "env-regex": "^A", "tag": "{{.Name}}/{{.ImageName}}/{{.ID}}"}
+
+
 def test_the_fields_that_no_other_test_asks_for(api: Api) -> None:
     asked = {
         "mute": {"HostConfig": {"LogConfig": {"Type": "none"}, "UTSMode": "host"}, "Cmd": ["hostname"]},
         "short": {"HostConfig": {"LogConfig": {"Type": "json-file", "Config": {"max-size": "1k"}}}},
+        "told": {
+            "HostConfig": {"LogConfig": {"Config": TOLD}},
+            "Labels": {"tier": "a b", "x": ""},
+            "Env": ["A=1", "BA=2"],
+        },
+        "local": {"HostConfig": {"LogConfig": {"Type": "local", "Config": {"max-size": "1k", "compress": "true"}}}},
         "alone": {"NetworkDisabled": True, "Cmd": ["ls", "/sys/class/net"]},
         "host": {"HostConfig": {"UTSMode": "host", "PidMode": "host", "IpcMode": "host"}},
     }
     asked["short"]["Cmd"] = ["sh", "-c", "for i in $(seq 200); do echo line $i; done"]
     shown = "hostname; for kind in pid ipc; do readlink /proc/self/ns/$kind; done; ls -d /dev/mqueue"
+    asked["told"]["Cmd"] = asked["local"]["Cmd"] = ["echo", "hi"]
     asked["host"]["Cmd"] = ["sh", "-c", shown]
     ids = {name: api.run(image="busybox", **request) for name, request in asked.items()}
     for id in ids.values():
@@ -322,6 +332,12 @@ def test_the_fields_that_no_other_test_asks_for(api: Api) -> None:
     refused = api.send("GET", f"/containers/{ids['mute']}/logs", stdout=1)
     # Compose goes by the status: with another one its logs and its up end here.
     assert refused.status == 501 and "configured logging driver does not support reading" in refused.message
+    details = api.ok("GET", f"/containers/{ids['told']}/logs", stdout=1, details=1).body
+    name = api.inspect(ids["told"])["Name"].strip("/")
+    assert demultiplex(details)[0].decode() == f"A=1,tag={name}%2Fbusybox%2F{ids['told'][:12]},tier=a+b hi\n"
+    assert demultiplex(api.logs(ids["local"]))[0] == b"hi\n" and api.inspect(ids["local"])["LogPath"] == ""
+    labels = {"Image": "busybox", "HostConfig": {"LogConfig": {"Type": "local", "Config": {"labels": "x"}}}}
+    assert "unknown log opt 'labels' for log driver local" in api.send("POST", "/containers/create", labels).message
     assert len(api.logs(ids["short"])) < 200 * len("line 100\n"), "no more than the last kilobyte"
     assert demultiplex(api.logs(ids["alone"]))[0] == b"lo\n"
     theirs = [os.readlink(f"/proc/self/ns/{kind}") for kind in ("pid", "ipc")]

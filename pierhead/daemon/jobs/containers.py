@@ -25,7 +25,7 @@ from pierhead.daemon.jobs import (
     specs,
 )
 from pierhead.daemon.jobs.describe import args_of, attributes, config_of, host_config_of, mounts_of
-from pierhead.daemon.jobs.files import log_path
+from pierhead.daemon.jobs.log_drivers import shown_path
 from pierhead.errors import Conflict, InvalidParameter, NoSuchContainer
 from pierhead.graph.containers import Container
 from pierhead.graph.state import State
@@ -250,7 +250,7 @@ async def inspect(engine: Engine, name: str, size: bool = False) -> ContainerIns
         resolv_conf_path=os.path.join(folder, "resolv.conf"),
         hostname_path=os.path.join(folder, "hostname"),
         hosts_path=os.path.join(folder, "hosts"),
-        log_path=log_path(engine, container.id),
+        log_path=shown_path(engine, container, host_config_of(container)),
         name=f"/{container.name}",
         restart_count=container.restarts,
         driver=container.driver,

@@ -21,7 +21,8 @@ from pierhead.daemon.jobs import (
     volumes,
 )
 from pierhead.daemon.jobs.describe import attributes, host_config_of, mounts_of, network_kind
-from pierhead.daemon.jobs.files import container_folder, log_config
+from pierhead.daemon.jobs.files import container_folder
+from pierhead.daemon.jobs.log_drivers import log_config
 from pierhead.errors import Conflict, InvalidParameter, NoSuchContainer, NoSuchImage, PierheadError, listed
 from pierhead.graph.containers import Container
 from pierhead.graph.state import State

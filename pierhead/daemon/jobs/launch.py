@@ -11,7 +11,8 @@ from pierhead.daemon.engine.running import Running, watch
 from pierhead.daemon.jobs import confinement, endings, health, networks, specs, volumes
 from pierhead.daemon.jobs.describe import attributes, config_of, host_config_of, mounts_of, network_kind
 from pierhead.daemon.jobs.failures import explain
-from pierhead.daemon.jobs.files import container_folder, log_config, write_files
+from pierhead.daemon.jobs.files import container_folder, write_files
+from pierhead.daemon.jobs.log_drivers import log_config
 from pierhead.driver.execdriver.api import Exited, NotBegun, Started, StartRequest
 from pierhead.driver.networkdriver import reservations
 from pierhead.errors import Conflict, InvalidParameter, NoSuchContainer, NotFound, PierheadError, StartFailed, plain

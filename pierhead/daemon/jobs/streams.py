@@ -10,6 +10,7 @@ import termios
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from urllib.parse import quote_plus
 
 from pierhead.daemon.engine.engine import Engine, blocking
 from pierhead.daemon.jobs import figures
@@ -154,7 +155,7 @@ async def _frames(records: AsyncIterator[logfile.Record], options: LogOptions, t
     async for record in records:
         text = record.log.encode("utf-8", "surrogatepass")
         if options.details and record.attrs is not None:
-            details = ",".join(f"{key}={value}" for key, value in sorted(record.attrs.items()))
+            details = ",".join(sorted(f"{quote_plus(key)}={quote_plus(value)}" for key, value in record.attrs.items()))
             text = details.encode() + b" " + text
         if options.timestamps:
             text = rfc3339_fixed(parse_rfc3339(record.time)).encode() + b" " + text
@@ -165,7 +166,7 @@ async def _frames(records: AsyncIterator[logfile.Record], options: LogOptions, t
 
 
 async def logs(engine: Engine, name: str, options: LogOptions) -> Logs:
-    """The container's log. Raises InvalidParameter where no stream was chosen, NotImplementedHere where none is kept."""
+    """The container's log. Raises InvalidParameter where no stream was chosen, NotImplementedHere for ``none``."""
     if not (options.stdout or options.stderr):
         raise InvalidParameter("Bad parameters: you must choose at least one stream")
     container = engine.containers.find(name)

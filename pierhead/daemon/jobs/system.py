@@ -10,6 +10,7 @@ from pierhead import __version__
 from pierhead.daemon.engine.engine import Engine, Span, blocking
 from pierhead.daemon.engine.events import Event
 from pierhead.daemon.jobs import confinement, containers, images, space, specs, volumes
+from pierhead.daemon.jobs.log_drivers import DRIVERS
 from pierhead.errors import InvalidParameter
 from pierhead.graph.holdings import holdings
 from pierhead.graph.state import State
@@ -133,7 +134,7 @@ async def info(engine: Engine) -> SystemInfo:
         images=images.count(engine),
         driver=engine.layers.name,
         driver_status=[list(pair) for pair in engine.layers.status()],
-        plugins=PluginsInfo(volume=["local"], network=sorted(engine.networks), log=["json-file", "none"]),
+        plugins=PluginsInfo(volume=["local"], network=sorted(engine.networks), log=[*DRIVERS]),
         memory_limit=True,
         swap_limit=True,
         cpu_cfs_period=True,

@@ -114,10 +114,10 @@ class Zone:
 class View:
     """What one container may know.
 
-    zones: the first that has addresses of a name and family answers for it.  links: wire name, in lower case, to the zones that it is a link's
-    in, each with the wire name that it stands for there: the first that has that one answers, and as a name it is asked
-    of the other zones alone.  closed: there is nobody else to ask.  dotted: others are asked only for names with a dot
-    in them.
+    zones: the first that has addresses of a name, in the family that is asked for, answers.  links: wire name, in lower
+    case, to the zones that it is a link's in, each with the wire name that it stands for there: they are asked before
+    the others, for which it is a name.  closed: there is nobody else to ask.  dotted: others are asked only for names
+    with a dot in them.
     """
 
     zones: tuple[Zone, ...] = ()
