@@ -1,9 +1,15 @@
 """Which networks a container is in: what was asked for and nothing else, whether the networks are there or not."""
 
+import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
 import pytest
 
 from tests.harness.api import Api
 from tests.harness.engines import Engine
+from tests.harness.processes import wait_until
 
 
 @pytest.fixture
@@ -19,6 +25,11 @@ def networks(api: Api, container: str) -> dict[str, str]:
     """Name and IPv4 address of a container's networks."""
     found = api.inspect(container)["NetworkSettings"]["Networks"]
     return {name: settings["IPAddress"] for name, settings in found.items()}
+
+
+def joined(api: Api, name: str) -> bool:
+    """Whether a container is in the network."""
+    return bool(api.get(f"/networks/{name}")["Containers"])
 
 
 def endpoints(*names: str) -> dict[str, object]:
@@ -291,3 +302,30 @@ def test_what_an_image_exposes_does_not_keep_its_container_out_of_anothers_netwo
     )
     api.ok("POST", "/containers/create", config, name="guest")
     api.ok("POST", "/containers/guest/start")
+
+
+@pytest.mark.only_pierhead("it is Pierhead's shim that is made slow")
+def test_a_container_that_ends_at_that_moment_still_joins_and_leaves_networks(api: Api) -> None:
+    """As one that is started again and again does it sooner or later."""
+    network(api, "n1")
+    network(api, "n2")
+    for verb, left in (("connect", ["n1", "n2"]), ("disconnect", ["n2"])):
+        id = api.run("sleep", "1000", name="loop", HostConfig={"NetworkMode": "n1"})
+        if verb == "disconnect":
+            api.ok("POST", "/networks/n2/connect", {"Container": id})
+        changed = "n2" if verb == "connect" else "n1"
+        pid = api.inspect(id)["State"]["Pid"]
+        shim = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        os.kill(shim, signal.SIGSTOP)
+        with ThreadPoolExecutor(1) as pool:
+            try:
+                os.kill(pid, signal.SIGKILL)
+                asked = pool.submit(api.send, "POST", f"/networks/{changed}/{verb}", {"Container": id})
+                wait_until(lambda there=verb == "connect", of=changed: joined(api, of) is there, "the shim to be asked")
+            finally:
+                os.kill(shim, signal.SIGCONT)
+            assert asked.result().status == 200, asked.result().message
+        api.wait(id)
+        api.ok("POST", f"/containers/{id}/start")
+        assert list(networks(api, id)) == left and all(networks(api, id).values())
+        api.ok("DELETE", f"/containers/{id}", force=1)

@@ -35,10 +35,13 @@ async def _connect(engine: Engine, row: Row, container_id: str, wanted: Endpoint
             memberships.assign(engine, container_id, row["id"], wanted)
         if not container.live or container_id not in engine.running:
             return
+        running = engine.running[container_id]
         try:
             with phase("networkdriver: connect"):
                 await rewiring.connect(engine, container, _endpoint(engine, container_id, row["id"]))
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, PierheadError) and await rewiring.gone(running, error):
+                return  # it has ended meanwhile, and is in the network when it starts again
             _forget(engine, container_id, row["id"])
             raise
         netfiles.rewrite(engine, container, before)

@@ -7,10 +7,10 @@ import struct
 from ipaddress import ip_address
 
 from pierhead.daemon.engine.engine import blocking
-from pierhead.daemon.jobs import endpoints, netfiles, zones
-from pierhead.daemon.jobs.describe import dns_names
+from pierhead.daemon.jobs import endpoints, netfiles, specs, zones
+from pierhead.daemon.jobs.describe import dns_names, host_config_of, network_kind
 from pierhead.daemon.jobs.network_places import Address, Place, Places
-from pierhead.daemon.jobs.network_stops import RELOAD, Facts, Stop
+from pierhead.daemon.jobs.network_stops import RELOAD, Facts, Stop, joining
 from pierhead.driver.networkdriver import dns, resolvconf
 from pierhead.errors import InvalidParameter, NoSuchContainer
 from pierhead.graph.containers import Container
@@ -205,6 +205,14 @@ def _deaf(places: Places, place: Place) -> Stop | None:
 def _apart(places: Places, place: Place, meant: Container, name: str) -> Stop:
     """A container runs that is meant, and the one that asks does not know it by that name."""
     asker = place.name
+    match network_kind(host_config_of(meant).network_mode):
+        case "host":
+            return Stop("name", f"{name} is in the host's network, where containers have no names", "ask for host")
+        case "container":
+            owner = specs.network_owner(places.engine, meant, host_config_of(meant))
+            text = f"{name} has no name in any network: it shares that of {owner.name}"
+            known = "localhost" if owner.id == place.containers[0].id else owner.name
+            return Stop("name", text, f"ask for {known}")
     here, there = _networks(places, place.containers[0]), _networks(places, meant)
     named = [network for network, has_names in there.items() if has_names]
     common = [network for network in named if network in here]
@@ -213,8 +221,8 @@ def _apart(places: Places, place: Place, meant: Container, name: str) -> Stop:
         return Stop("name", text, f"its names there: `pier network map`; or {meant.name}.{common[0]}")
     if named:
         text = f"{name} is in {', '.join(there)}, and {asker} in {', '.join(here) or 'no network'}"
-        return Stop("name", f"{text}: they have no network in common", f"pier network connect {named[0]} {asker}")
-    remedy = f"pier network create NETWORK; pier network connect NETWORK {asker}; … {meant.name}"
+        return Stop("name", f"{text}: they have no network in common", joining(places, place, named[0]))
+    remedy = f"pier network create NETWORK; {joining(places, place)}; … {meant.name}"
     if both := [network for network in here if network in there]:
         text = f"in {', '.join(both)}, where {asker} and {name} are, containers have no names"
         return Stop("name", text, remedy)

@@ -4,6 +4,7 @@ import errno
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 
+from pierhead.daemon.jobs import endpoints
 from pierhead.daemon.jobs.network_places import Place, Places
 from pierhead.driver.networkdriver import bridgeoptions
 from pierhead.driver.networkdriver.api import Network
@@ -74,10 +75,18 @@ def no_route(places: Places, place: Place, packet: Packet, came_in: Device | Non
     return no_way_out(places, place, packet.target)
 
 
+def joining(places: Places, place: Place, network: str = "NETWORK") -> str:
+    """What puts a container (whose network a place is) into one more network."""
+    owner = place.containers[0]
+    alone = any(row["driver"] == "null" for row in endpoints.endpoint_rows(places.engine, owner.id))
+    first = f"pier network disconnect none {owner.name}; " if alone else ""
+    return f"{first}pier network connect {network} {owner.name}"
+
+
 def no_way_out(places: Places, place: Place, target: Address) -> Stop:
     """A container has no route to an address."""
     name = place.containers[0].name
-    connect = f"pier network connect NETWORK {name}"
+    connect = joining(places, place)
     links = [device for device in place.sight.devices if not device.loopback]
     found = [places.network_with(interface.ip) for device in links for interface in device.addresses]
     networks = [one[1] for one in found if one is not None]
@@ -97,6 +106,10 @@ def no_way_out(places: Places, place: Place, target: Address) -> Stop:
         names = ", ".join(network.name for network in networks)
         text = f"{place.name} is only in internal networks ({names}), which lead nowhere outside"
         return Stop("route", text, f"{connect}, {NOT_INTERNAL}")
+    if not any(pool.subnet.version == target.version for network in networks for pool in network.pools):
+        names = ", ".join(network.name for network in networks)
+        text = f"{place.name} has no IPv{target.version}: none of its networks ({names}) has it"
+        return Stop("route", text, f"{connect}, with a network that has")
     what = "it has no such route" if place.sight.defaults else "its default route is missing"
     return Stop("route", f"{place.name} has no route to {target}: {what}", f"pier restart {name}")
 

@@ -1,5 +1,6 @@
 """A running container's networks: joined to one more, taken out of one, its way out moved to another."""
 
+import asyncio
 import errno
 import logging
 from collections.abc import Sequence
@@ -29,6 +30,22 @@ from pierhead.graph.graphdb import Row
 from pierhead.linux import netlink
 
 log = logging.getLogger("pierd")
+
+GONE = (errno.ESRCH, errno.EPIPE, errno.ECONNRESET)
+"""What is said of a shim whose container has just ended; its namespace is not found then."""
+
+PATIENCE = 2.0
+"""Seconds in which the end of a container is told that such an error was the first to tell."""
+
+
+async def gone(running: Running | None, error: BaseException) -> bool:
+    """Whether what failed in a container's namespace failed because the container has ended: it is told of soon."""
+    if running is None:
+        return True
+    cause = error if isinstance(error, OSError) else error.__cause__
+    if isinstance(cause, OSError) and (cause.errno in GONE or str(cause.filename).endswith("/ns/net")):
+        await asyncio.wait({running.exited}, timeout=PATIENCE)
+    return running.exited.done()
 
 
 async def connect(engine: Engine, container: Container, row: Row) -> None:
@@ -80,8 +97,8 @@ async def leave(engine: Engine, container: Container, network_id: str) -> None:
     before = endpoints.active(engine, container.id)
     for network, endpoint in (one for one in before if one[0].id == network_id):
         async with engine.network_gate.shared():
+            running = engine.running.get(container.id)
             try:
-                running = engine.running.get(container.id)
                 if running is not None:
                     await unplug(engine, running, network, endpoint)
                 else:
@@ -93,11 +110,15 @@ async def leave(engine: Engine, container: Container, network_id: str) -> None:
             links.open_ports(engine)
         engine.resolvers.changed(network.id)
         announce(engine, "disconnect", network, container.id)
-        if endpoint.gateway:
+        try:
+            if endpoint.gateway:
+                async with engine.network_gate.shared():
+                    await _move_gateway(engine, container)
             async with engine.network_gate.shared():
-                await _move_gateway(engine, container)
-        async with engine.network_gate.shared():
-            await _move_second(engine, container, _second(before))
+                await _move_second(engine, container, _second(before))
+        except OSError as error:
+            if not await gone(running, error):
+                raise
 
 
 async def _follow_priority(engine: Engine, container: Container) -> None:
