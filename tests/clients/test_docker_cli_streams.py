@@ -2,10 +2,11 @@
 
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 
-from tests.harness.api import demultiplex
+from tests.harness.api import UnixConnection, demultiplex
 from tests.harness.engines import Engine
 from tests.harness.processes import wait_until
 from tests.harness.terminal import Terminal
@@ -184,6 +185,19 @@ def test_logs_follow_ends_with_the_container(argv, engine: Engine) -> None:
     id = engine.api.run("sh", "-c", "echo one; sleep 0.5; echo two; sleep 0.5; echo three")
     done = said(argv, engine, "logs", "-f", id)
     assert done.stdout == b"one\ntwo\nthree\n"
+
+
+def test_logs_follow_one_start_whoever_starts_it_again(engine: Engine) -> None:
+    """Compose follows a container's logs anew with each start: lines came twice, three times, …"""
+    again = "echo run; until [ -e /go ]; do sleep 0.1; done; rm /go; exit 1"
+    id = engine.api.run("sh", "-c", again, HostConfig={"RestartPolicy": {"Name": "always"}})
+    connection = UnixConnection(engine.socket)
+    connection.request("GET", f"/containers/{id}/logs?stdout=1&follow=1")
+    with closing(connection), connection.getresponse() as response:
+        assert b"run\n" in response.read1(1000)
+        engine.docker("exec", id, "touch", "/go").check()
+        response.read()
+    wait_until(lambda: engine.api.inspect(id)["State"]["Running"], "its next start")
 
 
 def test_logs_tail_timestamps_since_until(argv, engine: Engine) -> None:

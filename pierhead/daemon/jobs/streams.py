@@ -176,31 +176,20 @@ async def logs(engine: Engine, name: str, options: LogOptions) -> Logs:
     terminal = config_of(container).tty
     span = logfile.Span(options.stdout, options.stderr, options.since, options.until, options.tail)
 
+    running = engine.running.get(container.id)
+
     async def follow() -> bool:
-        running = engine.running.get(container.id)
-        if running is None:
-            return _comes_again(engine, container.id) and await _pause()
+        # To the end of this start: who follows a container through its restarts asks again for each, as Compose does.
+        if running is None or running.settled.is_set():
+            return False
         try:
             await asyncio.wait_for(running.settled.wait(), FOLLOW_PAUSE)
         except TimeoutError:
             return True
-        return _comes_again(engine, container.id)
+        return False
 
     records = logfile.read(log_path(engine, container.id), span, follow if options.follow else None)
     return Logs(terminal, _frames(records, options, terminal))
-
-
-async def _pause() -> bool:
-    await asyncio.sleep(FOLLOW_PAUSE)
-    return True
-
-
-def _comes_again(engine: Engine, id: str) -> bool:
-    try:
-        state = engine.containers.get(id).state
-    except PierheadError:
-        return False
-    return state in (State.RUNNING, State.PAUSED, State.RESTARTING)
 
 
 async def resize(engine: Engine, name: str, rows: int, columns: int) -> None:
