@@ -24,7 +24,9 @@ def quote(text: str, safe: str = "") -> str:
     if PLAIN.issuperset(text):
         return text
     return "".join(
-        character if character in PLAIN or character in safe else "".join(f"%{byte:02X}" for byte in character.encode())
+        character
+        if character in PLAIN or character in safe
+        else "".join(f"%{byte:02X}" for byte in character.encode(errors="surrogateescape"))
         for character in text
     )
 

@@ -141,7 +141,10 @@ def _out(session: Session, name: str, path: str, target: str, follow: bool) -> i
         sys.stdout.flush()
         return _pump(answer.blocks(), sys.stdout.buffer)
     found = _told(answer.headers)
-    source = End(f"/{found['name']}", directory=bool(found["mode"] & DIRECTORY), name=source.name)
+    named = found["name"]
+    if "\ufffd" in named:  # no UTF-8: the archive has the very bytes, which are those that were asked for
+        named = _base(source.path)
+    source = End(f"/{named}", directory=bool(found["mode"] & DIRECTORY), name=source.name)
     folder, old, new = _placed(source, End(here, os.path.lexists(here), os.path.isdir(here)))
     _check_place(os.path.join(folder, new), source.directory, folder)
     # GNU tar follows no link of the archive out of the folder; as in Docker the files are those of who copies them.

@@ -39,7 +39,13 @@ def loads(text: str | bytes) -> Any:
 
 
 def dumps(value: object, sort_keys: bool = False) -> str:
-    """As ``json.dumps``, without blanks."""
+    """As ``json.dumps``, without blanks; for a byte that is no UTF-8 there is U+FFFD, as Docker's client has it."""
     import json
 
-    return json.dumps(value, separators=(",", ":"), sort_keys=sort_keys)
+    text = json.dumps(value, separators=(",", ":"), sort_keys=sort_keys)
+    if "\\ud" not in text:
+        return text
+    import re
+
+    whole = r"\\\\|\\ud[89ab]..\\ud[c-f].."
+    return re.sub(rf"({whole})|\\ud[89a-f]..", lambda found: found[1] or "\\ufffd", text)

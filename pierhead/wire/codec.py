@@ -8,6 +8,7 @@ Writing: a field is left out when it equals its default (Go's ``omitempty``), un
 ``always_list`` or ``always_map``.
 """
 
+import re
 from collections.abc import Callable
 from functools import cache
 from types import NoneType, UnionType
@@ -82,11 +83,26 @@ def always_new(type_: type[T]) -> T:
 
 
 _encoder = msgspec.json.Encoder()
+_SURROGATES = re.compile(r"[\ud800-\udfff]")
 
 
 def encode(value: object) -> bytes:
-    """A struct, or lists and maps of them, as compact JSON."""
-    return _encoder.encode(value)
+    """A struct, or lists and maps of them, as compact JSON. Names of files that are no UTF-8 get U+FFFD, as in Go."""
+    try:
+        return _encoder.encode(value)
+    except UnicodeEncodeError:
+        return _encoder.encode(_readable(value))
+
+
+def _readable(value: object) -> object:
+    if isinstance(value, str):
+        return _SURROGATES.sub("\ufffd", value)
+    if isinstance(value, msgspec.Struct):
+        fields = {name: _readable(getattr(value, name)) for name in value.__struct_fields__}
+        return msgspec.structs.replace(value, **fields)
+    if isinstance(value, dict):
+        return {_readable(key): _readable(item) for key, item in value.items()}
+    return [_readable(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 @cache

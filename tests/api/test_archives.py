@@ -171,6 +171,22 @@ def test_files_take_their_places_with_owners_and_modes(box: Api) -> None:
 
 @pytest.mark.only_pierhead("pier beside docker")
 @pytest.mark.needs_client28
+def test_names_that_are_no_utf8_are_copied_and_told(box: Api, shared_engine: Engine, tmp_path: Path) -> None:
+    name = os.fsdecode(b"a\xffb")
+    box.ok("PUT", "/containers/box/archive?path=/tmp", raw=archive(folder("odd"), file(f"odd/{name}", "x"),
+           symlink("odd/link", name)), content_type=TAR)  # fmt: skip
+    told = {change["Path"] for change in box.get("/containers/box/changes")}
+    assert {"/tmp/odd/a\ufffdb", "/tmp/odd/link"} <= told
+    assert stat_of(ask(box, "HEAD", "box", "/tmp/odd/link"))["linkTarget"].endswith("a\ufffdb")
+    for client in (shared_engine.docker, shared_engine.pier):
+        top = tmp_path / client.__name__
+        client("cp", "box:/tmp/odd", str(top)).check()
+        client("cp", f"box:/tmp/odd/{name}", str(top / "again")).check()
+        assert ((top / name).read_text(), os.readlink(top / "link"), (top / "again").read_text()) == ("x", name, "x")
+        client("cp", str(top / name), f"box:/tmp/{name}{client.__name__}").check()
+        assert client("diff", "box").check().stdout.count(f"A /tmp/a\ufffdb{client.__name__}\n") == 1
+
+
 def test_pier_puts_copies_where_docker_puts_them(box: Api, shared_engine: Engine, tmp_path: Path) -> None:
     """Every form of source and destination, both ways: the same tree, or the same words."""
     trees = {}

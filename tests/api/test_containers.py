@@ -323,8 +323,8 @@ def test_top_shows_the_processes_with_the_hosts_ids(api: Api) -> None:
 
 
 def test_changes_name_what_was_added_changed_and_deleted(api: Api) -> None:
-    id = api.run("sh", "-c", "echo x > /new; echo y >> /etc/passwd; rm /etc/os-release")
-    api.wait(id)
+    id = api.run("sh", "-c", "echo x > /new; echo y >> /etc/passwd; rm /etc/os-release; test -f /.dockerenv")
+    assert api.wait(id) == 0, "how programs know that they are in a container"
     changes = {entry["Path"]: entry["Kind"] for entry in api.get(f"/containers/{id}/changes")}
     assert changes == {"/new": 1, "/etc": 0, "/etc/passwd": 0, "/etc/os-release": 2}
 

@@ -143,6 +143,7 @@ def test_what_is_nobodys_is_said_with_its_place(used: Engine) -> None:
         root / "volumes/gone",
         root / "blobs/sha256/y",
         root / "split/x",
+        root / "volumes" / os.fsdecode(b"a\xff"),
     ]
     if driver == "overlay2":
         os.symlink(f"../{'b' * 64}/diff", root / "overlay2/l/NOBODYS")
@@ -153,7 +154,10 @@ def test_what_is_nobodys_is_said_with_its_place(used: Engine) -> None:
         expected = on_disk(*strays) + (on_disk(root / "overlay2/l/NOBODYS") if driver == "overlay2" else 0)
         disk = used.api.get("/system/df")["Pierhead"]
         assert disk["Unaccounted"] == expected == sum(one["Size"] for one in disk["Strays"])
-        assert {str(path) for path in strays} <= {one["Path"] for one in disk["Strays"]}
+        told = {os.fsencode(path).decode(errors="replace") for path in strays}
+        assert told <= {one["Path"] for one in disk["Strays"]}
+        checked = used.pier("system", "fsck")
+        assert f"{root}/volumes/a\ufffd is not a volume of this daemon's" in checked.stdout
         assert disk["Total"] == on_disk(root)
     finally:
         for path in strays:

@@ -50,6 +50,12 @@ def test_json_of_the_daemon_is_read_as_the_standard_package_reads_it(value: obje
     assert jsontext.loads(text) == jsontext.loads(f" {text}\n".encode()) == value
 
 
+@given(some.text(some.characters(codec=None, exclude_categories=()) | some.sampled_from('\\ud"8')))
+def test_what_is_typed_that_is_no_utf8_is_sent_as_docker_sends_it(text: str) -> None:
+    sent = json.loads(jsontext.dumps([text]))[0]
+    assert sent == "".join("\ufffd" if "\ud800" <= character <= "\udfff" else character for character in text)
+
+
 @pytest.mark.parametrize("text", ["", " ", "{", "[1,", '{"a"}', "tru", "1 2", '"a', "\ufeff1", "{'a': 1}"])
 def test_what_is_no_json_is_a_value_error(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):

@@ -3,6 +3,7 @@
 import json
 import struct
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from pierhead.daemon.server import call, detach
 from pierhead.errors import InvalidParameter
 from pierhead.wire import codec, containers, filters, images, networks, stdcopy, time, versions
-from pierhead.wire.containers import ContainerCreateRequest
+from pierhead.wire.containers import ContainerConfig, ContainerCreateRequest
 from pierhead.wire.execs import ExecInspectResponse, ProcessConfig
 
 
@@ -299,3 +300,18 @@ def test_a_body_that_is_not_called_json_is_refused(content_type: str, message: s
 def test_json_may_be_called_so_with_parameters() -> None:
     call.check_json("application/json")
     call.check_json("Application/JSON; charset=utf-8")
+
+
+def test_a_file_s_name_that_is_no_utf8_is_told_as_docker_tells_it() -> None:
+    name = "q\udcff"
+    told = codec.encode([ContainerConfig(user=name, env=["a=b", name], labels={name: name}), {"x": msgspec.Raw(b"1")}])
+    (seen, raw) = json.loads(told)
+    assert (seen["User"], seen["Env"], seen["Labels"]) == ("q\ufffd", ["a=b", "q\ufffd"], {"q\ufffd": "q\ufffd"})
+    assert raw == {"x": 1}
+
+
+def test_any_name_of_a_file_can_be_asked_for_and_nothing_else_is_taken_that_is_no_utf8() -> None:
+    assert call.parse_query("path=/a%FF&x=%C3%A4") == {"path": ["/a\udcff"], "x": ["ä"]}
+    for query in ("name=%FF", "path=x&%FF=1"):
+        with pytest.raises(InvalidParameter, match="invalid query: "):
+            call.parse_query(query)

@@ -93,13 +93,16 @@ class Call:
 
 
 def parse_query(text: str) -> dict[str, list[str]]:
-    """A query string. Raises InvalidParameter."""
+    """A query string; of ``path`` alone any bytes are taken, as a file's name has them. Raises InvalidParameter."""
     if not text:
         return {}
     try:
-        return parse_qs(text, keep_blank_values=True, errors="strict", max_num_fields=1000)
+        query = parse_qs(text, keep_blank_values=True, errors="surrogateescape", max_num_fields=1000)
+        for name, values in query.items():
+            "".join((name, *(values if name != "path" else ()))).encode()
     except ValueError as error:
         raise InvalidParameter(f"invalid query: {error}") from None
+    return query
 
 
 def check_json(content_type: str) -> None:

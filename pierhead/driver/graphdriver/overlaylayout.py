@@ -39,9 +39,10 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 SKELETON = "skeleton"
 SKELETON_FOLDERS = ("proc", "sys", "dev", "etc")
-SKELETON_FILES = ("etc/hosts", "etc/hostname", "etc/resolv.conf")
+SKELETON_FILES = ("etc/hosts", "etc/hostname", "etc/resolv.conf", ".dockerenv")
 """What every container mounts something on, below all layers of its image: whatever the image has hides it, and no
-container's own layer gets (and loses again) a dozen entries only to be mounted on."""
+container's own layer gets (and loses again) a dozen entries only to be mounted on.  /.dockerenv is how programs know
+that they are in a container."""
 
 
 class OverlayLayout:
