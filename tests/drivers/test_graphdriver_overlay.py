@@ -156,5 +156,9 @@ def test_ext4_begins_each_layer_where_little_was_deleted(tmp_path: Path) -> None
             driver.create(f"l{number}", None, large=True)
         told = run(["dumpe2fs", "-h", str(tmp_path / "ext4.img")]).check().stdout
         inodes = next(int(line.split()[-1]) for line in told.splitlines() if line.startswith("Inodes per group"))
-        groups = {(root / f"overlay2/l{number}").stat().st_ino // inodes for number in range(8)}
-        assert len(groups) == 4, "512 MB have as many"
+
+        def groups(pattern: str) -> set[int]:
+            return {path.stat().st_ino // inodes for path in (root / "overlay2").glob(pattern)}
+
+        assert len(groups("places/*")) == 4, "512 MB have as many"
+        assert len(groups("l?")) > 1, "one that is slow at the moment is passed over, on a busy machine more than that"
