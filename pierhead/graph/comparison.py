@@ -16,6 +16,7 @@ from functools import partial
 from pierhead.difference import Difference, Kind, Tell, quiet
 from pierhead.driver.graphdriver.api import Kept
 from pierhead.driver.graphdriver.remove import remove_tree
+from pierhead.graph.content import listed
 from pierhead.graph.content_comparison import blob_contents, blobs
 from pierhead.graph.graph import Graph, Image
 from pierhead.graph.graphdb import Row
@@ -32,7 +33,7 @@ def compare(graph: Graph, tell: Tell = quiet, *, deep: bool = False) -> Iterator
     deep: read every layer and compare digests.
     """
     for part in (
-        *(_scratch, _unfinished, _unknown_layers, _unknown_splits, _unneeded),
+        *(_folders, _scratch, _unfinished, _unknown_layers, _unknown_splits, _unneeded),
         *(_missing, _structure, _images, blobs),
     ):
         tell(part.__name__.strip("_").replace("_", " "), 0, 0)
@@ -66,11 +67,24 @@ def _known(graph: Graph) -> set[str]:
     return {row["id"] for row in rows}
 
 
+def _folders(graph: Graph) -> Iterator[Difference]:
+    for path in graph.folders:
+        if not os.path.isdir(path):
+            yield Difference(
+                Kind.MISSING,
+                "folder",
+                path,
+                f"{path} is missing: no image can be pulled or loaded",
+                "it is made again",
+                graph.make_folders,
+            )
+
+
 # -- what nothing needs -----------------------------------------------------------------------------------------------
 
 
 def _scratch(graph: Graph) -> Iterator[Difference]:
-    for name in sorted(os.listdir(graph.scratch)):
+    for name in sorted(listed(graph.scratch)):
         path = os.path.join(graph.scratch, name)
         if not _open_here(path) and os.path.lexists(path):
             yield Difference(
@@ -151,7 +165,7 @@ def _unknown_layers(graph: Graph) -> Iterator[Difference]:
 
 
 def _unknown_splits(graph: Graph) -> Iterator[Difference]:
-    there = os.listdir(graph.splits)
+    there = listed(graph.splits)
     known = {row["cache_id"] for row in graph.db.all("SELECT cache_id FROM layer")}
     for name in sorted(there):
         if name not in known and os.path.lexists(graph.split(name)):

@@ -44,18 +44,22 @@ class Content:
         self._db = db
         self.keeps = keeps
         self._scratch = os.path.join(data_root, "tmp")
-        self._folder = os.path.join(data_root, "blobs", "sha256")
+        self.folder = os.path.join(data_root, "blobs", "sha256")
         self._lock = threading.Lock()
-        os.makedirs(self._folder, mode=0o700, exist_ok=True)
+        self.make_folder()
+
+    def make_folder(self) -> None:
+        """Where they are."""
+        os.makedirs(self.folder, mode=0o700, exist_ok=True)
 
     def path(self, digest: str) -> str:
         """Where a blob is, or would be."""
-        return os.path.join(self._folder, digest.removeprefix("sha256:"))
+        return os.path.join(self.folder, digest.removeprefix("sha256:"))
 
     def begin(self) -> io.FileIO:
         """A file without a name, which ``keep`` can give one."""
         try:
-            fd = os.open(self._folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            fd = os.open(self.folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
         except OSError as error:
             if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR):
                 raise
@@ -84,7 +88,7 @@ class Content:
             self._db.execute("UPDATE content SET state = 'ready' WHERE digest = ?", (digest,))
 
     def _name(self, file: io.FileIO, digest: str) -> None:
-        folder = os.open(self._folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        folder = os.open(self.folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             # With a folder it is linkat(2) with AT_SYMLINK_FOLLOW; without one os.link would link the symlink in /proc.
             os.link(f"/proc/self/fd/{file.fileno()}", os.path.basename(self.path(digest)), dst_dir_fd=folder)
@@ -156,11 +160,11 @@ class Content:
 
     # -- for who compares -------------------------------------------------------------------------------------------
 
-    def states(self) -> list[tuple[str, str, int]]:
-        """Every row while nothing is being kept or removed: digest, state, size of the file (-1: there is none)."""
+    def states(self) -> list[tuple[str, str, int, int]]:
+        """Every row while nothing is being kept or removed: digest, state, size, the file's (-1: there is none)."""
         with self._lock:
-            rows = self._db.all("SELECT digest, state FROM content ORDER BY digest")
-            return [(row["digest"], row["state"], self._size(row["digest"])) for row in rows]
+            rows = self._db.all("SELECT digest, state, size FROM content ORDER BY digest")
+            return [(row["digest"], row["state"], row["size"], self._size(row["digest"])) for row in rows]
 
     def _size(self, digest: str) -> int:
         try:
@@ -172,7 +176,7 @@ class Content:
         """Names of files that have no row."""
         with self._lock:
             known = {os.path.basename(self.path(row["digest"])) for row in self._db.all("SELECT digest FROM content")}
-            return sorted(set(os.listdir(self._folder)) - known)
+            return sorted(set(listed(self.folder)) - known)
 
     def remove_stray(self, name: str) -> None:
         """Delete such a file."""
@@ -186,6 +190,14 @@ class Content:
                 return _digest(file) != digest and self.has(digest)
         except FileNotFoundError:
             return False
+
+
+def listed(folder: str) -> list[str]:
+    """The names in a folder; none where somebody has deleted it, which the comparison says."""
+    try:
+        return os.listdir(folder)
+    except FileNotFoundError:
+        return []
 
 
 def _digest(file: io.FileIO) -> str:

@@ -20,7 +20,7 @@ def blobs(graph: Graph) -> Iterator[Difference]:
             "it is deleted",
             partial(content.remove_stray, name),
         )
-    for digest, state, found in content.states():
+    for digest, state, size, found in content.states():
         mend = partial(content.forget, digest)
         short = digest.rpartition(":")[2][:12]
         if state != "ready":
@@ -30,6 +30,10 @@ def blobs(graph: Graph) -> Iterator[Difference]:
         elif found < 0:
             told = f"blob {short} is not on the disk: a push that needs it has to fetch it or to make it again"
             yield Difference(Kind.MISSING, "blob", digest, told, "it is forgotten", mend)
+        elif found != size:
+            told = f"{content.path(digest)} has {found} bytes, and had {size} when it came"
+            remedy = "it is deleted; a push that needs it fetches it or makes it again"
+            yield Difference(Kind.DAMAGED, "blob", digest, told, remedy, mend)
         elif not content.keeps:
             told = f"blob {short} was kept before the setting compressed-blobs became drop"
             yield Difference(Kind.LEFTOVER, "blob", digest, told, "it is deleted", mend)

@@ -168,8 +168,18 @@ class Graph:
         self._lock = threading.Lock()
         self._leased: Counter[str] = Counter()
         self._busy: dict[str, tuple[threading.Lock, int]] = {}
+        self.make_folders()
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """What it works in, beside the driver's."""
+        return self.scratch, self.splits, self.content.folder
+
+    def make_folders(self) -> None:
+        """Those of them that are not there."""
         os.makedirs(self.scratch, mode=0o700, exist_ok=True)
         os.makedirs(self.splits, mode=0o710, exist_ok=True)
+        self.content.make_folder()
 
     # -- layers -----------------------------------------------------------------------------------------------------
 

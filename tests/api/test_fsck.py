@@ -239,6 +239,24 @@ def test_a_container_starts_again_after_its_folder_or_its_notes_were_lost(pierd:
     pierd.api.ok("POST", f"/containers/{id}/start")
 
 
+def test_folders_of_the_data_root_that_somebody_has_deleted_are_made_again(pierd: Pierd) -> None:
+    root, id = pierd.data_root, create(pierd, "web")
+    for name, *expected in (
+        ("tmp", ("missing", "folder")),
+        ("blobs", ("missing", "folder")),
+        ("containers", ("missing", "container")),
+        ("overlay2/skeleton", ("missing", "folder")),
+        ("overlay2/l", ("missing", "folder"), ("missing", "layer")),
+    ):
+        shutil.rmtree(root / name)
+        mended(pierd, *expected)
+    pierd.api.ok("POST", f"/containers/{id}/start")
+    (root / "split").rename(root / "apart")
+    assert ("missing", "folder") in said(fsck(pierd, repair=1))
+    (root / "split").rmdir()
+    (root / "apart").rename(root / "split")
+
+
 def test_layers_find_each_other_again_after_their_chain_was_damaged(pierd: Pierd) -> None:
     import_image(pierd, "base", {"base": "x"})
     id = create(pierd, "below", image="base:1", Cmd=["/none"])
@@ -330,7 +348,11 @@ def test_kept_blobs_are_compared_and_a_damaged_one_goes(pierd: Pierd) -> None:
     sql(pierd, "UPDATE content SET state = 'making' WHERE digest LIKE ?", f"%{first.name}")
     mended(pierd, ("unfinished", "blob"))
     assert not first.exists()
-    second.write_bytes(b"?" + second.read_bytes()[1:])
+    came = second.read_bytes()
+    second.write_bytes(came[:-1])
+    (found,) = fsck(pierd)
+    assert f"has {len(came) - 1} bytes, and had {len(came)} when it came" in found["Found"]
+    second.write_bytes(b"?" + came[1:])
     assert fsck(pierd) == []
     assert said(fsck(pierd, deep=1, repair=1)) == {("damaged", "blob")} and not second.exists()
     pierd.api.ok("DELETE", "/images/kept:1")

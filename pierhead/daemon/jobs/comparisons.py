@@ -16,6 +16,7 @@ from pierhead.difference import Difference, Kind
 from pierhead.driver.graphdriver.remove import remove_tree
 from pierhead.errors import PierheadError, plain
 from pierhead.graph.containers import Container
+from pierhead.graph.content import listed
 from pierhead.graph.state import State
 from pierhead.linux import const
 from pierhead.linux.mount import mount_points
@@ -115,7 +116,7 @@ def containers(engine: Engine) -> Iterator[Difference]:
         if not _busy(engine, container.id) and not container.live:
             yield from _unfinished(engine, container, joined=container.id in joined)
     home = os.path.join(engine.config.data_root, "containers")
-    there = sorted(os.listdir(home))
+    there = sorted(listed(home))
     known = {container.id: container for container in engine.containers.all()}
     for name in there:
         path = os.path.join(home, name)

@@ -11,7 +11,11 @@ def container_folder(engine: Engine, id: str) -> str:
     """<data root>/containers/<id>; made if it is missing."""
     folder = os.path.join(engine.config.data_root, "containers", id)
     if not os.path.isdir(folder):
-        os.mkdir(folder, 0o710)
+        try:
+            os.mkdir(folder, 0o710)
+        except FileNotFoundError:  # somebody has deleted all of them
+            os.makedirs(os.path.dirname(folder), 0o710, exist_ok=True)
+            os.mkdir(folder, 0o710)
     return folder
 
 

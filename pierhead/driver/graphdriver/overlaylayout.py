@@ -68,9 +68,13 @@ class OverlayLayout:
             file.write(text)
 
     def _prepare(self) -> None:
-        os.makedirs(os.path.join(self._home, "l"), mode=0o710, exist_ok=True)
+        os.makedirs(self._home, exist_ok=True)
         spread(self._home)
         self._places.tidy()
+        self._make_folders()
+
+    def _make_folders(self) -> None:
+        os.makedirs(os.path.join(self._home, "l"), mode=0o710, exist_ok=True)
         for folder in SKELETON_FOLDERS:
             os.makedirs(os.path.join(self._home, SKELETON, folder), mode=0o755, exist_ok=True)
         for name in SKELETON_FILES:
@@ -193,6 +197,17 @@ class OverlayLayout:
 
     def check(self, layers: Sequence[Kept]) -> Iterator[Difference]:
         """Folders, notes, and the short names, which lead where they must."""
+        needed = ("l", "empty", *(f"{SKELETON}/{name}" for name in (*SKELETON_FOLDERS, *SKELETON_FILES)))
+        missing = [path for path in map(self._dir, needed) if not os.path.exists(path)]
+        if layers and missing:
+            yield Difference(
+                Kind.MISSING,
+                "folder",
+                self._home,
+                f"{', '.join(missing)} cannot be found: containers cannot start without",
+                "what is missing is made again, empty",
+                self._make_folders,
+            )
         for layer in layers:
             diff = self._dir(layer.id, "diff")
             if not os.path.isdir(diff):
