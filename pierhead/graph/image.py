@@ -28,16 +28,16 @@ class Health(msgspec.Struct, rename="pascal"):
 
 
 class Defaults(msgspec.Struct, rename="pascal"):
-    """What an image's containers run with. Only checked here; the jobs read it as the API's type."""
+    """What an image's containers run with. Only checked here; the jobs read it as the API's type (a null as "")."""
 
     user: str | None = None
     exposed_ports: dict[str, object] | None = None
-    env: list[str] | None = None
-    cmd: list[str] | str | None = None
-    entrypoint: list[str] | str | None = None
+    env: list[str | None] | None = None
+    cmd: list[str | None] | str | None = None
+    entrypoint: list[str | None] | str | None = None
     volumes: dict[str, object] | None = None
     working_dir: str | None = None
-    labels: dict[str, str] | None = None
+    labels: dict[str, str | None] | None = None
     stop_signal: str | None = None
     on_build: list[str] | None = None
     shell: list[str] | str | None = None
@@ -90,7 +90,7 @@ class ConfigFile(msgspec.Struct):
 
 
 def parse_time(text: str) -> int:
-    """RFC 3339 in ns since the epoch; 0 for anything else and for what lies before it."""
+    """RFC 3339 in ns since the epoch; 0 for anything else and what lies before it; what lies after 2262 is there."""
     match = _TIME.fullmatch(text)
     if match is None:
         return 0
@@ -101,7 +101,7 @@ def parse_time(text: str) -> int:
     if match[4]:
         offset = int(match[5]) * 3600 + int(match[6]) * 60
         seconds -= offset if match[4] == "+" else -offset
-    return max(0, seconds * 1_000_000_000 + int((match[3] or "").ljust(9, "0")))
+    return min(max(0, seconds * 1_000_000_000 + int((match[3] or "").ljust(9, "0"))), 2**63 - 1)
 
 
 def digest_of(data: bytes) -> str:
@@ -152,6 +152,7 @@ def parse_config(data: bytes) -> ConfigFile:
             msgspec.json.decode(config.config, type=Defaults)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise InvalidParameter(f"invalid image configuration: {error}") from error
+    config.os = config.os or "linux"
     if config.rootfs is None:
         raise InvalidParameter("invalid image configuration: no RootFS key")
     if config.rootfs.type not in (None, "", "layers"):

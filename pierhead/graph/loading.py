@@ -125,6 +125,9 @@ def load(
         raise InvalidParameter("invalid archive: no image in it")
     if platform is not None:
         found = [image for image in found if _is_of(image, platform)]
+    for image in found:
+        if (system := parse_config(image.config).os) != "linux":
+            raise InvalidParameter(f"cannot load {system} image on linux")
     if most and any(len(image.layers) > most for image in found):
         raise InvalidParameter("max depth exceeded")
     parents = _parents(found)

@@ -327,3 +327,23 @@ def test_of_an_archive_one_platform_can_be_loaded(api: Api) -> None:
     api.ok("POST", "/images/load", raw=archive, content_type=TAR, platform=other)
     assert api.get("/images/other:1/json")["Architecture"] == "s390x"
     api.ok("DELETE", "/images/other:1")
+
+
+def test_configurations_as_builders_have_written_them_are_loaded(api: Api) -> None:
+    layer = busybox_rootfs()
+    plain = json.loads(config_of([layer]))
+    for name, change in (
+        ("later", {"created": "2300-01-01T00:00:00Z"}),
+        ("nulls", {"config": {"Cmd": ["sh"], "Labels": {"a": None, "b": "x"}, "Env": None}}),
+        ("bare", {"os": "", "created": None}),
+    ):
+        assert f"Loaded image: {name}:1" in load(api, docker_archive([layer], [f"{name}:1"], encoded(plain | change)))
+        assert api.output("echo", name, image=f"{name}:1") == f"{name}\n"
+        assert api.get(f"/images/{name}:1/json")["Os"] == "linux"
+    assert api.get("/images/nulls:1/json")["Config"]["Labels"] == {"a": "", "b": "x"}
+    foreign = docker_archive([layer], ["foreign:1"], encoded(plain | {"os": "windows"}))
+    assert refused(api, foreign) == "cannot load windows image on linux"
+
+
+def encoded(config: dict[str, object]) -> bytes:
+    return json.dumps(config).encode()

@@ -82,6 +82,7 @@ ALLOWED: dict[str, str] = {
     "driver/graphdriver/overlaylayout.py:OverlayLayout._write": "the same",
     "driver/graphdriver/overlay.py:OverlayDriver.probe": "a trial of our own",
     "driver/graphdriver/overlaylayout.py:OverlayLayout._prepare": "the driver's own folders",
+    "driver/graphdriver/overlaylayout.py:OverlayLayout._make_folders": "the same",
     "driver/graphdriver/overlay.py:OverlayDriver.create": "the same",
     "driver/graphdriver/overlay.py:OverlayDriver._like": "two layers' top folders, which a container cannot replace",
     "driver/graphdriver/overlaylayout.py:OverlayLayout.remove": "the driver's own link to a layer",

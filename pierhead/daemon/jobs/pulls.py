@@ -125,6 +125,8 @@ class _Pull:
             raise InvalidParameter("invalid image: its manifest and its configuration differ in the number of layers")
         if self._most and len(config.diff_ids) > self._most:
             raise InvalidParameter("max depth exceeded")
+        if config.os != "linux":
+            raise InvalidParameter(f'image operating system "{config.os}" cannot be used on this platform')
         if exact and (config.os, config.architecture) != (platform.os, platform.architecture):
             raise NotFound(
                 f"image with reference {name.familiar} was found but does not provide the specified platform "
