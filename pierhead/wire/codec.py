@@ -123,6 +123,32 @@ def decode(data: bytes | bytearray | memoryview | str, type_: type[T]) -> T:
         raise _syntax_error(data, error) from error
 
 
+_DIGITS = bytes(ord("9") if chr(byte).isascii() and chr(byte).isdigit() else 0 for byte in range(256))
+_MANY = b"9" * 19
+"""As many digits as the first numbers have that an int64 does not hold."""
+
+
+def refuse_wide(data: bytes) -> None:
+    """Refuse a request with an integer that Go's int64 does not hold: no client in Go could read it back.
+
+    Raises InvalidParameter in Docker's words; what is no JSON is ``decode``'s to refuse.
+    """
+    if _MANY not in data.translate(_DIGITS):
+        return
+    try:
+        waiting = [msgspec.json.decode(data)]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return
+    while waiting:
+        match waiting.pop():
+            case dict() as fields:
+                waiting += fields.values()
+            case list() as entries:
+                waiting += entries
+            case int(number) if not -(2**63) <= number < 2**63:
+                raise InvalidParameter(f"invalid JSON: cannot unmarshal number {number} into Go value of type int64")
+
+
 def from_builtins(value: object, type_: type[T]) -> T:
     """Convert plain JSON data by Go's rules. Raises InvalidParameter."""
     try:

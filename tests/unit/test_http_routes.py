@@ -185,6 +185,11 @@ def test_a_container_is_created_from_its_body(api: Api) -> None:
         (b"{", (), "invalid JSON: unexpected EOF"),
         (b"  ", (), "invalid JSON: got EOF while reading request body"),
         (b'{"Image":"a"}x', (), "unexpected content after JSON"),
+        (
+            b'{"Image":"a","NetworkingConfig":{"EndpointsConfig":{"n":{"GwPriority":-9223372036854775809}}}}',
+            (),
+            "invalid JSON: cannot unmarshal number -9223372036854775809 into Go value of type int64",
+        ),
         (b"{}", ("X: y",), "malformed Content-Type header (): mime: no media type"),
         (
             b"{}",

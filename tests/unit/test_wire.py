@@ -69,6 +69,13 @@ def test_what_is_no_such_json_is_refused_in_docker_s_words(body: bytes, message:
     assert str(caught.value).startswith(message)
 
 
+@pytest.mark.parametrize(
+    "body", [b'{"Memory":9223372036854775807}', b'{"Labels":{"id":"99999999999999999999"}}', b"99999999999999999999 {"]
+)
+def test_what_docker_clients_can_read_back_is_not_refused_for_its_digits(body: bytes) -> None:
+    codec.refuse_wide(body)
+
+
 def test_stored_configuration_reads_back_as_it_was() -> None:
     request = ContainerCreateRequest(
         image="x",

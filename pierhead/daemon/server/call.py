@@ -79,6 +79,7 @@ class Call:
         data = await self.body.read(MAX_JSON)
         if not data.strip():
             raise InvalidParameter("invalid JSON: got EOF while reading request body")
+        codec.refuse_wide(data)
         return data
 
     def registry_auth(self) -> AuthConfig | None:
