@@ -340,6 +340,29 @@ def test_a_network_says_where_ports_without_an_address_are_published(api: Api, e
         assert not api.inspect(id)["NetworkSettings"]["Ports"].get("80/tcp")
 
 
+@pytest.mark.needs_docker28("--gw-priority")
+def test_ports_are_where_the_network_has_them_that_leads_out_now(api: Api, engine: Engine) -> None:
+    network(api, "a", "10.221.0.0/24", Options={"com.docker.network.bridge.host_binding_ipv4": "127.0.0.1"})
+    network(api, "b", "10.222.0.0/24")
+    ports = {"8080/tcp": [{"HostPort": "8078"}]}
+    id = api.run(image="web", HostConfig={"NetworkMode": "b", "PortBindings": ports})
+
+    def addresses() -> set[str]:
+        return {one["HostIp"] for one in api.inspect(id)["NetworkSettings"]["Ports"]["8080/tcp"]}
+
+    def answers(address: str) -> bool:
+        try:
+            return "200 OK" in engine.world.host.http_get(address, 8078)
+        except OSError:
+            return False
+
+    wait_until(lambda: answers("192.0.2.10"), "an answer at every address")
+    connect(api, "a", id, GwPriority=1)
+    assert addresses() == {"127.0.0.1"} and answers("127.0.0.1") and not answers("192.0.2.10")
+    api.ok("POST", "/networks/a/disconnect", {"Container": id})
+    assert addresses() == {"0.0.0.0", "::"} and answers("127.0.0.1") and answers("192.0.2.10")
+
+
 def test_published_ports_listen_on_the_hosts_own_addresses(api: Api, engine: Engine) -> None:
     """``port``, and what it says is so."""
     network(api, "a", "10.221.0.0/24")

@@ -113,7 +113,7 @@ async def leave(engine: Engine, container: Container, network_id: str) -> None:
         try:
             if endpoint.gateway:
                 async with engine.network_gate.shared():
-                    await _move_gateway(engine, container)
+                    await _move_gateway(engine, container, network)
             async with engine.network_gate.shared():
                 await _move_second(engine, container, _second(before))
         except OSError as error:
@@ -133,7 +133,7 @@ async def _follow_priority(engine: Engine, container: Container) -> None:
             driver.publish(network, replace(endpoint, ports=()), endpoint)
         await _take_routes(engine, engine.running[container.id], network, endpoint)
         engine.db.execute("UPDATE endpoint SET gateway = 0 WHERE id = ?", (endpoint.id,))
-        await _move_gateway(engine, container)
+        await _move_gateway(engine, container, network)
 
 
 async def _take_routes(engine: Engine, running: Running, network: Network, endpoint: Endpoint) -> None:
@@ -170,8 +170,8 @@ async def _move_second(
         await answer
 
 
-async def _move_gateway(engine: Engine, container: Container) -> None:
-    """The default route and the published ports go to another of the container's networks, if there is one."""
+async def _move_gateway(engine: Engine, container: Container, old: Network) -> None:
+    """The default route and the published ports go from one to another of the container's networks, if there is one."""
     rows = [row for row in endpoints.endpoint_rows(engine, container.id) if row["active"]]
     chosen = endpoints.gateway_of(engine, rows)
     running = engine.running.get(container.id)
@@ -185,7 +185,8 @@ async def _move_gateway(engine: Engine, container: Container) -> None:
         return
     engine.db.execute("UPDATE endpoint SET gateway = 1 WHERE id = ?", (chosen,))
     before = endpoints.bindings_of(engine, container.id)
-    if before and _published_otherwise(engine, before, next(row for row in rows if row["id"] == chosen)):
+    new = next(row for row in rows if row["id"] == chosen)
+    if before and _published_otherwise(engine, before, old, new):
         running.monitor.keep_ports(())
         before = ()
     if not before:
@@ -212,7 +213,9 @@ async def _move_gateway(engine: Engine, container: Container) -> None:
     driver.publish(network, endpoint)
 
 
-def _published_otherwise(engine: Engine, present: Sequence[PortBinding], row: Row) -> bool:
+def _published_otherwise(engine: Engine, present: Sequence[PortBinding], old: Network, row: Row) -> bool:
     """Whether the network of an endpoint (one of ``endpoint_rows``) has ports at other addresses than these are at."""
-    hosts = engine.networks[row["driver"]].hosts(endpoints.network_at(engine, row))
-    return len(hosts) < 2 or any(one.direct for one in present)
+    driver, new = engine.networks[row["driver"]], endpoints.network_at(engine, row)
+    if driver.binding(new) != engine.networks[old.driver].binding(old):
+        return True
+    return len(driver.hosts(new)) < 2 or any(one.direct for one in present)
