@@ -132,6 +132,33 @@ def test_events_of_networks_volumes_and_images(api: Api) -> None:
     } <= told  # fmt: skip
 
 
+def test_events_of_an_image_are_found_with_and_without_its_tag(api: Api) -> None:
+    start = f"{since_now(api):.9f}"
+    api.ok("POST", "/images/busybox/tag", repo="told", tag="1")
+    id = api.create("true", Image="told:1")
+    api.ok("DELETE", f"/containers/{id}")
+    api.ok("DELETE", "/images/told:1")
+    time.sleep(0.05)
+
+    def actions(image: str) -> list[str]:
+        seen = api.stream("/events", since=start, until=f"{time.time():.9f}", filters={"image": [image]})
+        return [entry["Action"] for entry in seen]
+
+    assert actions("told:1")[:2] == actions("told")[:2] == ["tag", "create"]
+    assert actions("tol") == actions("told:2") == []
+
+
+def test_events_tell_of_the_stop_in_a_restart_and_of_top(api: Api) -> None:
+    start = f"{since_now(api):.9f}"
+    id = api.run("sleep", "1000")
+    api.get(f"/containers/{id}/top")
+    api.ok("POST", f"/containers/{id}/restart", t=0)
+    time.sleep(0.05)
+    seen = [entry["Action"] for entry in api.stream("/events", since=start, until=f"{time.time():.9f}")]
+    wanted = ["start", "top", "die", "stop", "start", "restart"]
+    assert [action for action in seen if action in wanted] == wanted
+
+
 def test_events_are_followed_as_they_happen_and_filtered(api: Api) -> None:
     def first_two() -> list[str]:
         stream = api.stream("/events", filters={"type": ["container"], "event": ["start", "die"]})

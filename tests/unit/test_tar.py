@@ -89,6 +89,15 @@ def test_damage_is_refused_or_harmless(at: int, noise: bytes, cut: int) -> None:
             pass
 
 
+def test_an_archive_that_was_never_closed_is_read_and_one_that_is_cut_is_not() -> None:
+    whole = archive(file("a", b"x" * 700), file("b", b"y" * 700))
+    content = whole.index(b"y" * 700) + 700
+    for length in (content, content + 1, content + 324):
+        assert [entry.name for entry, _ in entries(whole[:length])] == [b"a", b"b"]
+    with pytest.raises(BadArchive, match="unexpected EOF"):
+        list(entries(whole[: content - 1]))
+
+
 @pytest.mark.parametrize(
     "data",
     [

@@ -394,7 +394,9 @@ async def top(engine: Engine, name: str, ps_args: str = "") -> ContainerTopRespo
     if container.state is State.RESTARTING:
         raise Conflict(f"Container {container.id} is restarting, wait until the container is running")
     pids = await blocking(engine.exec.processes, container.id)
-    return await processes.table(pids, ps_args or "-ef")
+    table = await processes.table(pids, ps_args or "-ef")
+    engine.events.publish("container", "top", container.id, attributes(container))
+    return table
 
 
 async def changes(engine: Engine, name: str) -> builtins.list[FilesystemChange]:

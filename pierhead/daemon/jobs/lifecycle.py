@@ -82,6 +82,7 @@ async def stop(engine: Engine, name: str, signal: str | None = None, timeout: in
             container = engine.containers.get(container.id)
             if container.state is State.RESTARTING:
                 _end_restarting(engine, container)
+                engine.events.publish("container", "stop", container.id, attributes(container))
                 return
     if not container.live:
         raise NotModified("container already stopped")
@@ -194,6 +195,7 @@ async def _restart(engine: Engine, id: str, signal: str | None, timeout: int | N
                 await end(engine, container, signal, timeout)
             finally:
                 restarts.unhold(engine, container.id)
+            engine.events.publish("container", "stop", container.id, attributes(container))
         await launch.settled(engine, container.id)
         engine.containers.update(container.id, stopped=0, restarts=0)
         await launch.launch(engine, engine.containers.get(container.id))

@@ -31,13 +31,12 @@ async def remove(
     if container.state is State.REMOVING:
         raise Conflict(f"removal of container {name} is already in progress")
     if (container.live or container.state is State.RESTARTING) and not force:
-        state = "paused" if container.state is State.PAUSED else str(container.state)
         advice = (
-            "unpause and then stop the container before removing or force remove"
+            "paused and must be unpaused first"
             if container.state is State.PAUSED
-            else "stop the container before removing or force remove"
+            else f"{container.state}: stop the container before removing or force remove"
         )
-        raise Conflict(f'cannot remove container "{container.name}": container is {state}: {advice}')
+        raise Conflict(f'cannot remove container "/{container.name}": container is {advice}')
     before = space.free(engine)
     freed = await engine.finish(_remove(engine, container.id, with_volumes))
     return space.released(engine, freed, before)

@@ -14,6 +14,7 @@ from pierhead.daemon.jobs.log_drivers import DRIVERS
 from pierhead.errors import InvalidParameter
 from pierhead.graph.holdings import holdings
 from pierhead.graph.state import State
+from pierhead.reference import parse
 from pierhead.wire import versions
 from pierhead.wire.filters import Filters
 from pierhead.wire.system import (
@@ -232,6 +233,14 @@ def _message(event: Event) -> EventMessage:
     )
 
 
+def _image_names(image: str) -> set[str]:
+    """An image as an event tells it, and without its tag, as which it can be asked for, too."""
+    try:
+        return {image, parse(image).familiar_name}
+    except InvalidParameter:
+        return {image}
+
+
 def _wanted(event: Event, filters: Filters) -> bool:
     if not filters.matches_exact("type", event.kind):
         return False
@@ -245,11 +254,12 @@ def _wanted(event: Event, filters: Filters) -> bool:
         values = filters.values_of(kind)
         if not values:
             continue
-        if event.kind == kind:
-            if event.actor not in values and name not in values and not any(event.actor.startswith(v) for v in values):
+        if kind == "image" and event.kind in ("image", "container"):
+            names = _image_names(event.attributes.get("image", "") if event.kind == "container" else name)
+            if names.isdisjoint(values) and not (event.kind == kind and event.actor.startswith(tuple(values))):
                 return False
-        elif kind == "image" and event.kind == "container":
-            if event.attributes.get("image", "") not in values:
+        elif event.kind == kind:
+            if event.actor not in values and name not in values and not any(event.actor.startswith(v) for v in values):
                 return False
         elif kind == "container" and event.kind in ("network", "volume"):
             if event.attributes.get("container", "") not in values:

@@ -149,6 +149,10 @@ async def _ensure(
     """Its name. use: the container and target that have a new one from its first moment on (see ``attach``)."""
     anonymous = name is None
     name = name or secrets.token_hex(32)
+    if len(name) == 1:
+        raise InvalidParameter(
+            f"create {name}: volume name is too short, names should be at least two alphanumeric characters"
+        )
     if not is_name(name):
         raise InvalidParameter(
             f'create {name}: "{name}" includes invalid characters for a local volume name, only '

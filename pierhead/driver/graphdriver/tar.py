@@ -193,8 +193,16 @@ class TarReader:
             if self._raw is not None:
                 self._raw(bytes(piece))
         if self._padding:
-            self._take(self._padding)
+            self._pad(self._padding)
             self._padding = 0
+
+    def _pad(self, count: int) -> None:
+        """What fills up the last block of a content. An archive that its writer never closed may end without it."""
+        if self._skip is None and len(self._buffer) < count:
+            while count and (self._buffer or self._fill()):
+                count -= len(self._take(min(count, len(self._buffer))))
+        else:
+            self._take(count)
 
     def _extended(self, size: int) -> bytes:
         if size > self._budget.header:
