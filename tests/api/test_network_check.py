@@ -447,6 +447,30 @@ BROKEN: dict[str, Case] = {
         ("it shares that of two", "ask for two"),
         lambda s: s.by_name("one", "guest", 8080),
     ),
+    "a container whose network has started anew without it": Case(
+        both(
+            two,
+            lambda s: s.run("guest", "container:two", "sleep", "1000"),
+            lambda s: s.engine.api.ok("POST", "/containers/two/restart", t=0),
+        ),
+        "guest",
+        "one:8080",
+        "name",
+        ("pier restart guest",),
+        lambda s: s.by_name("guest", "one", 8080),
+    ),
+    "the name of a container whose network has started anew without it": Case(
+        both(
+            two,
+            lambda s: s.run("guest", "container:two", "sleep", "1000"),
+            lambda s: s.engine.api.ok("POST", "/containers/two/restart", t=0),
+        ),
+        "one",
+        "guest:8080",
+        "name",
+        ("the network that two had before", "pier restart guest"),
+        lambda s: s.by_name("one", "guest", 8080),
+    ),
     "the name of a container in the host's network": Case(
         both(two, lambda s: s.run("guest", "host", "sleep", "1000")),
         "one",

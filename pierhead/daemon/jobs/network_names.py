@@ -210,6 +210,10 @@ def _apart(places: Places, place: Place, meant: Container, name: str) -> Stop:
             return Stop("name", f"{name} is in the host's network, where containers have no names", "ask for host")
         case "container":
             owner = specs.network_owner(places.engine, meant, host_config_of(meant))
+            present = places.of(owner.id)
+            if present is not None and present is not places.of(meant.id):
+                text = f"{name} was in the network that {owner.name} had before it was started anew"
+                return Stop("name", text, f"pier restart {meant.name}, then ask for {owner.name}")
             text = f"{name} has no name in any network: it shares that of {owner.name}"
             known = "localhost" if owner.id == place.containers[0].id else owner.name
             return Stop("name", text, f"ask for {known}")

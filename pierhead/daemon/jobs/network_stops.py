@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 
 from pierhead.daemon.jobs import endpoints
+from pierhead.daemon.jobs.describe import host_config_of, network_kind
 from pierhead.daemon.jobs.network_places import Place, Places
 from pierhead.driver.networkdriver import bridgeoptions
 from pierhead.driver.networkdriver.api import Network
@@ -76,8 +77,10 @@ def no_route(places: Places, place: Place, packet: Packet, came_in: Device | Non
 
 
 def joining(places: Places, place: Place, network: str = "NETWORK") -> str:
-    """What puts a container (whose network a place is) into one more network."""
+    """What puts a container (whose network a place is) into a network."""
     owner = place.containers[0]
+    if network_kind(host_config_of(owner).network_mode) == "container":
+        return f"pier restart {owner.name}"  # whose network it shared has started anew, without it
     alone = any(row["driver"] == "null" for row in endpoints.endpoint_rows(places.engine, owner.id))
     first = f"pier network disconnect none {owner.name}; " if alone else ""
     return f"{first}pier network connect {network} {owner.name}"
