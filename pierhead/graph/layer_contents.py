@@ -9,7 +9,7 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from typing import BinaryIO, cast
 
 from pierhead.driver.graphdriver.pack import read_xattrs
@@ -27,7 +27,7 @@ from pierhead.driver.graphdriver.tar import (
     clean,
 )
 from pierhead.driver.graphdriver.tree import walk
-from pierhead.driver.graphdriver.whiteout import PREFIX, is_whiteout
+from pierhead.driver.graphdriver.whiteout import META, PREFIX, is_whiteout
 from pierhead.errors import PierheadError, plain
 from pierhead.graph.committing import Pieces
 from pierhead.graph.graph import Graph, Layer
@@ -53,8 +53,8 @@ def wrong(graph: Graph, layer: Layer, tell: Callable[[int], None]) -> str:
     try:
         descriptor = graph.driver.open_layer(layer.cache_id)
         try:
-            entries = _entries(_counted(pieces, tell))
-            found = list(compare(entries, descriptor, alone=graph.driver.stacks))
+            entries, hidden = _entries(_counted(pieces, tell))
+            found = list(compare(entries, descriptor, alone=graph.driver.stacks, hidden=hidden))
         finally:
             os.close(descriptor)
     except (OSError, ValueError, EOFError, PierheadError) as error:
@@ -83,22 +83,27 @@ def _counted(pieces: Iterator[bytes], tell: Callable[[int], None]) -> Iterator[b
         yield piece
 
 
-def _entries(pieces: Iterator[bytes]) -> dict[bytes, Entry]:
-    """What must be there by its name. Reads to the very end, where the digest is compared."""
+def _entries(pieces: Iterator[bytes]) -> tuple[dict[bytes, Entry], set[bytes]]:
+    """What must be there by its name, and the names below that are hidden.
+
+    Reads to the very end, where the digest is compared.
+    """
     source = Pieces(pieces)
     wanted: dict[bytes, Entry] = {}
+    hidden = set()
     for entry in TarReader(cast("BinaryIO", source), Budget()):
-        base = entry.name.rpartition(b"/")[2]
-        if base.startswith(PREFIX):
-            continue  # it concerns the layers below alone
-        wanted[entry.name] = entry
+        above, slash, base = entry.name.rpartition(b"/")
+        if not base.startswith(PREFIX):
+            wanted[entry.name] = entry
+        elif not base.startswith(META):
+            hidden.add(above + slash + base.removeprefix(PREFIX))
     while source.read(1 << 20):
         pass
-    return wanted
+    return wanted, hidden
 
 
-def compare(wanted: dict[bytes, Entry], layer: int, *, alone: bool) -> Iterator[str]:
-    """alone: the layer's folder has nothing but what is its own."""
+def compare(wanted: dict[bytes, Entry], layer: int, *, alone: bool, hidden: Set[bytes] = frozenset()) -> Iterator[str]:
+    """alone: the layer's folder has nothing but what is its own.  hidden: of the layers below, by whiteouts."""
     seen: set[tuple[int, int]] = set()
     for name, entry in wanted.items():
         found = _at(layer, name)
@@ -115,7 +120,13 @@ def compare(wanted: dict[bytes, Entry], layer: int, *, alone: bool) -> Iterator[
         elif name:
             yield from (f"{os.fsdecode(name)} {text}" for text in _changed(layer, entry, found, alone=alone))
     if alone:
+        for name in sorted(hidden - wanted.keys()):
+            above = _at(layer, name.rpartition(b"/")[0])
+            if _at(layer, name) is None and above is not None and stat.S_ISDIR(above.st_mode):
+                yield f"{os.fsdecode(name)} of the layers below is not hidden any more"
         for _, _, path, found in walk(layer):
+            if is_whiteout(found) and path not in hidden:
+                yield f"{os.fsdecode(path)} of the layers below is hidden, and was not in the archive"
             # Folders that are in no header were made for what is in them.
             if not stat.S_ISDIR(found.st_mode) and not is_whiteout(found) and (found.st_dev, found.st_ino) not in seen:
                 yield f"{os.fsdecode(path)} was not in the archive"

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import sqlite3
+import stat
 import struct
 import tarfile
 import threading
@@ -21,7 +22,7 @@ from pierhead.driver.networkdriver.marks import group
 from tests.harness.api import Api, UnixConnection
 from tests.harness.engines import Pierd, mounts_below
 from tests.harness.engines import engine as started_engine
-from tests.harness.images import busybox_rootfs, compressed, digest, oci_archive, tar
+from tests.harness.images import busybox_rootfs, compressed, digest, docker_archive, oci_archive, tar
 from tests.harness.processes import run, wait_until
 from tests.harness.registry import stalling_registry
 
@@ -381,6 +382,25 @@ def test_what_has_no_content_to_be_digested_is_compared_as_well(pierd: Pierd) ->
     (diff / "folder/added").unlink()
     assert fsck(pierd, deep=1) == []
     pierd.api.ok("DELETE", "/images/rotten:1")
+
+
+def test_what_a_layer_hides_is_compared_as_well(pierd: Pierd) -> None:
+    lower = tar({"gone": "1", "kept": "2", "twice": "3", "d/a": "4", "e/a": "5"})
+    upper = tar(
+        {".wh.gone": "", "twice": "new", ".wh.twice": "", "d/.wh..wh..opq": "", "e/.wh.a": "", ".wh..wh.plnk": ""}
+    )
+    archive = docker_archive((lower, upper), ("hiding:1",))
+    pierd.api.ok("POST", "/images/load", raw=archive, content_type="application/x-tar")
+    assert fsck(pierd, deep=1) == []
+    diff = Path(pierd.api.get("/images/hiding:1/json")["GraphDriver"]["Data"]["UpperDir"])
+    (diff / "gone").unlink()
+    os.mknod(diff / "kept", stat.S_IFCHR)
+    (found,) = fsck(pierd, deep=1)
+    assert "gone of the layers below is not hidden any more; kept of the layers below is hidden" in found["Found"]
+    (diff / "kept").unlink()
+    os.mknod(diff / "gone", stat.S_IFCHR)
+    assert fsck(pierd, deep=1) == []
+    pierd.api.ok("DELETE", "/images/hiding:1")
 
 
 def test_whose_a_file_is_since_when_and_what_it_may_is_compared_as_well(pierd: Pierd) -> None:
