@@ -105,6 +105,15 @@ def test_images_are_imported_saved_loaded_tagged(client: Any) -> None:
         client.images.load(b"no archive")
 
 
+def test_a_commit_takes_the_lines_of_a_dockerfile(client: Any) -> None:
+    container = client.containers.create("busybox", "true")
+    made = container.commit("changed", "1", changes="ENV A=b \\\n  C=d\n# the command\nCMD env")
+    assert made.attrs["Config"]["Cmd"] == ["/bin/sh", "-c", "env"]
+    said = client.containers.run("changed:1", remove=True).splitlines()
+    assert b"A=b" in said and b"C=d" in said
+    client.images.remove("changed:1")
+
+
 def test_networks_and_volumes(client: Any) -> None:
     network = client.networks.create("own", driver="bridge", labels={"x": "y"})
     container = client.containers.run("busybox", ["sleep", "1000"], detach=True, network="own")

@@ -2,15 +2,31 @@
 
 import pytest
 
-from pierhead.daemon.jobs.changes import apply_change
+from pierhead.daemon.jobs.changes import apply_change, instructions
 from pierhead.errors import InvalidParameter
 from pierhead.wire.containers import ContainerConfig
 
 
 def changed(change: str) -> ContainerConfig:
     config = ContainerConfig(env=["PATH=/bin:/usr/bin", "NAME=me", "EMPTY="])
-    apply_change(config, change)
+    for instruction in instructions([change]):
+        apply_change(config, instruction)
     return config
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        (["ENV A=b\nCMD x"], ["ENV A=b", "CMD x"]),
+        (["ENV A=b", "USER u\r\n\r\nCMD x\r\n"], ["ENV A=b", "USER u", "CMD x"]),
+        (["# why\n\tENV A=b \\\n\n# and\n   C=d # no comment\nUSER u"], ["ENV A=b    C=d # no comment", "USER u"]),
+        (["ENV A=b \\  ", " C=d"], ["ENV A=b  C=d"]),
+        (["CMD a\\\\\nUSER u"], ["CMD a\\\\", "USER u"]),
+        ([], []),
+    ],
+)
+def test_changes_are_the_lines_of_a_dockerfile(changes: list[str], wanted: list[str]) -> None:
+    assert instructions(changes) == wanted
 
 
 @pytest.mark.parametrize(
@@ -59,6 +75,9 @@ def test_every_instruction_that_docker_replaces_variables_in_has_them_replaced()
         ('ENV A="open', "unexpected end of statement"),
         ("ENV A=${open", "syntax error"),
         ("ENV A=${NONE:?needed}", "needed"),
+        ("", "file with no instructions"),
+        ("# RUN x\n", "file with no instructions"),
+        ("ENV A=b\nRUN x", "run is not a valid change command"),
     ],
 )
 def test_what_would_be_a_broken_image_is_refused(change: str, words: str) -> None:

@@ -6,7 +6,7 @@ Variables in them are those of the configuration before the instruction, as the 
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
@@ -23,7 +23,7 @@ _WORD = re.compile(rf"(?:{_QUOTED}|[^\s'\"\\])+", re.DOTALL)
 _VARIABLE = r"\$(?:(?P<plain>\w+)|\{(?P<name>\w+)(?:(?P<how>:?[-+?])(?P<word>(?:[^{}]|\$\{[^{}]*\})*))?\})"
 _BARE = re.compile(rf"(?P<quoted>{_QUOTED})|{_VARIABLE}|(?P<bad>\$\{{|['\"\\])|(?P<rest>.)", re.DOTALL)
 _WITHIN_QUOTES = re.compile(rf"(?P<quoted>\\[\"$\\])|{_VARIABLE}|(?P<bad>\$\{{)|(?P<rest>.)", re.DOTALL)
-_CONTINUED = re.compile(r"(?<!\\)\\$")
+_CONTINUED = re.compile(r"(?<!\\)\\[ \t]*$")
 _NO_TRIGGERS = {
     "ONBUILD": "Chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed",
     "MAINTAINER": "MAINTAINER isn't allowed as an ONBUILD trigger",
@@ -31,10 +31,31 @@ _NO_TRIGGERS = {
 }
 
 
+def instructions(changes: Sequence[str]) -> list[str]:
+    """Every ``--change`` together is one Dockerfile: an instruction a line, lines that go on in the next, comments.
+
+    Raises InvalidParameter where there are changes and no instruction.
+    """
+    found: list[str] = []
+    goes_on = 0
+    for line in "\n".join(changes).split("\n"):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue  # within an instruction that goes on, too
+        text, more = _CONTINUED.subn("", line.rstrip("\r"))
+        if goes_on:
+            found[-1] += text
+        else:
+            found.append(text.lstrip())
+        goes_on = more
+    if changes and not found:
+        raise InvalidParameter("file with no instructions")
+    return found
+
+
 def apply_change(config: ContainerConfig, change: str) -> None:
-    """One ``--change``. Raises InvalidParameter."""
-    word, _, rest = change.strip().partition(" ")
-    rest = _CONTINUED.sub("", rest).strip()
+    """One instruction. Raises InvalidParameter."""
+    word, rest = (*change.split(maxsplit=1), "", "")[:2]
+    rest = rest.strip()
     name = word.upper()
     if name not in _CHANGES:
         raise InvalidParameter(f"{name.lower() or change} is not a valid change command")

@@ -6,7 +6,7 @@ from contextlib import suppress
 
 from pierhead.daemon.engine.engine import Engine, blocking
 from pierhead.daemon.jobs import image_names, lifecycle
-from pierhead.daemon.jobs.changes import apply_change
+from pierhead.daemon.jobs.changes import apply_change, instructions
 from pierhead.daemon.jobs.creation import merge
 from pierhead.daemon.jobs.describe import attributes, config_of
 from pierhead.daemon.jobs.pipes import Outflow, on_loop, pour, stream
@@ -70,7 +70,7 @@ async def commit(
     before = config_of(container)
     wanted = codec.copy(config or before)
     command_set = False
-    for change in changes:
+    for change in instructions(changes):
         apply_change(wanted, change)
         word = change.split(maxsplit=1)[0].upper()
         command_set = command_set or word == "CMD"

@@ -8,7 +8,7 @@ from typing import BinaryIO, cast
 
 from pierhead import manifest
 from pierhead.daemon.engine.engine import Engine, blocking
-from pierhead.daemon.jobs.changes import apply_change
+from pierhead.daemon.jobs.changes import apply_change, instructions
 from pierhead.daemon.jobs.image_names import event, find, names_id, parse_target
 from pierhead.daemon.jobs.pipes import Cancelled, Inflow, Outflow, on_loop, pour, stream
 from pierhead.daemon.jobs.progress import bar
@@ -48,7 +48,7 @@ async def import_(
     """
     reference = parse_target(repo, tag)
     config = ContainerConfig()
-    for change in changes:
+    for change in instructions(changes):
         apply_change(config, change)
     wanted = manifest.parse_platform(platform, manifest.Platform("linux", host_architecture()))
     if wanted.os != "linux":
