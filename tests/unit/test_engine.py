@@ -1,12 +1,16 @@
 """The Engine: jobs, spans, locks; and what GraphDB refuses by itself."""
 
 import asyncio
+import gc
+import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from pierhead.daemon.engine.engine import Engine, Locks, phase
+from pierhead.daemon.engine.running import watch
+from pierhead.driver.execdriver.api import Exited, Monitor
 from pierhead.errors import Conflict, Unavailable
 from pierhead.graph.containers import Container, Containers
 from pierhead.graph.graphdb import GraphDB, IntegrityError
@@ -205,3 +209,37 @@ def test_a_list_is_never_older_than_the_database_and_made_once_for_each_content(
     db.execute("DELETE FROM container")
     assert ours.derived(names) == []
     db.close()
+
+
+class _Ending:
+    """A Monitor that tells of its container's end as soon as it is asked."""
+
+    id = "c"
+
+    def __init__(self) -> None:
+        self._ends = os.pipe()
+        os.write(self._ends[1], b"x")
+
+    def fileno(self) -> int:
+        return self._ends[0]
+
+    def events(self) -> tuple[Exited, ...]:
+        return (Exited(0, 0, 0),)
+
+    def close(self) -> None:
+        for end in self._ends:
+            os.close(end)
+
+
+def test_a_container_that_ends_while_something_is_asked_of_it_leaves_no_error_in_the_log() -> None:
+    said: list[dict[str, object]] = []
+
+    async def scene() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: said.append(context))
+        running = watch("c", cast(Monitor, _Ending()), lambda running, exit: None, lambda id: Exited(255, 0, 0))
+        running.expect()
+        await running.exited
+
+    asyncio.run(scene())
+    gc.collect()
+    assert said == []

@@ -160,6 +160,7 @@ def watch(
             for answer in waiting.values():
                 if not answer.done():
                     answer.set_exception(ProcessLookupError(f"container {id} is not running"))
+                    answer.exception()  # marked as seen: the question may not even have been sent
         if not running.started.done():
             running.started.set_exception(ProcessLookupError(f"container {id} ended while it was started"))
             running.started.exception()  # marked as seen: a re-attachment may have no one who awaits it

@@ -10,7 +10,7 @@ from pierhead.daemon.engine.waiters import Condition
 from pierhead.daemon.jobs import endings, health, launch, networks, removal, specs, volumes
 from pierhead.daemon.jobs.describe import attributes, host_config_of
 from pierhead.driver.execdriver.api import Exited
-from pierhead.errors import PierheadError
+from pierhead.errors import NoSuchContainer, PierheadError
 from pierhead.graph.containers import Container
 from pierhead.graph.state import State
 
@@ -129,7 +129,10 @@ def _schedule(engine: Engine, container: Container, exit: Exited) -> None:
 async def _restart_later(engine: Engine, id: str, delay: float) -> None:
     await asyncio.sleep(delay)
     async with engine.locks.hold(id):
-        container = engine.containers.get(id)
+        try:
+            container = engine.containers.get(id)
+        except NoSuchContainer:
+            return  # it was being removed when its time came
         if container.state is not State.RESTARTING:
             return
         if id in engine.backoff:
