@@ -83,6 +83,9 @@ def always_new(type_: type[T]) -> T:
 
 
 _encoder = msgspec.json.Encoder()
+_HEX = "[0-9a-fA-F]{2}"
+_LONE = re.compile(rf"(\\\\|\\u[dD][89abAB]{_HEX}\\u[dD][c-fC-F]{_HEX})|\\u[dD][89a-fA-F]{_HEX}")
+"""Half of a UTF-16 pair; before it, what looks like one and is none."""
 _SURROGATES = re.compile(r"[\ud800-\udfff]")
 
 
@@ -120,7 +123,16 @@ def decode(data: bytes | bytearray | memoryview | str, type_: type[T]) -> T:
     except RecursionError:
         raise InvalidParameter("invalid JSON: exceeded max depth") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        if (text := _repaired(data)) is not None:
+            return decode(text, type_)
         raise _syntax_error(data, error) from error
+
+
+def _repaired(data: bytes | bytearray | memoryview | str) -> bytes | None:
+    """JSON with U+FFFD in the place of what is no text in it, as Go reads it; None where all of it is text."""
+    raw = data.encode(errors="surrogatepass") if isinstance(data, str) else bytes(data)
+    text = _LONE.sub(lambda found: found[1] or "\ufffd", raw.decode(errors="replace")).encode()
+    return text if text != raw else None
 
 
 _DIGITS = bytes(ord("9") if chr(byte).isascii() and chr(byte).isdigit() else 0 for byte in range(256))

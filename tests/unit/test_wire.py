@@ -317,6 +317,20 @@ def test_a_file_s_name_that_is_no_utf8_is_told_as_docker_tells_it() -> None:
     assert raw == {"x": 1}
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        (rb"A=\udcffx", "A=\ufffdx"),
+        (b"A=\xffx", "A=\ufffdx"),
+        (rb"\ud83d\ude00 \uD83D", "\U0001f600 \ufffd"),
+        (rb"\\ud83d\udcff", "\\ud83d\ufffd"),
+    ],
+)
+def test_what_is_no_text_in_a_request_is_read_as_go_reads_it(text: bytes, value: str) -> None:
+    """docker-py sends the environment of a process as it is, whatever bytes are in it."""
+    assert codec.decode(b'{"Env":["' + text + b'"]}', ContainerConfig).env == [value]
+
+
 def test_any_name_of_a_file_can_be_asked_for_and_nothing_else_is_taken_that_is_no_utf8() -> None:
     assert call.parse_query("path=/a%FF&x=%C3%A4") == {"path": ["/a\udcff"], "x": ["ä"]}
     for query in ("name=%FF", "path=x&%FF=1"):
