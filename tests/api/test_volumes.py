@@ -94,6 +94,8 @@ def test_wrong_volumes_are_refused(api: Api) -> None:
     assert api.send("DELETE", "/volumes/nothing", force=1).status == 204
     bad = api.send("POST", "/volumes/create", {"Name": "../../etc"})
     assert bad.status == 400 and "includes invalid characters for a local volume name" in bad.message
+    short = api.send("POST", "/volumes/create", {"Name": "a"})
+    assert short.status == 400 and "volume name is too short, names should be at least two" in short.message
 
 
 def test_volumes_are_filtered_and_pruned(api: Api) -> None:
