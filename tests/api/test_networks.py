@@ -1,6 +1,7 @@
 """Networks through the raw API: addresses, names, ports, filters, and Docker's refusals."""
 
 import socket
+import struct
 
 import pytest
 
@@ -317,3 +318,41 @@ def test_a_network_with_a_slash_in_its_name_is_found_again(api: Api) -> None:
     for what in ("connect", "disconnect"):
         api.ok("POST", f"/networks/team/shop/{what}", {"Container": container})
     api.ok("DELETE", "/networks/team/shop")
+
+
+def advertise(machine: Namespace) -> None:
+    """Be a router on ens33: what it says of itself to all hosts there."""
+
+    def send() -> None:
+        with socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6) as router:
+            wire = socket.if_nametoindex("ens33")
+            router.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
+            router.sendto(struct.pack(">BBHBBHII", 134, 0, 0, 64, 0, 1800, 0, 0), ("ff02::1", 0, 0, wire))
+
+    machine.call(send)
+
+
+@pytest.mark.only_pierhead("Docker's first IPv6 network takes the host's way out from it")
+def test_a_host_whose_router_advertises_itself_keeps_its_way_out(api: Api, engine: Engine) -> None:
+    host = engine.host
+
+    def routed() -> bool:
+        return "proto ra" in host.ip("-6", "route", "show", "default").stdout
+
+    def heeds() -> str:
+        return host.run("cat", "/proc/sys/net/ipv6/conf/ens33/accept_ra").stdout.strip()
+
+    def learned() -> bool:
+        advertise(engine.world.neighbour)
+        return routed()
+
+    wait_until(learned, "the route to the router")
+    try:
+        network(api, "six", EnableIPv6=True)
+        assert routed(), "the host itself must not lose IPv6"
+        host.ip("-6", "route", "flush", "proto", "ra")
+        wait_until(learned, "the route that is advertised again")
+        api.ok("DELETE", "/networks/six")
+        assert heeds() == "1" and routed()
+    finally:
+        host.ip("-6", "route", "flush", "proto", "ra")

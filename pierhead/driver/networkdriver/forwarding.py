@@ -1,12 +1,20 @@
 """Whether the host forwards at all: an engine turns that on, remembers it, and the last engine turns it off again."""
 
+import logging
 from collections.abc import Collection
+from ipaddress import IPv6Address
 from typing import Protocol
 
 from pierhead.driver.networkdriver import sysctls
+from pierhead.linux.netlink import Netlink
+
+log = logging.getLogger("pierd")
 
 SETTINGS = {4: "ipv4/ip_forward", 6: "ipv6/conf/all/forwarding"}
 """What lets a host forward, by IP version; below /proc/sys/net."""
+
+_HEEDING = "interfaces that heed advertisements"
+_HEED = "ipv6/conf/{}/accept_ra"
 
 
 class Memory(Protocol):
@@ -42,7 +50,29 @@ class Forwarding:
     def turn_on(self, versions: Collection[int]) -> None:
         """Let the host forward. Raises OSError."""
         for version in versions:
+            if version == 6 and sysctls.read(SETTINGS[6]) == "0":
+                self._heed_advertisements()
             sysctls.write(SETTINGS[version], "1")
+
+    def _heed_advertisements(self) -> None:
+        """Let the interfaces whose routers advertise themselves go on heeding them. Raises OSError.
+
+        A host that forwards does not unless it is told so (accept_ra 2), and would lose its own way out at once.
+        """
+        with Netlink() as link:
+            names = {found.index: found.name for found in link.links()}
+            routers = [route for route in link.routes() if route.prefix is None and route.interface in names]
+        found = {
+            names[route.interface]
+            for route in routers
+            if isinstance(route.gateway, IPv6Address) and route.gateway.is_link_local
+        }
+        heeding = sorted(name for name in found if sysctls.read(_HEED.format(name)) == "1")
+        if heeding:
+            self._memory.set_meta(_HEEDING, " ".join((_boot(), *heeding)))
+        for name in heeding:
+            log.info("%s goes on heeding routers' advertisements, though the host forwards now (accept_ra 2)", name)
+            sysctls.write(_HEED.format(name), "2")
 
     def turned_on(self) -> tuple[int, ...]:
         """The IP versions that an engine turned on since the machine started, not the host's owner."""
@@ -56,7 +86,17 @@ class Forwarding:
         for version in versions:
             if not others:
                 sysctls.write(SETTINGS[version], "0")
+                if version == 6:
+                    self._heed_as_before()
             self._memory.set_meta(f"forwarding {SETTINGS[version]}", "")
+
+    def _heed_as_before(self) -> None:
+        boot, *heeding = (self._memory.meta(_HEEDING) or "").split() or [""]
+        for name in heeding:
+            if boot == _boot() and sysctls.read(_HEED.format(name)) == "2":
+                sysctls.write(_HEED.format(name), "1")
+        if heeding:
+            self._memory.set_meta(_HEEDING, "")
 
 
 def _boot() -> str:
