@@ -153,10 +153,6 @@ async def _ensure(
         raise InvalidParameter(
             f"create {name}: volume name is too short, names should be at least two alphanumeric characters"
         )
-    if len(name) == 1:
-        raise InvalidParameter(
-            f"create {name}: volume name is too short, names should be at least two alphanumeric characters"
-        )
     if not is_name(name):
         raise InvalidParameter(
             f'create {name}: "{name}" includes invalid characters for a local volume name, only '
