@@ -149,7 +149,11 @@ def refuse_wide(data: bytes) -> None:
         return
     try:
         waiting = [msgspec.json.decode(data)]
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except RecursionError:
+        return
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        if (text := _repaired(data)) is not None:
+            refuse_wide(text)
         return
     while waiting:
         match waiting.pop():

@@ -69,7 +69,7 @@ def parse_duration(text: str) -> int:
             break
         total += float(match[1]) * _UNITS[match[2]]
         position = match.end()
-    if not body or position != len(body):
+    if not body or position != len(body) or total >= 2.0**63:
         raise ValueError(f"time: invalid duration {text!r}")
     return -round(total) if text.startswith("-") else round(total)
 

@@ -187,6 +187,8 @@ def test_names_that_are_no_utf8_are_copied_and_told(box: Api, shared_engine: Eng
         assert client("diff", "box").check().stdout.count(f"A /tmp/a\ufffdb{client.__name__}\n") == 1
 
 
+@pytest.mark.only_pierhead("pier beside docker")
+@pytest.mark.needs_client28
 def test_pier_puts_copies_where_docker_puts_them(box: Api, shared_engine: Engine, tmp_path: Path) -> None:
     """Every form of source and destination, both ways: the same tree, or the same words."""
     trees = {}

@@ -306,7 +306,19 @@ def test_a_limit_that_the_kernel_takes_is_set_and_one_that_it_refuses_ends_the_s
             assert "kernel does not support CPU real-time scheduler" in made.message
 
 
-TOLD = {"labels": "tier,missing", "env-regex": "^A", "tag": "{{.Name}}/{{.ImageName}}/{{.ID}}"}
+@pytest.mark.only_pierhead("Docker's patterns are safe with any text")
+def test_what_a_log_option_cannot_have_is_refused_before_it_costs_anything(api: Api) -> None:
+    for option, value, words in (
+        ("env-regex", "(a+)+$", "log opt 'env-regex' is not supported: name them with 'env'"),
+        ("max-size", "9" * 5000, "invalid value for max-size"),
+        ("max-file", "9" * 5000, "invalid value for max-file"),
+    ):
+        config = {"LogConfig": {"Type": "json-file", "Config": {option: value}}}
+        refused = api.send("POST", "/containers/create", {"Image": "busybox", "HostConfig": config})
+        assert refused.status == 400 and words in refused.message
+
+
+TOLD = {"labels": "tier,missing", "env": "A", "tag": "{{.Name}}/{{.ImageName}}/{{.ID}}"}
 
 
 def test_the_fields_that_no_other_test_asks_for(api: Api) -> None:

@@ -57,6 +57,8 @@ def test_every_instruction_that_docker_replaces_variables_in_has_them_replaced()
     assert changed('VOLUME ["/$NAME a"]').volumes == {"/me a": {}}
     assert changed("VOLUME /$NAME [/b]").volumes == {"/me": {}, "[/b]": {}}
     assert list(changed("EXPOSE ${NONE:-80} 90").exposed_ports or {}) == ["80/tcp", "90/tcp"]
+    assert not changed("VOLUME []").volumes
+    assert changed("ENV\tTAB\tb").env == ["PATH=/bin:/usr/bin", "NAME=me", "EMPTY=", "TAB=b"]
     assert changed("ENV TWO it is $NAME").env == ["PATH=/bin:/usr/bin", "NAME=me", "EMPTY=", "TWO=it is me"]
     assert changed("CMD echo $NAME").cmd == ["/bin/sh", "-c", "echo $NAME"], "the shell does it"
     assert changed("ONBUILD RUN $NAME").on_build == ["RUN $NAME"]
@@ -75,6 +77,9 @@ def test_every_instruction_that_docker_replaces_variables_in_has_them_replaced()
         ('ENV A="open', "unexpected end of statement"),
         ("ENV A=${open", "syntax error"),
         ("ENV A=${NONE:?needed}", "needed"),
+        ("HEALTHCHECK --retries=2147483648 CMD x", "value out of range"),
+        ("HEALTHCHECK --interval=9999999999999h CMD x", "invalid duration"),
+        (f"HEALTHCHECK --timeout={'9' * 400}h CMD x", "invalid duration"),
         ("", "file with no instructions"),
         ("# RUN x\n", "file with no instructions"),
         ("ENV A=b\nRUN x", "run is not a valid change command"),

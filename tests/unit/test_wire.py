@@ -76,6 +76,11 @@ def test_what_docker_clients_can_read_back_is_not_refused_for_its_digits(body: b
     codec.refuse_wide(body)
 
 
+def test_a_number_is_too_large_beside_what_is_no_text_as_well() -> None:
+    with pytest.raises(InvalidParameter, match="into Go value of type int64"):
+        codec.refuse_wide(b'{"Image":"\xff","HostConfig":{"Memory":99999999999999999999}}')
+
+
 def test_stored_configuration_reads_back_as_it_was() -> None:
     request = ContainerCreateRequest(
         image="x",

@@ -100,12 +100,14 @@ def _value(name: str, how: str, word: str, variables: Mapping[str, str]) -> str:
     """What ``${name}`` or ``${name:-word}`` stands for; how: "" or -, +, ?, with a colon where empty is none."""
     value = variables.get(name, "")
     there = bool(value) if how.startswith(":") else name in variables
-    word = _replaced(word, variables, _BARE)
-    if how.endswith("?") and not there:
-        raise InvalidParameter(f"failed to process {name!r}: {word or 'not allowed to be unset'}")
     if how.endswith("+"):
-        return word if there else ""
-    return word if how.endswith("-") and not there else value
+        return _replaced(word, variables, _BARE) if there else ""
+    if there or not how:
+        return value
+    word = _replaced(word, variables, _BARE)
+    if how.endswith("?"):
+        raise InvalidParameter(f"failed to process {name!r}: {word or 'not allowed to be unset'}")
+    return word
 
 
 def _listed(text: str) -> list[str] | None:
@@ -127,10 +129,10 @@ def _command(text: str) -> list[str]:
 def _pairs(config: ContainerConfig, text: str, what: str) -> dict[str, str]:
     words = _words(text)
     if "=" not in words[0]:
-        key, _, value = text.partition(" ")
-        if not value:
+        key, *rest = text.split(maxsplit=1)
+        if not rest:
             raise InvalidParameter(f"{what} must have two arguments")
-        return {_expand(key, config): _expand(value.strip(), config)}
+        return {_expand(key, config): _expand(rest[0], config)}
     pairs = {}
     for word in words:
         key, equals, value = word.partition("=")
@@ -164,7 +166,8 @@ def _expose(config: ContainerConfig, text: str) -> None:
 
 
 def _volume(config: ContainerConfig, text: str) -> None:
-    names = [_expand(name, config) for name in _listed(text) or _words(text)]
+    listed = _listed(text)
+    names = [_expand(name, config) for name in (_words(text) if listed is None else listed)]
     if not all(names):
         raise InvalidParameter("VOLUME specified can not be an empty string")
     config.volumes = {**(config.volumes or {}), **codec.decode(codec.encode({n: {} for n in names}), dict)}
@@ -215,6 +218,8 @@ def _healthcheck(config: ContainerConfig, text: str) -> None:
         try:
             if name == "retries":
                 health.retries = int(value)
+                if health.retries >= 1 << 31:
+                    raise InvalidParameter(f"invalid retries: {value}: value out of range")
             elif name in _HEALTH_TIMES:
                 setattr(health, _HEALTH_TIMES[name], parse_duration(value))
             else:

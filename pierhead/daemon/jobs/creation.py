@@ -47,7 +47,7 @@ def merge(config: ContainerConfig, image: ContainerConfig) -> None:
         config.user = image.user
     config.exposed_ports = {**(image.exposed_ports or {}), **(config.exposed_ports or {})} or None
     present = {entry.partition("=")[0] for entry in config.env or []}
-    inherited = [entry for entry in image.env or [] if entry.partition("=")[0] not in present]
+    inherited = [entry for entry in image.env or [] if entry and entry.partition("=")[0] not in present]
     config.env = [*(config.env or []), *inherited]
     labels = {**(image.labels or {}), **(config.labels or {})}
     config.labels = labels

@@ -17,9 +17,15 @@ from pierhead.wire.containers import HostConfig
 DRIVERS = ("json-file", "local", "none")
 DEFAULT_LOG_SIZE = 20 * 1000 * 1000
 DEFAULT_LOG_FILES = 5
+_DIGITS = 9
+"""Of a number, the most: with every unit an int64 holds it."""
 _UNITS = {"": 1, "b": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "kb": 1000, "mb": 1000**2, "gb": 1000**3}
 _BOTH = {"max-size", "max-file", "compress", "mode", "max-buffer-size"}
-_OPTIONS = {"json-file": _BOTH | {"labels", "labels-regex", "env", "env-regex", "tag"}, "local": _BOTH}
+_TOLD = {"labels", "env", "tag"}
+"""Options that have something said by every entry."""
+_OPTIONS = {"json-file": _BOTH | _TOLD, "local": _BOTH}
+_PATTERNS = {"labels-regex": "labels", "env-regex": "env"}
+"""Docker's patterns take time that grows with the text; Python's may take for ever, and images name variables."""
 _FIELD = re.compile(r"\{\{-? *\.(\w+) *-?\}\}")
 
 
@@ -32,15 +38,17 @@ def log_config(engine: Engine, container: Container, host: HostConfig) -> LogCon
     if kind not in _OPTIONS:
         raise InvalidParameter(f"logger: no log driver named '{kind}' is registered")
     for option in options:
+        if kind == "json-file" and option in _PATTERNS:
+            raise InvalidParameter(f"log opt '{option}' is not supported: name them with '{_PATTERNS[option]}'")
         if option not in _OPTIONS[kind]:
             where = "json-file log driver" if kind == "json-file" else f"log driver {kind}"
             raise InvalidParameter(f"unknown log opt '{option}' for {where}")
     size = _size(options["max-size"]) if options.get("max-size", "-1") != "-1" else DEFAULT_LOG_SIZE
     few = kind == "json-file" and "max-size" in options
     count = options.get("max-file", str(1 if few else DEFAULT_LOG_FILES))
-    if not count.isascii() or not count.isdigit() or int(count) < 1:
+    if not count.isascii() or not count.isdigit() or len(count) > _DIGITS or int(count) < 1:
         raise InvalidParameter(f"invalid value for max-file: {count!r}: it must be a number of at least 1")
-    attrs = _attributes(container, options) if options else ()
+    attrs = _attributes(container, options) if options.keys() & _TOLD else ()
     return LogConfig(path=log_path(engine, container.id), max_size=size, max_files=int(count), attrs=attrs)
 
 
@@ -52,7 +60,7 @@ def shown_path(engine: Engine, container: Container, host: HostConfig) -> str:
 def _size(text: str) -> int:
     number = text.rstrip("bBkKmMgG")
     unit = text[len(number) :].lower()
-    if not number.isascii() or not number.isdigit() or unit not in _UNITS:
+    if not number.isascii() or not number.isdigit() or len(number) > _DIGITS or unit not in _UNITS:
         raise InvalidParameter(f"invalid value for max-size: invalid size: '{text}'")
     return int(number) * _UNITS[unit]
 
@@ -64,13 +72,7 @@ def _attributes(container: Container, options: dict[str, str]) -> tuple[tuple[st
     found: dict[str, str] = {}
     for option, known in (("labels", config.labels or {}), ("env", variables)):
         named = options.get(option, "").split(",")
-        try:
-            pattern = re.compile(options[f"{option}-regex"]) if options.get(f"{option}-regex") else None
-        except re.error as error:
-            raise InvalidParameter(
-                f"failed to initialize logging driver: error parsing regexp: {error}: `{error.pattern!s}`"
-            ) from None
-        found |= {key: value for key, value in known.items() if key in named or (pattern and pattern.search(key))}
+        found |= {key: value for key, value in known.items() if key in named}
     if tag := options.get("tag"):
         found["tag"] = _FIELD.sub(lambda field: _field(container, field), tag)
     return tuple(found.items())

@@ -34,7 +34,7 @@ log = logging.getLogger("pierd")
 GONE = (errno.ESRCH, errno.EPIPE, errno.ECONNRESET)
 """What is said of a shim whose container has just ended; its namespace is not found then."""
 
-PATIENCE = 2.0
+PATIENCE = 10.0
 """Seconds in which the end of a container is told that such an error was the first to tell."""
 
 

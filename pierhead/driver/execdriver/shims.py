@@ -330,16 +330,18 @@ def _unlocked(folder: int, wait: float = 0) -> bool:
 
 def _holders(folder: int) -> tuple[int, ...]:
     """The processes, but for ourselves, that have the folder open (proc_pid_fd(5))."""
-    name = os.readlink(f"/proc/self/fd/{folder}")
     others = [int(entry) for entry in os.listdir("/proc") if entry.isdecimal() and int(entry) != os.getpid()]
-    return tuple(pid for pid in others if name in _open_files(pid))
+    return tuple(pid for pid in others if _has_open(pid, folder))
 
 
-def _open_files(pid: int) -> set[str]:
-    """What a process has open, by name; nothing of one that is gone, or not ours to look at."""
-    names = set()
+def _has_open(pid: int, folder: int) -> bool:
+    """False of a process that is gone, or not ours to look at."""
+    name, wanted = os.readlink(f"/proc/self/fd/{folder}"), os.fstat(folder)
     with suppress(FileNotFoundError, ProcessLookupError, PermissionError):
         for descriptor in os.listdir(f"/proc/{pid}/fd"):
+            path = f"/proc/{pid}/fd/{descriptor}"
             with suppress(FileNotFoundError):
-                names.add(os.readlink(f"/proc/{pid}/fd/{descriptor}"))
-    return names
+                # By its name first: to ask for what lies on a dead server would hang. In a container it is another's.
+                if os.readlink(path) == name and os.path.samestat(os.stat(path), wanted):
+                    return True
+    return False

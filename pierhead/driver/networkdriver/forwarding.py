@@ -69,7 +69,7 @@ class Forwarding:
         }
         heeding = sorted(name for name in found if sysctls.read(_HEED.format(name)) == "1")
         if heeding:
-            self._memory.set_meta(_HEEDING, " ".join((_boot(), *heeding)))
+            self._memory.set_meta(_HEEDING, " ".join((_boot(), *sorted({*heeding, *self._told()}))))
         for name in heeding:
             log.info("%s goes on heeding routers' advertisements, though the host forwards now (accept_ra 2)", name)
             sysctls.write(_HEED.format(name), "2")
@@ -91,12 +91,16 @@ class Forwarding:
             self._memory.set_meta(f"forwarding {SETTINGS[version]}", "")
 
     def _heed_as_before(self) -> None:
-        boot, *heeding = (self._memory.meta(_HEEDING) or "").split() or [""]
-        for name in heeding:
-            if boot == _boot() and sysctls.read(_HEED.format(name)) == "2":
+        for name in self._told():
+            if sysctls.read(_HEED.format(name)) == "2":
                 sysctls.write(_HEED.format(name), "1")
-        if heeding:
+        if self._memory.meta(_HEEDING):
             self._memory.set_meta(_HEEDING, "")
+
+    def _told(self) -> list[str]:
+        """The interfaces that were told so since the machine started."""
+        boot, *heeding = (self._memory.meta(_HEEDING) or "").split() or [""]
+        return heeding if boot == _boot() else []
 
 
 def _boot() -> str:
