@@ -27,8 +27,8 @@ from pierhead.wire.networks import EndpointIPAMConfig, EndpointSettings
 def endpoint_rows(engine: Engine, container_id: str) -> list[Row]:
     """A container's endpoints with what ``network_at`` reads: first the network mode's own, then by name."""
     rows = engine.db.all(
-        "SELECT e.*, n.name AS network_name, n.driver, n.internal, n.ipv6 AS network_ipv6, n.options, "
-        "n.state AS network_state FROM endpoint e JOIN network n ON n.id = e.network_id "
+        "SELECT e.*, n.name AS network_name, n.driver, n.internal, n.ipv6 AS network_ipv6, n.options "
+        "FROM endpoint e JOIN network n ON n.id = e.network_id "
         "WHERE e.container_id = ? ORDER BY n.name",
         (container_id,),
     )

@@ -121,7 +121,9 @@ def places(rows: Sequence[Row], taken: Sequence[Place] = ()) -> list[Place]:
 
 def allocate_endpoint(engine: Engine, container: Container, row: Row, place: Place, *, gateway: bool) -> str:
     """Write an endpoint as active, under a new id; returns that. Within a transaction. Raises PierheadError."""
-    if row["network_state"] != "ready":
+    # Asked anew: who waited for the gate has its row from before.
+    ready = "SELECT 1 FROM endpoint e JOIN network n ON n.id = e.network_id WHERE e.id = ? AND n.state = 'ready'"
+    if engine.db.first(ready, (row["id"],)) is None:
         raise NoSuchNetwork(row["network_name"])  # it is just being removed
     id = secrets.token_hex(32)
     mac, ipv4, ipv6 = "", None, None
