@@ -112,8 +112,10 @@ def test_ctrl_c_leaves_the_cursor_below_the_bars(daemon: Pulling) -> None:
             terminal.expect("9.877MB\r\x1b[2B")  # the last message, to its end
             terminal.type("\x03")
             status = terminal.wait()
-            seen.append(terminal.seen.decode())
-            assert status in (130, -signal.SIGINT)  # to a shell both are 130
+            # Who ends at once may have ended before the terminal has shown what was typed.
+            seen.append(terminal.seen.decode().replace("^C", ""))
+            # To a shell both are 130. Docker's client takes its own cancelling for the end of the stream now and then.
+            assert status in (130, -signal.SIGINT) or (status == 0 and program == docker_client())
     assert seen[0] == seen[1]
 
 
