@@ -8,7 +8,8 @@ container would and is led nowhere else by links.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 from pierhead.libcontainer import plan, rootfs
 from pierhead.libcontainer.spec import Mount
@@ -28,27 +29,25 @@ _OPERATIONS: dict[str, Callable[..., None]] = {
 }
 
 
-def process(pid: int, id: str) -> int:
+@contextmanager
+def process(pid: int, id: str) -> Iterator[int]:
     """The folder in /proc of a container's process: what is opened below it is this process's, or fails.
 
-    Raises ProcessLookupError if there is none, PermissionError if it is in nothing of the container's.
+    Raises ProcessLookupError if there is none, or it goes meanwhile; PermissionError if it is in nothing of the
+    container's.
     """
-    try:
-        folder = os.open(f"/proc/{pid}", _DIRECTORY)
-    except FileNotFoundError:
-        raise ProcessLookupError(3, f"process {pid} of container {id[:12]} is gone") from None
-    try:
-        # From here on it is this process or none. But whose was the number when it was looked up?
-        with open(os.open("cgroup", os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder)) as file:
-            groups = file.read()
-        if id not in groups or os.stat("ns/mnt", dir_fd=folder).st_ino == os.stat("/proc/self/ns/mnt").st_ino:
-            raise PermissionError(1, f"process {pid} is not container {id[:12]}'s any more")
-    except BaseException as error:
-        os.close(folder)
-        if isinstance(error, FileNotFoundError):  # it went in the middle of this
+    with ExitStack() as stack:
+        try:
+            folder = os.open(f"/proc/{pid}", _DIRECTORY)
+            stack.callback(os.close, folder)
+            # From here on it is this process or none. But whose was the number when it was looked up?
+            with open(os.open("cgroup", os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder)) as file:
+                groups = file.read()
+            if id not in groups or os.stat("ns/mnt", dir_fd=folder).st_ino == os.stat("/proc/self/ns/mnt").st_ino:
+                raise PermissionError(1, f"process {pid} is not container {id[:12]}'s any more")
+            yield folder
+        except FileNotFoundError:
             raise ProcessLookupError(3, f"process {pid} of container {id[:12]} is gone") from None
-        raise
-    return folder
 
 
 def running(pid: int, id: str) -> int:
@@ -57,12 +56,9 @@ def running(pid: int, id: str) -> int:
     Raises PermissionError if the process is in nothing of the container's.
     """
     try:
-        folder = process(pid, id)
-        try:
+        with process(pid, id) as folder:
             return os.open("root", _DIRECTORY, dir_fd=folder)
-        finally:
-            os.close(folder)
-    except (FileNotFoundError, ProcessLookupError):
+    except ProcessLookupError:
         return -1
 
 
@@ -72,18 +68,14 @@ def namespaces(pid: int, id: str, kinds: Sequence[str]) -> list[int]:
     Raises as process().
     """
     made: list[int] = []
-    folder = process(pid, id)
     try:
-        for kind in kinds:
-            made.append(os.open(f"ns/{kind}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder))
-    except BaseException as error:
+        with process(pid, id) as folder:
+            for kind in kinds:
+                made.append(os.open(f"ns/{kind}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder))
+    except BaseException:
         for descriptor in made:
             os.close(descriptor)
-        if isinstance(error, FileNotFoundError):
-            raise ProcessLookupError(3, f"process {pid} of container {id[:12]} is gone") from None
         raise
-    finally:
-        os.close(folder)
     return made
 
 
