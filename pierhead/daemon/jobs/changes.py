@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from pierhead.daemon.jobs.checks import check_health
+from pierhead.daemon.jobs.describe import variables
 from pierhead.daemon.jobs.lifecycle import signal_number
 from pierhead.errors import InvalidParameter
 from pierhead.wire import codec
@@ -74,11 +75,10 @@ def _words(text: str) -> list[str]:
 
 def _expand(text: str, config: ContainerConfig) -> str:
     """Without its quotes, and its variables replaced. Raises InvalidParameter."""
-    variables = dict(entry.split("=", 1) for entry in config.env or [] if "=" in entry)
-    return _replaced(text, variables, _BARE)
+    return _replaced(text, variables(config), _BARE)
 
 
-def _replaced(text: str, variables: Mapping[str, str], parts: re.Pattern[str]) -> str:
+def _replaced(text: str, known: Mapping[str, str], parts: re.Pattern[str]) -> str:
     done = ""
     for match in parts.finditer(text):
         found = match.groupdict()
@@ -86,25 +86,25 @@ def _replaced(text: str, variables: Mapping[str, str], parts: re.Pattern[str]) -
         if found["bad"]:
             raise InvalidParameter(f"failed to process {text!r}: syntax error")
         if name:
-            done += _value(name, found["how"] or "", found["word"] or "", variables)
+            done += _value(name, found["how"] or "", found["word"] or "", known)
         elif not quoted:
             done += found["rest"]
         elif quoted[0] == '"':
-            done += _replaced(quoted[1:-1], variables, _WITHIN_QUOTES)
+            done += _replaced(quoted[1:-1], known, _WITHIN_QUOTES)
         else:
             done += quoted[1:-1] if quoted[0] == "'" else quoted[1:]
     return done
 
 
-def _value(name: str, how: str, word: str, variables: Mapping[str, str]) -> str:
+def _value(name: str, how: str, word: str, known: Mapping[str, str]) -> str:
     """What ``${name}`` or ``${name:-word}`` stands for; how: "" or -, +, ?, with a colon where empty is none."""
-    value = variables.get(name, "")
-    there = bool(value) if how.startswith(":") else name in variables
+    value = known.get(name, "")
+    there = bool(value) if how.startswith(":") else name in known
     if how.endswith("+"):
-        return _replaced(word, variables, _BARE) if there else ""
+        return _replaced(word, known, _BARE) if there else ""
     if there or not how:
         return value
-    word = _replaced(word, variables, _BARE)
+    word = _replaced(word, known, _BARE)
     if how.endswith("?"):
         raise InvalidParameter(f"failed to process {name!r}: {word or 'not allowed to be unset'}")
     return word

@@ -18,6 +18,11 @@ def _host_config(data: bytes) -> HostConfig:
     return codec.decode(data, HostConfig)
 
 
+def variables(config: ContainerConfig) -> dict[str, str]:
+    """The environment by name; entries without a value are left out."""
+    return dict(entry.split("=", 1) for entry in config.env or () if "=" in entry)
+
+
 def config_of(container: Container) -> ContainerConfig:
     """The container's Config. Shared: copy it before changing it."""
     return _config(container.config)

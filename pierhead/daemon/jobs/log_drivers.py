@@ -7,7 +7,7 @@ clients see of the driver are its options, its bounds, and that LogPath stays em
 import re
 
 from pierhead.daemon.engine.engine import Engine
-from pierhead.daemon.jobs.describe import args_of, config_of
+from pierhead.daemon.jobs.describe import args_of, config_of, variables
 from pierhead.daemon.jobs.files import log_path
 from pierhead.driver.execdriver.api import LogConfig
 from pierhead.errors import InvalidParameter
@@ -68,9 +68,8 @@ def _size(text: str) -> int:
 def _attributes(container: Container, options: dict[str, str]) -> tuple[tuple[str, str], ...]:
     """What every entry of the log says besides: labels and variables that were asked for, and the tag."""
     config = config_of(container)
-    variables = dict(entry.split("=", 1) for entry in config.env or () if "=" in entry)
     found: dict[str, str] = {}
-    for option, known in (("labels", config.labels or {}), ("env", variables)):
+    for option, known in (("labels", config.labels or {}), ("env", variables(config))):
         named = options.get(option, "").split(",")
         found |= {key: value for key, value in known.items() if key in named}
     if tag := options.get("tag"):
