@@ -27,6 +27,8 @@ V1_CONTROLLERS = ("cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "b
 V2_CONTROLLERS = ("memory", "io", "cpu", "cpuset", "pids")
 """In the order of enabling: the last three are taken by a cgroup with processes, too, which then cannot have the first
 two, and the kernel says so in other words."""
+TRIES = 100
+"""At levels that another instance's end removes while they are made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,16 +163,25 @@ def prepare(layout: Layout, base: str) -> None:
 
     Below it v1 cpusets start as copies of their parent's, and v2 offers its controllers.
     """
-    below = levels(base)
     for mount in layout.mounts():
         if mount == layout.unified:
             _offer_controllers(layout, mount)
-        for level in below:
-            cgroupfs.execute((("mkdir", mount + level, ""),))
-            if mount == layout.controllers.get("cpuset"):
-                _inherit_cpuset(mount + level)
-            if mount == layout.unified:
-                _offer_controllers(layout, mount + level)
+        for left in reversed(range(TRIES)):
+            try:
+                _make_levels(layout, mount, levels(base))
+                break
+            except OSError as error:
+                if error.errno not in (2, 19) or not left:  # ENOENT, ENODEV: the last of its other instances has ended
+                    raise
+
+
+def _make_levels(layout: Layout, mount: str, below: tuple[str, ...]) -> None:
+    for level in below:
+        cgroupfs.execute((("mkdir", mount + level, ""),))
+        if mount == layout.controllers.get("cpuset"):
+            _inherit_cpuset(mount + level)
+        if mount == layout.unified:
+            _offer_controllers(layout, mount + level)
 
 
 def levels(path: str) -> tuple[str, ...]:

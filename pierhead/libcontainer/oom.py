@@ -13,12 +13,12 @@ from pierhead.linux import calls
 class Watch:
     """One container's. ``fileno()`` is readable when something has happened."""
 
-    def __init__(self, descriptor: int, directories: tuple[str, ...], counted: bool) -> None:
-        """counted: it is told of other things, too: only a count that has risen is one."""
+    def __init__(self, descriptor: int, directories: tuple[str, ...], counted: bool, known: int | None) -> None:
+        """counted: it is told of other things, too: only a count that has risen is one.  known: as for ``watch``."""
         self._descriptor = descriptor
         self._directories = directories
         self._counted = counted
-        self._kills = cgroupfs.oom_kills(directories)
+        self._kills = cgroupfs.oom_kills(directories) if known is None else known
 
     def fileno(self) -> int:
         """-1 once it is closed."""
@@ -26,16 +26,17 @@ class Watch:
 
     def happened(self) -> bool:
         """Whether memory has run out since the last call."""
-        try:
-            os.read(self._descriptor, 4096)
-        except BlockingIOError:
-            return False
+        told = self._told()
         if not any(map(os.path.isdir, self._directories)):
             return False  # a cgroup's end is told, too
-        if not self._counted:
-            return True
         before, self._kills = self._kills, cgroupfs.oom_kills(self._directories)
-        return self._kills > before
+        return self._kills > before or (told and not self._counted)
+
+    def _told(self) -> bool:
+        try:
+            return bool(os.read(self._descriptor, 4096))
+        except BlockingIOError:
+            return False
 
     def close(self) -> None:
         """Idempotent."""
@@ -44,13 +45,17 @@ class Watch:
             self._descriptor = -1
 
 
-def watch(directories: tuple[str, ...]) -> Watch:
-    """directories: a container's cgroup in every hierarchy. Raises OSError where none of them can tell."""
+def watch(directories: tuple[str, ...], known: int | None = None) -> Watch:
+    """directories: a container's cgroup in every hierarchy.  Raises OSError where none of them can tell.
+
+    known: how many kills for want of memory the caller knows of, None: all up to now.  A container's first process may
+    have eaten its memory before anybody watches: ask ``happened`` at once.
+    """
     for directory in directories:
         if os.path.exists(f"{directory}/memory.oom_control"):
-            return Watch(_eventfd(directory), (directory,), False)
+            return Watch(_eventfd(directory), (directory,), False, known)
         if os.path.exists(f"{directory}/memory.events"):
-            return Watch(calls.watch_file(f"{directory}/memory.events"), (directory,), True)
+            return Watch(calls.watch_file(f"{directory}/memory.events"), (directory,), True, known)
     raise OSError(95, "no memory controller for this container", directories[0])
 
 

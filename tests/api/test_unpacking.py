@@ -6,7 +6,7 @@ import random
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -39,9 +39,10 @@ def unpacking(daemon: int) -> list[int]:
     """The processes that unpack for a daemon."""
     found = []
     for child in Path(f"/proc/{daemon}/task").glob("*/children"):
-        for pid in child.read_text().split():
-            if Path(f"/proc/{pid}/comm").read_text().strip() == "pierhead-unpack":
-                found.append(int(pid))
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+            for pid in child.read_text().split():
+                if Path(f"/proc/{pid}/comm").read_text().strip() == "pierhead-unpack":
+                    found.append(int(pid))
     return found
 
 

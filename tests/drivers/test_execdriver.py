@@ -32,6 +32,7 @@ from pierhead.driver.execdriver.oci import OciDriver
 from pierhead.libcontainer.spec import NamespaceKind, NetworkSetup, Resources
 from pierhead.linux.netlink import Netlink
 from tests.drivers.containers import PATIENCE, Box, Running, boxed, busybox_root, process
+from tests.harness.engines import cgroups_named
 from tests.harness.ociruntimes import oci_runtime
 
 
@@ -53,7 +54,7 @@ def box(request: pytest.FixtureRequest, root: Path, tmp_path: Path) -> Iterator[
     with boxed(DRIVERS[request.param], root, tmp_path) as found:
         yield found
     assert not [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(tmp_path) in line]
-    assert not [path for path in Path("/sys/fs/cgroup").glob(f"*/pierhead/{found.instance}*") if path.exists()]
+    assert not cgroups_named(found.instance)
 
 
 SIOCGSKNS = 0x894C

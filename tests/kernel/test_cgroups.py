@@ -5,11 +5,15 @@ import signal
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from pierhead.libcontainer import cgroupfs, cgroups, devicefilter, stats
+from pierhead.driver.execdriver import parents
+from pierhead.libcontainer import cgroupfs, cgroups, devicefilter, oom, stats
 from pierhead.libcontainer.cgroups import Layout
 from pierhead.libcontainer.spec import Resources
 from tests.harness.kernel import need
@@ -333,3 +337,46 @@ def test_a_process_that_hides_in_one_hierarchy_is_found_when_the_cgroup_is_remov
     cgroupfs.kill(plan.directories)
     cgroupfs.remove(plan.directories)
     assert hidden.wait() == -9
+
+
+def test_instances_that_come_and_go_do_not_take_the_common_level_from_each_other(layout: Layout) -> None:
+    top = f"/h3-{uuid.uuid4().hex[:8]}"
+
+    def come_and_go(base: str) -> None:
+        for _ in range(150):
+            cgroups.prepare(layout, base)
+            assert all(map(os.path.isdir, layout.directories(base)))
+            cgroups.dismantle(layout, base)
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(come_and_go, [f"{top}/{name}" for name in "abc"]))
+    assert not any(map(os.path.exists, layout.directories(top)))
+
+
+def test_parents_that_containers_share_stay_until_the_last_is_released(layout: Layout, tmp_path: Path) -> None:
+    top = f"/h3-{uuid.uuid4().hex[:8]}"
+    made = parents.at(str(tmp_path / "notes"))
+    made.prepare(layout, f"{top}/a/one")
+    made.prepare(layout, f"{top}/a/two")
+    made.release(f"{top}/a/one")
+    assert all(map(os.path.isdir, layout.directories(f"{top}/a"))), "the other's cgroup is not made yet"
+    made.release(f"{top}/a/two")
+    assert not any(map(os.path.exists, layout.directories(top))) and not (tmp_path / "notes").exists()
+
+
+def test_memory_that_ran_out_before_anybody_watched_is_told_once(layout: Layout, base: str) -> None:
+    made = cgroups.plan(layout, f"{base}/eater", Resources(memory=16 << 20, memory_swap=16 << 20))
+    cgroupfs.execute(made.steps)
+
+    def eat() -> int:
+        return len(bytearray(64 << 20))
+
+    def killed() -> bool:
+        return Inside(made, eat).wait() == -signal.SIGKILL
+
+    assert killed()
+    with closing(oom.watch(made.directories, known=0)) as fresh, closing(oom.watch(made.directories)) as later:
+        assert fresh.happened() and not fresh.happened()
+        assert not later.happened()
+        assert killed()
+        assert fresh.happened() and later.happened()

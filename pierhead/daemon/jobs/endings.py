@@ -40,12 +40,15 @@ def _size(count: int) -> str:
     return f"{value:.4g}GiB"
 
 
-def watch_memory(engine: Engine, container: Container, running: Running) -> None:
-    """Tell the event "oom" in the moment when a container with a limit of memory runs out of it, as Docker does."""
+def watch_memory(engine: Engine, container: Container, running: Running, known: int | None = None) -> None:
+    """Tell the event "oom" in the moment when a container with a limit of memory runs out of it, as Docker does.
+
+    known: as for the exec driver's ``watch_oom``.
+    """
     if host_config_of(container).memory <= 0:
         return
     try:
-        watch = engine.exec.watch_oom(container.id)
+        watch = engine.exec.watch_oom(container.id, known)
     except OSError as error:
         log.debug("container %s: %s", container.id[:12], error)
         return
@@ -57,6 +60,7 @@ def watch_memory(engine: Engine, container: Container, running: Running) -> None
             engine.events.publish("container", "oom", container.id, attributes(container))
 
     loop.add_reader(watch.fileno(), told)
+    told()
 
     def ended() -> None:
         loop.remove_reader(watch.fileno())

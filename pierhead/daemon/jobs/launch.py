@@ -126,8 +126,8 @@ async def _execute(engine: Engine, container: Container, joined: networks.Joined
         running.recorded.set()
     announce_volumes(engine, container, "mount")
     health.begin(engine, container, running)
-    endings.watch_memory(engine, container, running)
     engine.events.publish("container", "start", id, attributes(container))
+    endings.watch_memory(engine, container, running, known=0)
 
 
 async def _begin(engine: Engine, container: Container, request: StartRequest) -> tuple[Running, Started]:

@@ -294,8 +294,11 @@ class ExecDriver(Protocol):
     def figures(self, id: str) -> "Figures":
         """What its cgroup has used so far."""
 
-    def watch_oom(self, id: str) -> "OomWatch":
-        """Be told when the kernel kills in a running container for want of memory. Raises OSError."""
+    def watch_oom(self, id: str, known: int | None = None) -> "OomWatch":
+        """Be told when the kernel kills in a running container for want of memory. Raises OSError.
+
+        known: how many of its kills the caller knows of already (0: a container that has just been started), None: all.
+        """
 
     def delete(self, id: str) -> None:
         """Kill what is left, remove the container's cgroup and run-time folder. Idempotent; may wait."""

@@ -5,8 +5,10 @@ here: these go with the last container below them, others stay as they were foun
 """
 
 import os
+import threading
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import cache
 from urllib.parse import quote
 
 from pierhead.libcontainer import cgroups
@@ -20,12 +22,21 @@ class Parents:
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
+        self._lock = threading.Lock()
+        self._prepared: set[str] = set()
+        """Cgroups that may not be there yet, so that nothing keeps the levels above them."""
 
-    def prepare(self, layout: cgroups.Layout, parent: str, besides: Iterable[str] = ()) -> None:
-        """Make ``parent`` in every hierarchy, noting what was not there. Idempotent. Raises OSError.
+    def prepare(self, layout: cgroups.Layout, path: str, besides: Iterable[str] = ()) -> None:
+        """Make what is above the cgroup ``path`` in every hierarchy, noting what was not there; it stays until
+        ``release``. Idempotent. Raises OSError.
 
         besides: roots of further hierarchies, in which somebody else is going to make it.
         """
+        with self._lock:
+            self._prepared.add(path)
+            self._make(layout, os.path.dirname(path), besides)
+
+    def _make(self, layout: cgroups.Layout, parent: str, besides: Iterable[str]) -> None:
         for level in cgroups.levels(parent):
             directories = (*layout.directories(level), *(mount + level for mount in besides))
             missing = [path for path in directories if not os.path.isdir(path)]
@@ -35,9 +46,16 @@ class Parents:
                     note.writelines(f"{path}\n" for path in missing)
         cgroups.prepare(layout, parent)
 
-    def release(self, parent: str) -> None:
-        """Remove what was made here of ``parent`` and the levels above it, as far as nothing is below. Idempotent."""
+    def release(self, path: str) -> None:
+        """Remove what was made here above the cgroup ``path``, as far as nothing else is below. Idempotent."""
+        with self._lock:
+            self._prepared.discard(path)
+            self._remove(os.path.dirname(path))
+
+    def _remove(self, parent: str) -> None:
         for level in reversed(cgroups.levels(parent)):
+            if any(other.startswith(f"{level}/") for other in self._prepared):
+                return
             try:
                 with open(self._note(level), encoding="utf-8") as note:
                     made = note.read().splitlines()
@@ -57,6 +75,12 @@ class Parents:
 
     def _note(self, level: str) -> str:
         return os.path.join(self._folder, quote(level, safe=""))
+
+
+@cache
+def at(folder: str) -> Parents:
+    """The one of this folder of notes: of all drivers whose containers are in the same run-time folder."""
+    return Parents(folder)
 
 
 def remember(folder: int, path: str) -> None:

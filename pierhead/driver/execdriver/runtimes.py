@@ -92,8 +92,8 @@ class Runtimes:
     def figures(self, id: str) -> Figures:
         return self._of(id).figures(id)
 
-    def watch_oom(self, id: str) -> OomWatch:
-        return self._of(id).watch_oom(id)
+    def watch_oom(self, id: str, known: int | None = None) -> OomWatch:
+        return self._of(id).watch_oom(id, known)
 
     def delete(self, id: str) -> None:
         self._of(id).delete(id)

@@ -43,7 +43,7 @@ class Shims(ABC):
         the shims."""
         self._base = f"/pierhead/{instance}"
         self._folders = os.path.join(exec_root, "containers")
-        self._parents = parents.Parents(os.path.join(exec_root, "cgroups"))
+        self._parents = parents.at(os.path.join(exec_root, "cgroups"))
         self._zygote = zygote
         self._layout: cgroups.Layout | None = None
 
@@ -98,7 +98,7 @@ class Shims(ABC):
                 # Noted first: whoever cleans up after us has to find it.
                 parents.remember(descriptors[1], spec.cgroup)
                 if not scopes.slice_of(spec.cgroup):  # slices are systemd's to make and to remove
-                    self._parents.prepare(self.layout, os.path.dirname(spec.cgroup), self.besides())
+                    self._parents.prepare(self.layout, spec.cgroup, self.besides())
             descriptors += request.descriptors.values()
             descriptors += [stream.connection.fileno() for stream in request.streams]
             held = list(holds(request.ports))
@@ -220,9 +220,9 @@ class Shims(ABC):
 
     def clear_folder(self, id: str) -> None:
         """Remove the run-time folder of a container whose shim has ended. Idempotent."""
-        parent = os.path.dirname(self.cgroup(id))
-        if parent != self._base:
-            self._parents.release(parent)
+        place = self.cgroup(id)
+        if os.path.dirname(place) != self._base:
+            self._parents.release(place)
         shutil.rmtree(self.folder(id), ignore_errors=True)
 
     def freeze(self, id: str) -> None:
@@ -255,8 +255,8 @@ class Shims(ABC):
     def figures(self, id: str) -> stats.Figures:
         return stats.read(self.layout, self.cgroup(id))
 
-    def watch_oom(self, id: str) -> oom.Watch:
-        return oom.watch(self.directories(id))
+    def watch_oom(self, id: str, known: int | None = None) -> oom.Watch:
+        return oom.watch(self.directories(id), known)
 
     def delete(self, id: str) -> None:
         place = self.cgroup(id)
