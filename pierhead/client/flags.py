@@ -4,7 +4,7 @@
 the flags.  A command that runs another (run, create, exec, top) ends them at its first operand.
 """
 
-from pierhead.client.values import check
+from pierhead.client.values import check, quoted
 
 FORMAT_PLAIN = """Format output using a custom template:
 'json':             Print in JSON format
@@ -42,7 +42,7 @@ class HelpWanted(Exception):
 class Flag:
     """One flag of a page."""
 
-    __slots__ = ("hidden", "letter", "name", "type", "usage")
+    __slots__ = ("hidden", "key", "letter", "name", "type", "usage")
 
     def __init__(self, line: str) -> None:
         head, _, self.usage = line.partition("  ")
@@ -53,6 +53,8 @@ class Flag:
             self.letter, head = head[1], head[4:]
         name, _, self.type = head[2:].partition(" ")
         self.name = name
+        # Under which name its values are kept: what a flag and its older spelling say is one list.
+        self.key = self.usage.partition("Same as --")[2] or name
         if self.usage in ("@table", "@plain"):
             self.usage = FORMAT_TABLE if self.usage == "@table" else FORMAT_PLAIN
 
@@ -150,19 +152,25 @@ class Options:
         problem = ""
         if not flag.type:
             if value in TRUE or value in FALSE:
-                self.said[flag.name] = value in TRUE
+                self.said[flag.key] = value in TRUE
                 return
-            problem = f'strconv.ParseBool: parsing "{value}": invalid syntax'
+            problem = f"strconv.ParseBool: parsing {quoted(value)}: invalid syntax"
         else:
             problem = check(flag.type, flag.name, value)
         if problem:
-            raise UsageError(f'invalid argument "{value}" for "{flag.shown}" flag: {problem}')
+            raise UsageError(f'invalid argument {quoted(value)} for "{flag.shown}" flag: {problem}')
         if flag.type in REPEATED:
-            values = self.said.setdefault(flag.name, [])
+            values = self.said.setdefault(flag.key, [])
             assert isinstance(values, list)
-            values.extend(value.split(",") if flag.type == "strings" else [value])
+            values.extend(_split(value) if flag.type == "strings" else [value])
         else:
-            self.said[flag.name] = value
+            self.said[flag.key] = value
+
+
+def _split(value: str) -> list[str]:
+    from pierhead.client import csvline
+
+    return csvline.split(value) if value else []
 
 
 def parse(page: Page, arguments: list[str], interspersed: bool) -> Options:

@@ -3,6 +3,7 @@
 import os
 from typing import Any
 
+from pierhead.client import csvline
 from pierhead.client.errors import ClientError
 
 _KEYS = {
@@ -38,18 +39,9 @@ def problem(text: str) -> str:
     """Why this is no mount; empty where it is one."""
     try:
         parse(text)
-    except MountProblem as error:
+    except (MountProblem, csvline.CsvError) as error:
         return str(error)
     return ""
-
-
-def split_csv(text: str) -> list[str]:
-    """Fields of one line of CSV: commas inside double quotes are kept."""
-    if '"' not in text:
-        return text.split(",")
-    import csv
-
-    return next(csv.reader([text]))
 
 
 def _boolean(key: str, value: str) -> bool:
@@ -64,7 +56,7 @@ def parse(text: str) -> dict[str, Any]:
     """One ``--mount`` value. Raises MountProblem."""
     mount: dict[str, Any] = {"Type": "volume"}
     options: dict[str, dict[str, Any]] = {"bind": {}, "volume": {}, "tmpfs": {}, "image": {}}
-    for field in split_csv(text):
+    for field in csvline.split(text):
         key, equals, value = field.partition("=")
         key = key.lower()
         if not equals:

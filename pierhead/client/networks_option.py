@@ -3,9 +3,9 @@
 import re
 from typing import Any
 
+from pierhead.client import csvline
 from pierhead.client.errors import ClientError
 from pierhead.client.flags import Options
-from pierhead.client.mounts import split_csv
 from pierhead.client.values import is_mac
 
 PREDEFINED = ("bridge", "host", "none", "default")
@@ -16,7 +16,7 @@ def networks(options: Options) -> tuple[str, dict[str, Any]]:
     """NetworkMode and EndpointsConfig of a create request. Raises ClientError in Docker's words."""
     endpoints: dict[str, Any] = {}
     mode = "default"
-    values = options.all("network") + options.all("net")
+    values = options.all("network")
     has_own, has_predefined = False, False
     for number, value in enumerate(values or ["default"]):
         try:
@@ -50,7 +50,7 @@ def network_problem(value: str) -> str:
     try:
         if value:
             _endpoint(value)
-    except NetworkProblem as problem:
+    except (NetworkProblem, csvline.CsvError) as problem:
         return str(problem)
     return ""
 
@@ -63,7 +63,7 @@ def _endpoint(value: str) -> tuple[str, dict[str, Any]]:
         return value, {}
     name = ""
     endpoint: dict[str, Any] = {}
-    for field in split_csv(value):
+    for field in csvline.split(value):
         key, equals, text = field.partition("=")
         key, text = key.strip().lower(), text.strip()
         if not equals:
@@ -104,7 +104,7 @@ def _priority(text: str) -> int:
 
 def _apply(endpoint: dict[str, Any], name: str, options: Options) -> None:
     """Docker's rule: --network-alias, --link, --ip … speak of the first network."""
-    aliases = options.all("network-alias") + options.all("net-alias")
+    aliases = options.all("network-alias")
     if endpoint.get("Aliases") and aliases:
         raise ClientError("conflicting options: cannot specify both --network-alias and per-network alias")
     if aliases:

@@ -9,6 +9,7 @@ from pierhead.client.ports import display_ports, listening
 from pierhead.client.session import Session
 from pierhead.client.table import fields, show
 from pierhead.client.units import ago, human_size, local_time, shortened, truncated
+from pierhead.client.values import quoted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def columns(short: bool) -> Columns:
 
     def command(row: Any) -> str:
         text = row.get("Command") or ""
-        return _go_quote(shortened(text, 20) if short else text)
+        return quoted(shortened(text, 20) if short else text)
 
     def mounts(row: Any) -> str:
         found = [mount.get("Name") or mount.get("Source") or "" for mount in row.get("Mounts") or ()]
@@ -148,11 +149,3 @@ def _size(row: Any) -> str:
     own, virtual = row.get("SizeRw") or 0, row.get("SizeRootFs") or 0
     text = human_size(own, 3)
     return f"{text} (virtual {human_size(virtual, 3)})" if virtual > 0 else text
-
-
-def _go_quote(text: str) -> str:
-    """Go's strconv.Quote."""
-    escapes = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r", "\a": "\\a", "\b": "\\b", "\f": "\\f"}
-    if text.isprintable() and '"' not in text and "\\" not in text:
-        return f'"{text}"'
-    return '"' + "".join(escapes.get(c, c if c.isprintable() else f"\\x{ord(c):02x}") for c in text) + '"'

@@ -3,13 +3,14 @@
 import os
 from typing import Any
 
+from pierhead.client import csvline
 from pierhead.client.errors import ClientError
 from pierhead.client.flags import Options
 from pierhead.client.mounts import parse as parse_mount
-from pierhead.client.mounts import split_csv, tmpfs, volumes
+from pierhead.client.mounts import tmpfs, volumes
 from pierhead.client.networks_option import networks
 from pierhead.client.ports import expose, publish
-from pierhead.client.values import domain, duration
+from pierhead.client.values import domain, duration, extra_host
 from pierhead.wire.sizes import size
 
 _UNCONFINED = "systempaths=unconfined"
@@ -113,7 +114,7 @@ def _host(options: Options) -> dict[str, Any]:
         "CapDrop": dropped,
         "CgroupnsMode": options.text("cgroupns"),
         "Dns": options.all("dns"),
-        "DnsOptions": options.all("dns-option") + options.all("dns-opt"),
+        "DnsOptions": options.all("dns-option"),
         "DnsSearch": [domain(text) for text in options.all("dns-search")],
         "ExtraHosts": [_extra_host(text) for text in options.all("add-host")],
         "GroupAdd": options.all("group-add"),
@@ -275,8 +276,8 @@ def _storage(entries: list[str]) -> dict[str, str]:
 
 
 def _extra_host(text: str) -> str:
-    name, _, address = text.partition("=") if "=" in text else text.partition(":")
-    return f"{name}:{address.strip('[]') if address.startswith('[') else address}"
+    name, _, address = extra_host(text)
+    return f"{name}:{address}"
 
 
 def security_options(entries: list[str]) -> list[str]:
@@ -341,7 +342,7 @@ def gpu_problem(text: str) -> str:
     """Why ``--gpus`` cannot have this value; empty where it can."""
     try:
         _gpus(text)
-    except ClientError as error:
+    except (ClientError, csvline.CsvError) as error:
         return str(error)
     return ""
 
@@ -350,7 +351,7 @@ def _gpus(text: str) -> dict[str, Any]:
     """``all``, a number, or ``device=0,driver=…``. Raises ClientError."""
     found: dict[str, Any] = {"Capabilities": [["gpu"]]}
     seen = set()
-    for field in split_csv(text):
+    for field in csvline.split(text):
         key, equals, value = field.partition("=")
         if key in seen:
             raise ClientError(f"gpu request key '{key}' can be specified only once")

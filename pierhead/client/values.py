@@ -27,6 +27,8 @@ def check(kind: str, name: str, value: str) -> str:
         from pierhead.client.mounts import problem
 
         return problem(value)
+    if kind == "strings":
+        return _strings(value)
     if kind == "network":
         from pierhead.client.networks_option import network_problem
 
@@ -39,9 +41,19 @@ def _integer(kind: str, value: str) -> str:
     try:
         number = int(value, 0)
     except ValueError:
-        return f'strconv.{function}: parsing "{value}": invalid syntax'
+        return f"strconv.{function}: parsing {quoted(value)}: invalid syntax"
     if kind != "int" and (number < 0 or (kind == "uint16" and number > 65535)):
-        return f'strconv.{function}: parsing "{value}": value out of range'
+        return f"strconv.{function}: parsing {quoted(value)}: value out of range"
+    return ""
+
+
+def _strings(value: str) -> str:
+    from pierhead.client import csvline
+
+    try:
+        csvline.split(value or ",")
+    except csvline.CsvError as error:
+        return str(error)
     return ""
 
 
@@ -61,7 +73,7 @@ def _ulimit(value: str) -> str:
     soft, colon, hard = limits.partition(":")
     for text in (soft, hard if colon else soft):
         if not text.lstrip("-").isdigit():
-            return f'strconv.ParseInt: parsing "{text}": invalid syntax'
+            return f"strconv.ParseInt: parsing {quoted(text)}: invalid syntax"
     low, high = int(soft), int(hard if colon else soft)
     if high != -1 and (low == -1 or low > high):
         return f"ulimit soft limit must be less than or equal to hard limit: {soft} > {hard}"
@@ -106,12 +118,11 @@ def _by_name(name: str, value: str) -> str:
     if name == "env" and value.startswith("="):
         return f"invalid environment variable: {value}"
     if name == "add-host":
-        host, separator, address = value.partition("=") if "=" in value else value.partition(":")
-        if not separator or not host:
-            return f'bad format for add-host: "{value}"'
-        address = address.strip("[]") if address.startswith("[") else address
-        if address != "host-gateway" and not is_address(address):
-            return f'invalid IP address in add-host: "{address}"'
+        host, separator, address = extra_host(value)
+        if not separator or not host or ":" in host:
+            return f"bad format for add-host: {quoted(value)}"
+        if address != "host-gateway" and not is_address(address.strip()):
+            return f"invalid IP address in add-host: {quoted(address)}"
     if name == "dns" and not is_address(value.strip()):
         return f"IP address is not correctly formatted: {value.strip()}"
     if name == "sysctl" and not _sysctl_allowed(value):
@@ -127,6 +138,14 @@ def _by_name(name: str, value: str) -> str:
     if name == "label" and value.startswith("="):
         return f"invalid label '{value}': empty name"
     return ""
+
+
+def extra_host(text: str) -> tuple[str, str, str]:
+    """Name, separator and address of ``--add-host``; an address may stand in brackets."""
+    name, separator, address = text.partition("=") if "=" in text else text.partition(":")
+    if len(address) > 2 and address[0] == "[" and address[-1] == "]":
+        address = address[1:-1]
+    return name, separator, address
 
 
 def _is_device_rule(text: str) -> bool:
@@ -186,6 +205,26 @@ def is_address(text: str) -> bool:
         except OSError:
             continue
     return False
+
+
+def quoted(text: str) -> str:
+    """Go's strconv.Quote."""
+    if text.isprintable() and '"' not in text and "\\" not in text:
+        return f'"{text}"'
+    return '"' + "".join(map(_escaped, text)) + '"'
+
+
+def _escaped(letter: str) -> str:
+    number = ord(letter)
+    if letter in "\a\b\f\n\r\t\v":
+        return "\\" + "abtnvfr"[number - 7]
+    if letter in '"\\':
+        return "\\" + letter
+    if letter.isprintable():
+        return letter
+    if 0xDC80 <= number <= 0xDCFF:  # a byte that is no UTF-8
+        return f"\\x{number - 0xDC00:02x}"
+    return f"\\x{number:02x}" if number < 0x80 else f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
 
 
 UNITS = {

@@ -240,7 +240,8 @@ def _rlimit(child: Child, name: str, resource: int, soft: int, hard: int) -> Non
     try:
         calls.set_rlimit(resource, soft, hard)
     except OSError as error:
-        text = f"error setting rlimit {name}: {(error.strerror or '').lower()}"
+        what = "error setting rlimits for ready process: error setting rlimit type"
+        text = f"{what} {resource}: {(error.strerror or '').lower()}"
         raise SetupError(error.errno or 5, text, "", "setrlimit", "process") from None
 
 

@@ -44,11 +44,12 @@ def admit(
     user: of the plan.  errand: does operations in a child with a mount namespace of its own, and returns what that
     lends us.  Raises OSError.
     """
-    for name, resource, soft, hard in user["rlimits"]:
+    for _, resource, soft, hard in user["rlimits"]:
         try:
             calls.set_rlimit_of(pid, resource, soft, hard)
         except OSError as error:
-            text = f"error setting rlimit {name}: {(error.strerror or '').lower()}"
+            what = "error setting rlimits for ready process: error setting rlimit type"
+            text = f"{what} {resource}: {(error.strerror or '').lower()}"
             raise calls.failure("setrlimit", "", error.errno or 5, text) from None
     _adjust_oom_score(pid, user["oom"])
     mounts: tuple[int, ...] = ()

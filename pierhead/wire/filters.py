@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from pierhead.errors import InvalidParameter
+from pierhead.wire.time import moment
 
 _TRUE = frozenset({"1", "true"})
 _FALSE = frozenset({"0", "false"})
@@ -54,6 +55,16 @@ class Filters(Mapping[str, tuple[str, ...]]):
         if len(values) == 1 and values[0] in _FALSE:
             return False
         raise InvalidParameter(f"invalid filter '{key}=[{' '.join(values)}]'")
+
+    def moments(self, key: str) -> tuple[int, ...]:
+        """The values of a key as ns since the epoch. Raises InvalidParameter."""
+        return tuple(map(moment, self.values_of(key)))
+
+    def until(self) -> int | None:
+        """The moment that a prune may name: what is younger stays. None: all of it goes. Raises InvalidParameter."""
+        if len(self.values_of("until")) > 1:
+            raise InvalidParameter("more than one until filter specified")
+        return next(iter(self.moments("until")), None)
 
     def matches_exact(self, key: str, source: str) -> bool:
         """One of the values is ``source``."""

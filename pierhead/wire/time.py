@@ -81,6 +81,14 @@ def parse_moment(text: str, name: str = "time", now: int | None = None) -> int:
     """
     if text in ("", "0"):
         return 0
+    try:
+        return moment(text, now)
+    except InvalidParameter as error:
+        raise InvalidParameter(f'invalid value for "{name}": {error}') from None
+
+
+def moment(text: str, now: int | None = None) -> int:
+    """The same of a text that says something; a filter's value must. Raises InvalidParameter."""
     if _NUMBER.fullmatch(text):
         seconds, _, fraction = text.partition(".")
         return int(seconds) * 10**9 + int(fraction[:9].ljust(9, "0") or 0)
@@ -91,6 +99,4 @@ def parse_moment(text: str, name: str = "time", now: int | None = None) -> int:
     try:
         return (time.time_ns() if now is None else now) - parse_duration(text)
     except ValueError:
-        raise InvalidParameter(
-            f'invalid value for "{name}": failed to parse value as time or duration: "{text}"'
-        ) from None
+        raise InvalidParameter(f'failed to parse value as time or duration: "{text}"') from None

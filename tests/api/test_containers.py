@@ -114,6 +114,16 @@ def test_a_file_that_may_not_be_executed_gives_126(api: Api) -> None:
     assert api.inspect(id)["State"]["ExitCode"] == 126
 
 
+def test_a_limit_that_may_not_be_set_gives_128(api: Api) -> None:
+    wanted = {"Name": "nofile", "Soft": 2_000_000_000, "Hard": 2_000_000_000}
+    id = api.create("true", HostConfig={"Ulimits": [wanted]})
+    refused = api.send("POST", f"/containers/{id}/start")
+    why = "error during container init: error setting rlimits for ready process: error setting rlimit type 7: operation"
+    assert refused.status == 500 and f"{why} not permitted: unknown" in refused.message
+    state = api.inspect(id)["State"]
+    assert state["ExitCode"] == 128 and state["Error"] == refused.message
+
+
 def test_stop_sends_term_and_then_kill(api: Api) -> None:
     polite = api.run("sh", "-c", "trap 'exit 7' TERM; echo set; while :; do sleep 0.05; done")
     wait_until(lambda: api.logs(polite), "the trap")
@@ -227,6 +237,9 @@ def test_prune_takes_the_stopped_and_says_how_much(api: Api) -> None:
     running = api.run("sleep", "1000")
     stopped = api.run("sh", "-c", "dd if=/dev/zero of=/file bs=1024 count=100")
     api.wait(stopped)
+    for what in ("containers", "networks", "images"):
+        refused = api.send("POST", f"/{what}/prune", filters={"until": [""]})
+        assert refused.status >= 400 and refused.message == 'failed to parse value as time or duration: ""'
     answer = api.ok("POST", "/containers/prune").json
     assert answer["ContainersDeleted"] == [stopped] and answer["SpaceReclaimed"] >= 102400
     assert [entry["Id"] for entry in api.get("/containers/json", all=1)] == [running]

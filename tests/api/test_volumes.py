@@ -181,3 +181,6 @@ def test_volumes_from_another_container(api: Api) -> None:
     wait_until(
         lambda: api.output("cat", "/data/file", HostConfig={"VolumesFrom": ["src"]}) == "shared\n", "the shared file"
     )
+    for text, writable in ("src", True), ("src:ro", False), ("src:z", True):
+        (mount,) = api.inspect(api.create("true", HostConfig={"VolumesFrom": [text]}))["Mounts"]
+        assert (mount["Mode"], mount["RW"]) == ("", writable), text

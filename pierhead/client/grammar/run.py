@@ -119,9 +119,9 @@ countdown (ms|s|m|h) (default 0s)
 --volume-driver string  Optional volume driver for the container
 --volumes-from list  Mount volumes from the specified container(s)
 -w, --workdir string  Working directory inside the container
-!--net network  Connect a container to a network
-!--net-alias list  Add network-scoped alias for the container
-!--dns-opt list  Set DNS options
+!--net network  Same as --network
+!--net-alias list  Same as --network-alias
+!--dns-opt list  Same as --dns-option
 """
 
 COMMANDS = {"create": CREATE + SHARED, "run": RUN + SHARED}

@@ -48,7 +48,7 @@ from pierhead.wire.containers import (
 from pierhead.wire.durations import human_duration
 from pierhead.wire.filters import Filters
 from pierhead.wire.space import Released
-from pierhead.wire.time import parse_moment, rfc3339
+from pierhead.wire.time import rfc3339
 
 LIST_FILTERS = frozenset(
     "ancestor before exited expose health id is-task isolation label name network publish since status volume".split()
@@ -344,15 +344,13 @@ _ENDED = (State.CREATED, State.EXITED, State.DEAD)
 def prunable(engine: Engine, filters: Filters) -> builtins.list[Container]:
     """The containers that do not run and that the filters mean. Raises InvalidParameter."""
     filters.validate(PRUNE_FILTERS)
-    until = [parse_moment(text, "until") for text in filters.values_of("until")]
-    if len(until) > 1:
-        raise InvalidParameter("more than one until filter specified")
+    until = filters.until()
     found = []
     for container in engine.containers.all():
         labels = config_of(container).labels
         if container.state not in _ENDED:
             continue
-        if (until and container.created > until[0]) or not filters.matches_labels("label", labels):
+        if (until is not None and container.created > until) or not filters.matches_labels("label", labels):
             continue
         if "label!" in filters and filters.matches_labels("label!", labels):
             continue

@@ -33,7 +33,7 @@ def explain_exec(error: SetupFailed) -> StartFailed:
 
 
 def _code(error: SetupFailed) -> int:
-    if error.stage not in ("exec", "process"):
+    if error.stage not in ("exec", "process") or error.call == "setrlimit":
         return 128
     if error.errno in (errno.EACCES, errno.ENOEXEC, errno.EISDIR, errno.EPERM):
         return 126

@@ -45,7 +45,7 @@ from pierhead.wire.images import (
     RootFS,
 )
 from pierhead.wire.space import Released
-from pierhead.wire.time import parse_moment, rfc3339
+from pierhead.wire.time import rfc3339
 
 __all__ = [
     "ImageRecord",
@@ -158,7 +158,7 @@ def _list(engine: Engine, all: bool, filters: Filters, shared_size: bool) -> bui
     dangling = filters.flag("dangling")
     before = min((find(engine, name).created for name in filters.values_of("before")), default=None)
     since = max((find(engine, name).created for name in filters.values_of("since")), default=None)
-    until = [parse_moment(text, "until") for text in filters.values_of("until")]
+    until = filters.moments("until")
     patterns = [_pattern(text) for text in filters.values_of("reference")]
     held = engine.derived(space.layers_and_images).images if shared_size else {}
     result = []
@@ -425,14 +425,12 @@ def prunable(engine: Engine, filters: Filters, without: Set[str] = frozenset()) 
     pinned ones. without: containers that do not count. Raises InvalidParameter."""
     filters.validate(PRUNE_FILTERS)
     dangling = filters.flag("dangling", default=True)
-    until = [parse_moment(text, "until") for text in filters.values_of("until")]
-    if len(until) > 1:
-        raise InvalidParameter("more than one until filter specified")
+    until = filters.until()
     pinned = engine.graph.pins.images()
 
     def wanted(image: Image, names: builtins.list[Reference]) -> bool:
         labels = container_config(image).labels
-        if (until and image.created > until[0]) or not filters.matches_labels("label", labels):
+        if (until is not None and image.created > until) or not filters.matches_labels("label", labels):
             return False
         if "label!" in filters and filters.matches_labels("label!", labels):
             return False

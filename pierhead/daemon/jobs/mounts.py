@@ -242,7 +242,6 @@ def _inherited(
             point.destination,
             source=point.source if point.type == "bind" else "",
             name=point.name,
-            mode=mode or point.mode,
             writable=point.rw and mode != "ro",
             propagation=point.propagation,
             copy=False,

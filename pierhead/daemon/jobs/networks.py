@@ -43,7 +43,7 @@ from pierhead.wire.networks import (
     NetworkInspect,
     NetworkPruneResponse,
 )
-from pierhead.wire.time import parse_moment, rfc3339
+from pierhead.wire.time import rfc3339
 
 __all__ = [
     "Joined",
@@ -230,9 +230,7 @@ async def _take_away(engine: Engine, row: Row, network: Network) -> None:
 def prunable(engine: Engine, filters: Filters) -> List[Row]:
     """The user's networks that nothing is joined to. Raises InvalidParameter."""
     filters.validate(_PRUNE_FILTERS)
-    until = [parse_moment(text, "until") for text in filters.values_of("until")]
-    if len(until) > 1:
-        raise InvalidParameter("more than one until filter specified")
+    until = filters.until()
     found = []
     for row in engine.db.all("SELECT * FROM network WHERE state = 'ready' ORDER BY name"):
         labels = json.loads(row["labels"])
@@ -241,7 +239,7 @@ def prunable(engine: Engine, filters: Filters) -> List[Row]:
             row["name"] in PREDEFINED
             or row["config_only"]
             or members(engine, row["id"])
-            or (until and row["created"] >= until[0])
+            or (until is not None and row["created"] >= until)
             or not filters.matches_labels("label", labels)
             or any(Filters({"label": (value,)}).matches_labels("label", labels) for value in unwanted)
         ):
