@@ -4,7 +4,7 @@ from pierhead.daemon.engine.engine import Engine, phase
 from pierhead.daemon.jobs import endpoints, memberships, netfiles, rewiring, sandboxes
 from pierhead.daemon.jobs.describe import host_config_of, network_kind
 from pierhead.daemon.jobs.memberships import CONFIG_ONLY
-from pierhead.daemon.jobs.network_rows import find_row
+from pierhead.daemon.jobs.network_rows import find_row, still
 from pierhead.errors import Forbidden, InvalidParameter, NoSuchNetwork, NotFound, PierheadError
 from pierhead.graph.containers import Container
 from pierhead.graph.graphdb import Row
@@ -28,6 +28,7 @@ async def _connect(engine: Engine, row: Row, container_id: str, wanted: Endpoint
     async with engine.locks.hold(container_id):
         container = engine.containers.get(container_id)
         _refuse_removed(container)
+        row = still(engine, row)
         if not _connectable(engine, container, row):
             return
         before = netfiles.own_lines(engine, container)
@@ -125,6 +126,7 @@ async def _disconnect(engine: Engine, row: Row, container_id: str) -> None:
     async with engine.locks.hold(container_id):
         container = engine.containers.get(container_id)
         _refuse_removed(container)
+        row = still(engine, row)
         if container.live and row["driver"] == "host" and host_config_of(container).network_mode == "host":
             raise InvalidParameter(
                 "cannot disconnect container from host network - container was created in host network mode"

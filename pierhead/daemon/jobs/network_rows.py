@@ -41,6 +41,14 @@ def find_row(engine: Engine, name: str) -> Row:
     return rows[0]
 
 
+def still(engine: Engine, row: Row) -> Row:
+    """A network's row as it is now, for who has waited since it was read. Raises NoSuchNetwork: it has been removed."""
+    found = engine.db.first("SELECT * FROM network WHERE id = ?", (row["id"],))
+    if found is None:
+        raise NoSuchNetwork(row["name"])
+    return found
+
+
 @lru_cache(maxsize=1024)
 def _pool(subnet: str, gateway: str | None, ip_range: str | None, aux: str) -> Pool:
     return Pool(

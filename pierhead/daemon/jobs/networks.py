@@ -21,7 +21,7 @@ from pierhead.daemon.jobs.host_changes import reload
 from pierhead.daemon.jobs.host_networks import default_networks, reconcile, shutdown
 from pierhead.daemon.jobs.memberships import assign, requested
 from pierhead.daemon.jobs.netfiles import files
-from pierhead.daemon.jobs.network_rows import PREDEFINED, find_row, members, network_of, others, pools_of
+from pierhead.daemon.jobs.network_rows import PREDEFINED, find_row, members, network_of, others, pools_of, still
 from pierhead.daemon.jobs.sandboxes import Joined, joined, prepare, reattach, release
 from pierhead.driver.networkdriver import bridgeoptions
 from pierhead.driver.networkdriver.api import Network
@@ -204,8 +204,8 @@ async def _remove(engine: Engine, name: str) -> None:
     if row["name"] in PREDEFINED:
         raise Forbidden(f"{row['name']} is a pre-defined network and cannot be removed")
     network = network_of(engine, row)
-    async with engine.network_gate.shared():
-        await _take_away(engine, row, network)
+    async with engine.locks.hold(f"network {row['id']}"), engine.network_gate.shared():
+        await _take_away(engine, still(engine, row), network)
     engine.resolvers.gone(row["id"])
     engine.events.publish("network", "destroy", network.id, {"name": network.name, "type": network.driver})
 
