@@ -30,26 +30,34 @@ async def remove(
     container = engine.containers.find(name)
     if container.state is State.REMOVING:
         raise Conflict(f"removal of container {name} is already in progress")
-    if (container.live or container.state is State.RESTARTING) and not force:
+    if not force:
+        _refuse_running(container)
+    before = space.free(engine)
+    freed = await engine.finish(_remove(engine, container.id, with_volumes, force))
+    return space.released(engine, freed, before)
+
+
+def _refuse_running(container: Container) -> None:
+    if container.live or container.state is State.RESTARTING:
         advice = (
             "paused and must be unpaused first"
             if container.state is State.PAUSED
             else f"{container.state}: stop the container before removing or force remove"
         )
         raise Conflict(f'cannot remove container "/{container.name}": container is {advice}')
-    before = space.free(engine)
-    freed = await engine.finish(_remove(engine, container.id, with_volumes))
-    return space.released(engine, freed, before)
 
 
-async def _remove(engine: Engine, id: str, with_volumes: bool) -> int:
-    restarts.hold(engine, id)
+async def _remove(engine: Engine, id: str, with_volumes: bool, force: bool) -> int:
+    if force:
+        restarts.hold(engine, id)
     try:
         async with engine.locks.hold(id):
             try:
                 container = engine.containers.get(id)
             except NoSuchContainer:
                 return 0
+            if not force:
+                _refuse_running(container)  # asked anew: a start may have had the lock
             restarts.forget_restart(engine, id)
             if container.live:
                 with phase("execdriver: kill"):
@@ -59,13 +67,15 @@ async def _remove(engine: Engine, id: str, with_volumes: bool) -> int:
                 engine.containers.update(id, state=State.EXITED)
             return await erase(engine, id, with_volumes)
     finally:
-        restarts.unhold(engine, id)
+        if force:
+            restarts.unhold(engine, id)
 
 
 async def discard(engine: Engine, id: str, with_volumes: bool) -> None:
     """Remove what is left of a container that does not run: half made, auto-removed, or found at the daemon's start."""
     async with engine.locks.hold(id):
-        await erase(engine, id, with_volumes)
+        if id not in engine.running:  # else it was started again by who had the lock: that run's end comes here, too
+            await erase(engine, id, with_volumes)
 
 
 def _remove_files(engine: Engine, container: Container) -> int:

@@ -38,7 +38,6 @@ async def settle(engine: Engine, id: str, exit: Exited) -> None:
         await running.recorded.wait()
     health.ended(engine, id)
     container = engine.containers.get(id)
-    again = _restarts(engine, container, exit)
     why = endings.reason(container, exit, running)
     # Every step is tried: an end that is not recorded would leave a container that can be neither stopped nor removed.
     errors: list[Exception] = []
@@ -47,6 +46,8 @@ async def settle(engine: Engine, id: str, exit: Exited) -> None:
             await networks.release(engine, id)
         except Exception as error:
             errors.append(error)
+    # Asked only now, with its state: whoever has stopped it meanwhile was told that it is stopped.
+    again = _restarts(engine, engine.containers.get(id), exit)
     # The report on disk goes with "delete": only when it is in GraphDB.
     with engine.db.transaction(durable=True):
         engine.containers.update(
