@@ -12,7 +12,7 @@ import secrets
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import BinaryIO, cast
@@ -65,6 +65,10 @@ class Image:
 
 CHILDREN = "image has dependent child images"
 STOPPED = "image is being used by stopped container {}"
+
+
+class Renamed(Conflict):
+    """An image has not the names any more that it had when somebody began to look at it."""
 
 
 def undeletable(id: str, why: str, *, forced: bool = False) -> Conflict:
@@ -456,13 +460,21 @@ class Graph:
         rows = self.db.all("SELECT id FROM image WHERE id >= ? AND id < ? LIMIT 2", (prefix, prefix + "g"))
         return rows[0]["id"] if len(rows) == 1 else None
 
-    def delete_image(self, id: str, despite: Set[str] = frozenset(), *, parents: bool = False) -> tuple[list[str], int]:
+    def delete_image(
+        self,
+        id: str,
+        despite: Set[str] = frozenset(),
+        *,
+        parents: bool = False,
+        names: Sequence[Reference] | None = None,
+    ) -> tuple[list[str], int]:
         """Delete an image and its names, and the layers that nothing else needs: (their chain ids, bytes on disk).
 
         parents: with those of its parents that have neither name nor pin, container nor another child; each one's id
         is then in the list, before its layers.
         despite: the containers of it that the caller knows of, and deletes it all the same.  Raises Conflict for any
         other (it has been made meanwhile), while one is being made, and for an image that has children.
+        names: all that the caller knows of (None: whatever they are).  Raises Renamed where it has others by now.
         """
         with self.releases.one():
             with self.db.transaction(durable=True):
@@ -476,6 +488,8 @@ class Graph:
                 image = self.db.first("SELECT * FROM image WHERE id = ?", (id,))
                 if image is None:
                     return [], 0
+                if names is not None and self.tags.of(id) != [*names]:
+                    raise Renamed(f"image {id} has got another name")
                 going = [image]
                 self._forget(id)
                 while parents and (above := self._idle(going[-1]["parent"])) is not None:

@@ -28,7 +28,7 @@ from pierhead.daemon.jobs.pulls import pull
 from pierhead.daemon.jobs.pushes import push
 from pierhead.daemon.jobs.transfers import import_, load, save
 from pierhead.errors import Conflict, InvalidParameter, NoSuchImage
-from pierhead.graph.graph import CHILDREN, STOPPED, Image, undeletable
+from pierhead.graph.graph import CHILDREN, STOPPED, Image, Renamed, undeletable
 from pierhead.graph.image import parse_time
 from pierhead.manifest import Platform
 from pierhead.reference import Reference, parse
@@ -269,7 +269,9 @@ async def tag(engine: Engine, name: str, repo: str, tag: str) -> None:
     reference = parse_target(repo, tag)
     if reference is None:
         raise InvalidParameter("invalid reference format")
-    engine.graph.tags.set(reference, image.id)
+    with engine.db.transaction(durable=True):
+        image = find(engine, name)  # asked anew: another thread may have just deleted it
+        engine.graph.tags.set(reference, image.id)
     event(engine, "tag", image, reference.familiar)
 
 
@@ -328,12 +330,23 @@ async def remove(
     for platform in platforms:
         find(engine, name, platform)
     before = space.free(engine)
-    records, freed = await engine.finish(_remove(engine, name, force, noprune))
+    records, freed = await engine.finish(_remove_named(engine, name, force, noprune))
     return records, space.released(engine, freed, before)
 
 
-async def _remove(
+async def _remove_named(
     engine: Engine, name: str, force: bool, noprune: bool = False
+) -> tuple[builtins.list[ImageDeleteResponseItem], int]:
+    """See ``_remove``; decided anew where the image gets or loses a name meanwhile."""
+    while True:
+        try:
+            return await _remove(engine, name, force, noprune)
+        except Renamed:
+            continue
+
+
+async def _remove(
+    engine: Engine, name: str, force: bool, noprune: bool
 ) -> tuple[builtins.list[ImageDeleteResponseItem], int]:
     """What was done, and the bytes that it gave back."""
     image = find(engine, name)
@@ -364,7 +377,7 @@ async def _remove(
     # With its names and its parents at once: whatever ends this daemon, an image that nobody has a name for is not what
     # is left.
     despite = {id for id, _ in found}
-    gone, freed = await blocking(lambda: engine.graph.delete_image(image.id, despite, parents=not noprune))
+    gone, freed = await blocking(lambda: engine.graph.delete_image(image.id, despite, parents=not noprune, names=names))
     records = _untagged(engine, image, [*condemned, *left], told=len(names) if by_id else 1)
     for one in (image, *(parent for parent in lineage if parent.id in gone)):
         event(engine, "delete", one)
@@ -465,7 +478,7 @@ async def remove_unused(engine: Engine, found: Unused) -> tuple[builtins.list[Im
     for name in [str(reference) for reference in found.names] or [found.image.id]:
         try:
             # Without its parents: those that may go have been found themselves.
-            records, freed = await engine.finish(_remove(engine, name, False, noprune=True))
+            records, freed = await engine.finish(_remove_named(engine, name, False, noprune=True))
         except (Conflict, NoSuchImage):
             continue  # used or gone since it was listed
         done += records
