@@ -1,7 +1,7 @@
 """``docker commit``: what a container has changed becomes one more layer, and with its configuration an image."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from io import RawIOBase
 from typing import BinaryIO, cast
@@ -55,10 +55,18 @@ class Pieces(RawIOBase):
         return bytes(gathered)
 
 
-def commit(graph: Graph, parent: Image, layer_id: str, made: Commit, name: Reference | None) -> Image:
+def commit(
+    graph: Graph,
+    parent: Image,
+    layer_id: str,
+    made: Commit,
+    name: Reference | None,
+    whole: Callable[[], None] = lambda: None,
+) -> Image:
     """An image of the parent's layers and the container's own (``layer_id``), with its name at once.
 
-    Raises NoSuchImage, InvalidParameter.
+    whole: called when that layer has been read, or could not be; raises if it was being removed meanwhile.
+    Raises NoSuchImage, InvalidParameter, what ``whole`` raises.
     """
     with graph.lease() as lease:
         top = graph.chain(parent)[-1] if parent.top else None
@@ -67,6 +75,10 @@ def commit(graph: Graph, parent: Image, layer_id: str, made: Commit, name: Refer
         pieces = graph.driver.diff(layer_id)
         try:
             layer = lease.register(cast("BinaryIO", Pieces(pieces)), top.chain_id if top else None)
+            whole()
+        except OSError:
+            whole()
+            raise
         finally:
             if (end := getattr(pieces, "close", None)) is not None:
                 end()

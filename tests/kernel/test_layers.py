@@ -22,8 +22,8 @@ from backports import zstd
 
 from pierhead.driver.graphdriver.overlay import OverlayDriver
 from pierhead.driver.graphdriver.vfs import VfsDriver
-from pierhead.errors import InvalidParameter, NotFound, PierheadError
-from pierhead.graph import loading, saving
+from pierhead.errors import Conflict, InvalidParameter, NotFound, PierheadError
+from pierhead.graph import committing, loading, saving
 from pierhead.graph.comparison import compare
 from pierhead.graph.graph import Graph, Image
 from pierhead.graph.graphdb import GraphDB
@@ -541,3 +541,19 @@ def test_an_id_is_found_by_its_beginning(store: Store) -> None:
     for length in (6, 12, 64):
         assert store.graph.by_prefix(image.id[: 7 + length]) == image.id
     assert store.graph.by_prefix("sha256:" + "z") is None and store.graph.by_prefix(image.id + "0") is None
+
+
+def test_a_commit_of_a_container_that_is_removed_meanwhile_makes_no_image_of_what_is_left(store: Store) -> None:
+    parent = import_rootfs(store.graph, io.BytesIO(LAYERS[0]), b"{}", "")
+    store.graph.driver.create("container", store.graph.chain(parent)[0].cache_id, writable=True)
+
+    def whole() -> None:
+        raise Conflict("it is being removed")
+
+    made = committing.Commit("c", b"{}", b"{}", [], "", "")
+    with pytest.raises(Conflict):
+        committing.commit(store.graph, parent, "container", made, parse("half:1"), whole)
+    assert [image.id for image in store.graph.images()] == [parent.id] and not store.graph.tags.all()
+    store.graph.remove_writable("container")
+    with pytest.raises(Conflict):  # not in the words of a file that is not there
+        committing.commit(store.graph, parent, "container", made, None, whole)

@@ -23,11 +23,15 @@ from pierhead.wire.containers import ContainerConfig
 def _present(engine: Engine, name: str, verb: str) -> Container:
     """The container. Raises NoSuchContainer, and Conflict for one that is going away."""
     container = engine.containers.find(name)
+    _refuse_removed(container, verb)
+    return container
+
+
+def _refuse_removed(container: Container, verb: str) -> None:
     if container.state is State.DEAD:
         raise Conflict(f"You cannot {verb} container {container.id} which is Dead")
     if container.state is State.REMOVING:
         raise Conflict(f"You cannot {verb} container {container.id} which is being removed")
-    return container
 
 
 async def export(engine: Engine, name: str) -> AsyncIterator[bytes]:
@@ -92,8 +96,12 @@ async def _commit(
         with suppress(Conflict):  # it does not run, or is paused already
             await lifecycle.pause(engine, container.id)
             paused = True
+
+    def whole() -> None:
+        _refuse_removed(engine.containers.get(container.id), "commit")
+
     try:
-        image = await blocking(committing.commit, engine.graph, parent, container.layer_id, made, reference)
+        image = await blocking(committing.commit, engine.graph, parent, container.layer_id, made, reference, whole)
         if reference is not None:
             image_names.event(engine, "tag", image, reference.familiar)
         told = {"comment": made.comment, "imageID": image.id, "imageRef": reference.familiar if reference else ""}
