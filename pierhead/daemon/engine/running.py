@@ -22,7 +22,7 @@ from pierhead.libcontainer.spec import Process
 ResolverSockets = tuple[socket.socket, socket.socket]
 
 PATIENCE = 5.0
-"""Seconds that a shim has to open sockets, or to truncate the log."""
+"""Seconds that a shim has to open sockets, to truncate the log, or to start an exec."""
 
 
 @dataclass(slots=True)
@@ -82,6 +82,8 @@ class Running:
     serial: int = 0
     sent: dict[int, str] = field(default_factory=dict)
     """Signals that its PID 1 was sent, and on whose behalf."""
+    pausing: bool = False
+    """It is about to be frozen: nothing new is started in it."""
     out_of_memory: bool = False
     """It has been told that the kernel has run out of its memory."""
     at_end: list[Callable[[], None]] = field(default_factory=list)
@@ -98,6 +100,12 @@ class Running:
         """Stop what goes on beside it. Idempotent."""
         while self.at_end:
             self.at_end.pop()()
+
+    async def quiet(self) -> None:
+        """Wait until no exec is just being started: its shim waits for that, in a frozen container for ever."""
+        starting = [one.answer for one in self.execs.values() if one.answer is not None and not one.answer.done()]
+        if starting:
+            await asyncio.wait(starting, timeout=PATIENCE)
 
     def expect(self) -> "tuple[int, asyncio.Future[ResolverSockets | None]]":
         """A serial number for a request to the Monitor, and the future of its answer."""

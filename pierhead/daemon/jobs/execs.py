@@ -37,6 +37,8 @@ def _live(engine: Engine, container: Container) -> Running:
     running = engine.running.get(container.id)
     if container.state is not State.RUNNING or running is None or running.exited.done():
         raise Conflict(f"container {container.id} is not running")
+    if running.pausing:
+        raise Conflict(f"container {container.id} is paused, unpause the container before exec")
     return running
 
 
@@ -138,7 +140,15 @@ async def start(engine: Engine, id: str, request: ExecStartConfig) -> Attached |
         instance.process = replace(instance.process, console_size=(request.console_size[0], request.console_size[1]))
     instance.answer = asyncio.get_running_loop().create_future()
 
+    command = " ".join(instance.process.args)
+    untold = [{**attributes(container), "execID": id}]
+
+    def begun() -> None:
+        while untold:
+            engine.events.publish("container", f"exec_start: {command}", container.id, untold.pop())
+
     def died(code: int) -> None:
+        begun()  # both may be told by the shim before we are asked to go on
         told = {**attributes(container), "execID": id, "exitCode": str(code)}
         engine.events.publish("container", "exec_die", container.id, told)
 
@@ -164,8 +174,7 @@ async def start(engine: Engine, id: str, request: ExecStartConfig) -> Attached |
             instance.exit_code = 126
             raise InvalidParameter(str(error)) from error
         raise
-    command = " ".join(instance.process.args)
-    engine.events.publish("container", f"exec_start: {command}", container.id, {**attributes(container), "execID": id})
+    begun()
     if ours is None:
         return None
 

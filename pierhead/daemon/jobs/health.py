@@ -123,7 +123,8 @@ async def _check(engine: Engine, id: str, running: Running) -> None:
         result = HealthcheckResult(start=rfc3339(start), end=rfc3339(time.time_ns()), exit_code=code, output=output)
         if running.exited.done():
             return
-        _record(engine, container, asked, start, result)
+        if not running.pausing:
+            _record(engine, container, asked, start, result)
 
 
 def _pause(engine: Engine, container: Container, asked: HealthConfig) -> int:

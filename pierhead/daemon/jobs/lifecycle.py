@@ -212,15 +212,22 @@ async def pause(engine: Engine, name: str) -> None:
             raise Conflict(f"Container {container.id} is restarting, wait until the container is running")
         if container.state is not State.RUNNING:
             raise Conflict(f"Container {container.id} is not running")
+        running = engine.running.get(id)
+        if running is None:
+            raise Conflict(f"Container {container.id} is not running")
+        running.pausing = True
         try:
+            await running.quiet()
             await blocking(engine.exec.freeze, id)
+            _record(engine, container, State.PAUSED)
         except OSError as error:
-            if isinstance(error, ProcessLookupError) and (running := engine.running.get(id)) is not None:
+            if isinstance(error, ProcessLookupError):
                 with suppress(TimeoutError):  # its end is about to be recorded
                     await asyncio.wait_for(running.settled.wait(), KILL_PATIENCE)
             _must_be(engine, container)
             raise
-        _record(engine, container, State.PAUSED)
+        finally:
+            running.pausing = False
         health.stop(engine, id)
     engine.events.publish("container", "pause", id, attributes(container))
 
