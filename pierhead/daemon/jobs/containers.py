@@ -1,7 +1,9 @@
 """Jobs on containers as objects: create, list, inspect, rename, update, remove, prune, top, changes."""
 
+import asyncio
 import builtins
 import copy
+import errno
 import os
 import time
 from collections.abc import Sequence
@@ -29,6 +31,7 @@ from pierhead.daemon.jobs.log_drivers import shown_path
 from pierhead.errors import Conflict, InvalidParameter, NoSuchContainer
 from pierhead.graph.containers import Container
 from pierhead.graph.state import State
+from pierhead.libcontainer.spec import Resources
 from pierhead.wire import codec
 from pierhead.wire.containers import (
     ContainerCreateRequest,
@@ -54,6 +57,8 @@ LIST_FILTERS = frozenset(
     "ancestor before exited expose health id is-task isolation label name network publish since status volume".split()
 )
 PRUNE_FILTERS = frozenset({"until", "label", "label!"})
+PATIENCE = 10.0
+"""Seconds in which the end of a container is told whose cgroup is not there any more."""
 
 
 async def create(
@@ -322,13 +327,26 @@ async def _update(engine: Engine, id: str, request: ContainerUpdateRequest) -> C
         limits.check(host, [], update=True)
         if container.live and limited:
             _, rules = specs.devices(host)
-            await blocking(engine.exec.update, id, specs.resources(host, rules))
+            await _limit(engine, id, specs.resources(host, rules))
         with engine.db.transaction(durable=True):
             engine.containers.update(id, host_config=codec.encode(host))
         if request.publish_add or request.publish_remove:
             warnings += await port_updates.update(engine, engine.containers.get(id), request)
     engine.events.publish("container", "update", id, attributes(container))
     return ContainerUpdateResponse(warnings=warnings or None)
+
+
+async def _limit(engine: Engine, id: str, resources: Resources) -> None:
+    """Give a running container other limits; one that ends meanwhile gets them when it starts again. Raises OSError."""
+    running = engine.running.get(id)
+    try:
+        await blocking(engine.exec.update, id, resources)
+    except OSError as error:
+        # Its end is told before its cgroup goes.
+        if running is not None and error.errno in (errno.ENOENT, errno.ENODEV):
+            await asyncio.wait({running.exited}, timeout=PATIENCE)
+        if running is not None and not running.exited.done():
+            raise
 
 
 async def remove(
@@ -400,7 +418,12 @@ async def top(engine: Engine, name: str, ps_args: str = "") -> ContainerTopRespo
 async def changes(engine: Engine, name: str) -> builtins.list[FilesystemChange]:
     """What differs from the image, without the places that only our own mounts needed."""
     container = engine.containers.find(name)
-    found = await blocking(lambda: [*engine.layers.changes(container.layer_id)])
+    try:
+        found = await blocking(lambda: [*engine.layers.changes(container.layer_id)])
+    except FileNotFoundError:
+        if engine.containers.get(container.id).state is State.REMOVING:
+            raise NoSuchContainer(name) from None
+        raise
     ours = specs.mount_targets(engine, container)
     kept = [change for change in found if not (change.path in ours and change.kind != 2)]
     paths = {change.path for change in kept}

@@ -66,4 +66,7 @@ def watch_memory(engine: Engine, container: Container, running: Running, known: 
         loop.remove_reader(watch.fileno())
         watch.close()
 
-    running.at_end.append(ended)
+    if running.exited.done():  # before anybody watched: nobody tells of its end any more
+        ended()
+    else:
+        running.at_end.append(ended)

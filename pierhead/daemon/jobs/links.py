@@ -63,8 +63,9 @@ def _target(engine: Engine, name: str) -> Container:
 
 
 def register(engine: Engine, container_id: str, found: dict[str, Container]) -> None:
-    """Write a new container's links. To be called within a transaction."""
+    """Write a new container's links. To be called within a transaction. Raises InvalidParameter."""
     for alias, target in found.items():
+        _target(engine, target.id)  # it may have been removed since it was found
         engine.db.execute(
             "INSERT INTO link (container_id, alias, target_id, target_name) VALUES (?, ?, ?, ?)",
             (container_id, alias, target.id, target.name),

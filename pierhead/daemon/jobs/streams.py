@@ -111,7 +111,7 @@ async def attach(engine: Engine, name: str, options: AttachOptions) -> Attached:
     )
     running = engine.running.get(container.id)
     try:
-        if container.live and running is not None and not running.exited.done():
+        if running is not None and not running.exited.done():  # one that is just being started, too
             running.monitor.attach(stream)
         else:
             _wait_for_start(engine, container.id, stream)
