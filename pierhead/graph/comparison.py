@@ -22,9 +22,11 @@ from pierhead.graph.graph import Graph, Image
 from pierhead.graph.graphdb import Row
 from pierhead.graph.image import chain_ids, digest_of
 from pierhead.graph.layer_contents import wrong
+from pierhead.graph.layer_folders import Folders
 
 _GONE_BY, _PAUSE = 5.0, 0.02
 """Seconds: by then a process has died that was killed, asked so often."""
+_RESTORED = "it is made what it was; containers that run see it when they are started again"
 
 
 def compare(graph: Graph, tell: Tell = quiet, *, deep: bool = False) -> Iterator[Difference]:
@@ -317,21 +319,23 @@ def _contents(graph: Graph, tell: Tell) -> Iterator[Difference]:
     rows = _ready(graph)
     total = sum(row["archive"] for row in rows)
     done = 0
+    folders = Folders(graph.driver)
     for row in rows:
         with graph.lease() as lease:  # it stays for as long as it is read
             layer = lease.find_chain(row["chain_id"])
             readable = graph.driver.exists(row["cache_id"]) and os.path.lexists(graph.split(row["cache_id"]))
             if layer is not None and readable:
-                found = wrong(graph, layer, partial(_counted, tell, done, total))
-                if found:
+                found = wrong(graph, layer, folders, partial(_counted, tell, done, total))
+                if found is not None:
                     who, advice = _concerned(graph, layer.chain_id)
                     yield Difference(
                         Kind.DAMAGED,
                         "layer",
                         layer.chain_id,
-                        f"layer {_short(layer.chain_id)} ({layer.cache_id[:12]}) is not what was unpacked: {found}; "
-                        f"concerned: {who}",
-                        advice,
+                        f"layer {_short(layer.chain_id)} ({layer.cache_id[:12]}) is not what was unpacked: "
+                        f"{found.text}; concerned: {who}",
+                        advice if found.mend is None else _RESTORED,
+                        found.mend,
                     )
         done += row["archive"]
 

@@ -9,9 +9,13 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator, Sequence, Set
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import BinaryIO, cast
 
+from pierhead.driver.graphdriver.extract import Extractor
 from pierhead.driver.graphdriver.pack import read_xattrs
 from pierhead.driver.graphdriver.tar import (
     BLOCK_DEVICE,
@@ -21,16 +25,15 @@ from pierhead.driver.graphdriver.tar import (
     HARD_LINK,
     REGULAR,
     SYMLINK,
-    Budget,
     Entry,
-    TarReader,
     clean,
 )
 from pierhead.driver.graphdriver.tree import walk
-from pierhead.driver.graphdriver.whiteout import META, PREFIX, is_whiteout
+from pierhead.driver.graphdriver.whiteout import is_whiteout
 from pierhead.errors import PierheadError, plain
 from pierhead.graph.committing import Pieces
 from pierhead.graph.graph import Graph, Layer
+from pierhead.graph.layer_folders import Flaw, Folders, owned, shown, told
 from pierhead.linux.openat import open_in_root
 
 _KINDS = {
@@ -47,25 +50,46 @@ _MARKS = (b"user.overlay.", b"user.fuseoverlayfs.")
 _LISTED = 3
 
 
-def wrong(graph: Graph, layer: Layer, tell: Callable[[int], None]) -> str:
-    """Read all of a layer: what is wrong with it, in words, or "". tell: of bytes read; raises to give it up."""
+@dataclass(frozen=True, slots=True)
+class Wrong:
+    """What is wrong with a layer, in words. mend: puts all of it right; None: that cannot be."""
+
+    text: str
+    mend: Callable[[], None] | None = None
+
+
+def wrong(graph: Graph, layer: Layer, folders: Folders, tell: Callable[[int], None]) -> Wrong | None:
+    """Read all of a layer. folders: of those below it, and then of this one, too. tell: of bytes read; raises to give
+    it up."""
     pieces = graph.archive(layer)
+    below = None if layer.parent is None else graph.layer(layer.parent).cache_id
     try:
         descriptor = graph.driver.open_layer(layer.cache_id)
         try:
-            entries, hidden = _entries(_counted(pieces, tell))
-            found = list(compare(entries, descriptor, alone=graph.driver.stacks, hidden=hidden))
+            said = told(cast("BinaryIO", Pieces(_counted(pieces, tell))))  # the digest is compared at the very end
+            found = list(compare(said.wanted, descriptor, alone=graph.driver.stacks, hidden=said.hidden))
+            found += folders.compare(layer.cache_id, below, said, descriptor, sound=not found)
         finally:
             os.close(descriptor)
     except (OSError, ValueError, EOFError, PierheadError) as error:
         if isinstance(error, _Stopped):
             raise error.__cause__ or error from None
-        return plain(error)
+        return Wrong(plain(error))
     finally:
         if (end := getattr(pieces, "close", None)) is not None:
             end()
+    if not found:
+        return None
     more = f" and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
-    return "; ".join(found[:_LISTED]) + more
+    mends = [flaw.mend for flaw in found if flaw.mend is not None]
+    mend = partial(_mend, graph, layer.cache_id, mends) if len(mends) == len(found) else None
+    return Wrong("; ".join(flaw.text for flaw in found[:_LISTED]) + more, mend)
+
+
+def _mend(graph: Graph, cache_id: str, mends: Sequence[Callable[[int], None]]) -> None:
+    with graph.driver.mending(cache_id) as layer:
+        for mend in mends:
+            mend(layer)
 
 
 class _Stopped(PierheadError):
@@ -83,78 +107,84 @@ def _counted(pieces: Iterator[bytes], tell: Callable[[int], None]) -> Iterator[b
         yield piece
 
 
-def _entries(pieces: Iterator[bytes]) -> tuple[dict[bytes, Entry], set[bytes]]:
-    """What must be there by its name, and the names below that are hidden.
-
-    Reads to the very end, where the digest is compared.
-    """
-    source = Pieces(pieces)
-    wanted: dict[bytes, Entry] = {}
-    hidden = set()
-    for entry in TarReader(cast("BinaryIO", source), Budget()):
-        above, slash, base = entry.name.rpartition(b"/")
-        if not base.startswith(PREFIX):
-            wanted[entry.name] = entry
-        elif not base.startswith(META):
-            hidden.add(above + slash + base.removeprefix(PREFIX))
-    while source.read(1 << 20):
-        pass
-    return wanted, hidden
-
-
-def compare(wanted: dict[bytes, Entry], layer: int, *, alone: bool, hidden: Set[bytes] = frozenset()) -> Iterator[str]:
+def compare(wanted: dict[bytes, Entry], layer: int, *, alone: bool, hidden: Set[bytes] = frozenset()) -> Iterator[Flaw]:
     """alone: the layer's folder has nothing but what is its own.  hidden: of the layers below, by whiteouts."""
     seen: set[tuple[int, int]] = set()
     for name, entry in wanted.items():
         found = _at(layer, name)
         if found is None:
-            yield f"{os.fsdecode(name)} is missing"
+            yield Flaw(f"{os.fsdecode(name)} is missing")
             continue
         seen.add((found.st_dev, found.st_ino))
         if (kind := _KINDS.get(entry.kind)) is not None and not kind(found.st_mode):
-            yield f"{os.fsdecode(name)} has become something else"
+            yield Flaw(f"{os.fsdecode(name)} has become something else")
         elif entry.kind == HARD_LINK:
             target = _at(layer, clean(entry.link, "link"))
             if target is not None and not os.path.samestat(found, target):
-                yield f"{os.fsdecode(name)} is not {os.fsdecode(entry.link)} under another name any more"
-        elif name:
-            yield from (f"{os.fsdecode(name)} {text}" for text in _changed(layer, entry, found, alone=alone))
+                yield Flaw(f"{os.fsdecode(name)} is not {os.fsdecode(entry.link)} under another name any more")
+        else:
+            for text, mend in _changed(layer, entry, found, alone=alone):
+                yield Flaw(f"{shown(name)} {text}", mend)
     if alone:
         for name in sorted(hidden - wanted.keys()):
             above = _at(layer, name.rpartition(b"/")[0])
             if _at(layer, name) is None and above is not None and stat.S_ISDIR(above.st_mode):
-                yield f"{os.fsdecode(name)} of the layers below is not hidden any more"
+                yield Flaw(f"{os.fsdecode(name)} of the layers below is not hidden any more")
+        hiding = {(found.st_dev, found.st_ino) for name in hidden if (found := _at(layer, name)) is not None}
         for _, _, path, found in walk(layer):
-            if is_whiteout(found) and path not in hidden:
-                yield f"{os.fsdecode(path)} of the layers below is hidden, and was not in the archive"
-            # Folders that are in no header were made for what is in them.
+            if is_whiteout(found) and (found.st_dev, found.st_ino) not in hiding:
+                yield Flaw(f"{os.fsdecode(path)} of the layers below is hidden, and was not in the archive")
+            # Folders that are in no header were made for what is in them: see ``layer_folders``.
             if not stat.S_ISDIR(found.st_mode) and not is_whiteout(found) and (found.st_dev, found.st_ino) not in seen:
-                yield f"{os.fsdecode(path)} was not in the archive"
+                yield Flaw(f"{os.fsdecode(path)} was not in the archive")
 
 
-def _changed(layer: int, entry: Entry, found: os.stat_result, *, alone: bool) -> Iterator[str]:
-    """Of what is there and of the right kind: what is not as the archive has it."""
-    mode, wanted = stat.S_IMODE(found.st_mode), stat.S_IMODE(entry.mode)
-    if entry.kind != SYMLINK and mode != wanted:
-        yield f"has mode {mode:o}, not {wanted:o}"
-    if (found.st_uid, found.st_gid) != (entry.uid, entry.gid):
-        yield f"is owned by {found.st_uid}:{found.st_gid}, not {entry.uid}:{entry.gid}"
+def _changed(
+    layer: int, entry: Entry, found: os.stat_result, *, alone: bool
+) -> Iterator[tuple[str, Callable[[int], None] | None]]:
+    """Of what is there and of the right kind: what is not as the archive has it, and what puts it right."""
+    # A folder may have had attributes before, of its parent layer or of an earlier entry.
+    added = alone and entry.kind == REGULAR
+    mend = partial(_restore, entry, added)
+    for text in owned(found, None if entry.kind == SYMLINK else stat.S_IMODE(entry.mode), entry.uid, entry.gid):
+        yield text, mend
     # To the second, as archives have it as a rule; what lies beyond 2038 not every file system can keep.
     seconds = entry.mtime // 1_000_000_000
     if 0 <= seconds < 1 << 31 and found.st_mtime_ns // 1_000_000_000 != seconds:
-        yield f"was changed at {_moment(found.st_mtime_ns // 1_000_000_000)}, not {_moment(seconds)}"
+        yield f"was changed at {_moment(found.st_mtime_ns // 1_000_000_000)}, not {_moment(seconds)}", mend
     if found.st_rdev != entry.device and entry.kind in (CHARACTER, BLOCK_DEVICE):
-        yield "is another device"
-    parent, _, base = entry.name.rpartition(b"/")
+        yield "is another device", None
+    with _above(layer, entry.name) as (above, base):
+        if entry.kind == SYMLINK and (link := os.readlink(base, dir_fd=above)) != entry.link:
+            yield f"leads to {os.fsdecode(link)}, not {os.fsdecode(entry.link)}", None
+        if entry.kind in (REGULAR, DIRECTORY):
+            for key in _other(b"/proc/self/fd/%d/%s" % (above, base), entry.xattrs, added=added):
+                yield f"has another attribute {os.fsdecode(key)}", mend
+
+
+def _restore(entry: Entry, added: bool, layer: int) -> None:
+    """Owner, mode and time of something, and those of its attributes that are compared."""
+    wanted = {}
+    if entry.kind in (REGULAR, DIRECTORY):
+        with _above(layer, entry.name) as (above, base):
+            node = b"/proc/self/fd/%d/%s" % (above, base)
+            for key in list(_other(node, entry.xattrs, added=added)):
+                if key in entry.xattrs:
+                    wanted[key] = entry.xattrs[key]
+                else:
+                    os.removexattr(node, key, follow_symlinks=False)
+    if _CAPABILITY in entry.xattrs:  # goes with a change of the owner
+        wanted[_CAPABILITY] = entry.xattrs[_CAPABILITY]
+    Extractor(layer).restore(replace(entry, xattrs=wanted))
+
+
+@contextmanager
+def _above(layer: int, name: bytes) -> Iterator[tuple[int, bytes]]:
+    """What something is in, found as it was put there (links on the way are the layer's own), and its name in that."""
+    parent, _, base = name.rpartition(b"/")
     above = open_in_root(layer, os.fsdecode(parent) or ".", os.O_PATH | os.O_DIRECTORY)
     try:
-        if entry.kind == SYMLINK and (link := os.readlink(base, dir_fd=above)) != entry.link:
-            yield f"leads to {os.fsdecode(link)}, not {os.fsdecode(entry.link)}"
-        if entry.kind in (REGULAR, DIRECTORY):
-            node = b"/proc/self/fd/%d/%s" % (above, base)
-            # A folder may have had them before, of its parent layer or of an earlier entry.
-            for key in _other(node, entry.xattrs, added=alone and entry.kind == REGULAR):
-                yield f"has another attribute {os.fsdecode(key)}"
+        yield above, base or b"."
     finally:
         os.close(above)
 
@@ -190,15 +220,9 @@ def _moment(seconds: int) -> str:
 
 
 def _at(layer: int, name: bytes) -> os.stat_result | None:
-    """What is at a name, found as it was put there: links on the way are the layer's own."""
-    parent, _, base = name.rpartition(b"/")
+    """What is at a name."""
     try:
-        above = open_in_root(layer, os.fsdecode(parent) or ".", os.O_PATH | os.O_DIRECTORY)
+        with _above(layer, name) as (above, base):
+            return os.stat(base, dir_fd=above, follow_symlinks=False)
     except OSError:
         return None
-    try:
-        return os.stat(base or b".", dir_fd=above, follow_symlinks=False)
-    except OSError:
-        return None
-    finally:
-        os.close(above)

@@ -58,14 +58,14 @@ def said(found: list[dict[str, Any]]) -> set[tuple[str, str]]:
     return {(difference["Kind"], difference["Area"]) for difference in found}
 
 
-def mended(pierd: Pierd, *expected: tuple[str, str]) -> None:
+def mended(pierd: Pierd, *expected: tuple[str, str], deep: int = 0) -> None:
     """Exactly these are said, twice the same (looking changes nothing); then all are mended."""
-    first = fsck(pierd)
+    first = fsck(pierd, deep=deep)
     assert said(first) == set(expected), first
-    assert fsck(pierd) == first
-    repaired = fsck(pierd, repair=1)
+    assert fsck(pierd, deep=deep) == first
+    repaired = fsck(pierd, deep=deep, repair=1)
     assert all(difference["Mended"] for difference in repaired), repaired
-    assert fsck(pierd) == []
+    assert fsck(pierd, deep=deep) == []
 
 
 def sql(pierd: Pierd, statement: str, *values: object) -> list[tuple[Any, ...]]:
@@ -403,6 +403,34 @@ def test_what_a_layer_hides_is_compared_as_well(pierd: Pierd) -> None:
     pierd.api.ok("DELETE", "/images/hiding:1")
 
 
+def test_folders_that_no_header_names_and_marks_are_compared_and_mended(pierd: Pierd) -> None:
+    lower = tar({"d/a": "1", "e/f/a": "2", "g/a": "3"})
+    upper = tar({"d/.wh..wh..opq": "", "d/b": "1", "e/f/b": "2", "g/b": "3", "new/c": "4"})
+    archive = docker_archive((lower, upper), ("hiding:1",))
+    pierd.api.ok("POST", "/images/load", raw=archive, content_type="application/x-tar")
+    # A committed layer has the marks that overlayfs itself has set, and tells nothing of its top.
+    make = "chmod 700 /; rm -r /home /root; mkdir /home; touch /home/x; chown 5:6 /usr; touch /usr/y"
+    pierd.pier("run", "--name", "made", "busybox", "sh", "-c", make).check()
+    pierd.pier("commit", "made", "hiding:2").check()
+    pierd.pier("rm", "made").check()
+    assert fsck(pierd, deep=1) == []
+    diff = Path(pierd.api.get("/images/hiding:1/json")["GraphDriver"]["Data"]["UpperDir"])
+    diff.chmod(0o777)
+    os.chown(diff / "e", 7, 8)
+    os.removexattr(diff / "d", "trusted.overlay.opaque")
+    os.setxattr(diff / "g", "trusted.overlay.opaque", b"y")
+    (found,) = fsck(pierd, deep=1)
+    assert "/ has mode 777, not 755; e is owned by 7:8, not 0:0; d does not hide any more" in found["Found"]
+    mended(pierd, ("damaged", "layer"), deep=1)
+    assert diff.stat().st_mode == stat.S_IFDIR | 0o755 and os.getxattr(diff / "d", "trusted.overlay.opaque") == b"y"
+    committed = Path(pierd.api.get("/images/hiding:2/json")["GraphDriver"]["Data"]["UpperDir"])
+    os.removexattr(committed / "home", "trusted.overlay.opaque")
+    (committed / "usr").chmod(0o700)
+    mended(pierd, ("damaged", "layer"), deep=1)
+    pierd.api.ok("DELETE", "/images/hiding:1")
+    pierd.api.ok("DELETE", "/images/hiding:2")
+
+
 def test_whose_a_file_is_since_when_and_what_it_may_is_compared_as_well(pierd: Pierd) -> None:
     buffer = io.BytesIO()
     kinds = {"file": tarfile.REGTYPE, "twin": tarfile.LNKTYPE, "link": tarfile.SYMTYPE, "pipe": tarfile.FIFOTYPE}
@@ -425,9 +453,9 @@ def test_whose_a_file_is_since_when_and_what_it_may_is_compared_as_well(pierd: P
         "file is owned by 1000:8, not 7:8; file has another attribute user.kept; "
         "pipe was changed at 2001-09-09T01:47:40Z, not 2001-09-09T01:46:40Z" in found["Found"]
     ), found["Found"]
-    os.chown(diff / "file", 7, 8)
-    os.setxattr(diff / "file", "user.kept", b"yes")
-    os.utime(diff / "pipe", (1e9, 1e9))
+    mended(pierd, ("damaged", "layer"), deep=1)
+    now = os.stat(diff / "file")
+    assert (now.st_uid, now.st_gid, now.st_mtime, os.getxattr(diff / "file", "user.kept")) == (7, 8, 1e9, b"yes")
     may_all = struct.pack("<IIIII", 0x02000001, 0xFFFFFFFF, 0, 0xFFFFFFFF, 0)  # VFS_CAP_REVISION_2, effective
     os.setxattr(diff / "file", "security.capability", may_all)
     (diff / "link").unlink()

@@ -14,6 +14,8 @@ import pytest
 
 from pierhead.driver.graphdriver.api import Change, GraphDriver, Kept
 from pierhead.driver.graphdriver.tar import BadArchive
+from pierhead.graph.layer_contents import compare
+from pierhead.graph.layer_folders import Flaw, Folders, Told, told
 from tests.harness.archives import (
     NS,
     Item,
@@ -551,6 +553,111 @@ def test_what_is_written_beside_layers_is_compared_and_written_again(driver: Gra
         with opened(driver, "o") as root:
             assert tree(root) == {"alone"}, path
     assert notes
+
+
+class Images:
+    """Layers whose archives are held against them, as ``pier system fsck --deep`` does."""
+
+    def __init__(self, driver: GraphDriver) -> None:
+        self._driver = driver
+        self._layers: dict[str, tuple[str | None, Told]] = {}
+
+    def add(self, id: str, parent: str | None, *items: Item) -> None:
+        self._layers[id] = parent, told(io.BytesIO(archive(*items)))
+        layer(self._driver, id, parent, *items)
+
+    def flaws(self) -> dict[str, list[Flaw]]:
+        folders, flaws = Folders(self._driver), {}
+        for id, (parent, said) in self._layers.items():
+            fd = self._driver.open_layer(id)
+            try:
+                found = list(compare(said.wanted, fd, alone=self._driver.stacks, hidden=said.hidden))
+                found += folders.compare(id, parent, said, fd, sound=not found)
+            finally:
+                os.close(fd)
+            flaws |= {id: found} if found else {}
+        return flaws
+
+    @contextmanager
+    def changed(self, id: str, path: str, *expected: str) -> Iterator[int]:
+        """What somebody does to a folder of one layer is said of it alone, and mended."""
+        with self._driver.mending(id) as fd:
+            folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY, dir_fd=fd)
+            try:
+                yield folder
+            finally:
+                os.close(folder)
+        found = self.flaws()
+        assert {at: [flaw.text for flaw in flaws] for at, flaws in found.items()} == {id: list(expected)}
+        with self._driver.mending(id) as fd:
+            for flaw in found[id]:
+                assert flaw.mend is not None, flaw
+                flaw.mend(fd)
+        assert self.flaws() == {}
+
+
+def test_folders_that_no_header_names_are_compared_and_mended(driver: GraphDriver) -> None:
+    images = Images(driver)
+    images.add("a", None, folder(".", 0o711, uid=3), folder("home", 0o750, uid=5, gid=6), file("new/old/x"), file("l"))
+    images.add("b", "a", file("home/y"), file("new/z"), whiteout("l"), folder("l", 0o700), file("l/deep/x"))
+    images.add("c", "b", file("home/z"), whiteout("new"), file("new/a/x"), folder(".", 0o755, gid=9))
+    images.add("d", "c", file("home/q"), file("new/a/y"), folder("l", 0o701))
+    assert images.flaws() == {}
+    with images.changed("b", ".", "/ has mode 777, not 711", "/ is owned by 0:0, not 3:0") as top:
+        os.fchmod(top, 0o777)
+        os.fchown(top, 0, 0)
+    with images.changed("c", ".", "/ is owned by 7:9, not 0:9") as top:
+        os.fchown(top, 7, 9)
+    with images.changed("b", "home", "home has mode 700, not 750", "home is owned by 0:0, not 5:6") as home:
+        os.fchmod(home, 0o700)
+        os.fchown(home, 0, 0)
+    with images.changed("b", "l/deep", "l/deep has mode 4777, not 755") as deep:
+        os.fchmod(deep, 0o4777)
+    with images.changed("d", "new/a", "new/a is owned by 1:1, not 0:0") as new:
+        os.fchown(new, 1, 1)
+    with images.changed("a", "home", "home has mode 777, not 750") as named:
+        os.fchmod(named, 0o777)
+
+
+def test_marks_that_hide_folders_below_are_compared_and_mended(driver: GraphDriver) -> None:
+    images = Images(driver)
+    images.add("a", None, file("d/x"), file("e/x"), file("f/x"), file("g/h/x"), file("odd", "1"))
+    images.add("b", "a", opaque("d"), file("d/y"), whiteout("e"), file("e/y"), file("f/y"), file("f/g/y"))
+    images.add("c", "b", file("f/z"), opaque("g"), whiteout("g/h"), folder("odd"), whiteout("odd"))
+    images.add("d", "c", opaque("."), file("g/h/y"))
+    images.add("e", "d", file("g/h/z"))
+    assert images.flaws() == {}
+    with opened(driver, "e") as root:
+        whole = tree(root)
+    if not driver.stacks:
+        return
+    mark = driver.opaque_marks[0]
+    for id, path in (("b", "d"), ("b", "e"), ("c", "g"), ("c", "odd"), ("d", ".")):
+        name = "/" if path == "." else path
+        with images.changed(id, path, f"{name} does not hide any more what the layers below have in it") as lost:
+            os.removexattr(lost, mark)
+    for path in ("f", "f/g", "."):
+        for mark in driver.opaque_marks:
+            name = "/" if path == "." else path
+            text = f"{name} hides what the layers below have in it, which was not in the archive"
+            with images.changed("b", path, text) as added:
+                os.setxattr(added, mark, b"y")
+    with opened(driver, "e") as root:
+        assert tree(root) == whole
+
+
+def test_folders_that_were_added_or_are_lost_are_said(driver: GraphDriver) -> None:
+    images = Images(driver)
+    images.add("a", None, file("d/x"))
+    images.add("b", "a", whiteout("d/x"))
+    assert images.flaws() == {}
+    if driver.stacks:  # else they may be of the layers below
+        with driver.mending("b") as fd:
+            os.makedirs(f"/proc/self/fd/{fd}/added/below")
+            os.unlink("d/x", dir_fd=fd)
+            os.rmdir("d", dir_fd=fd)
+        texts = ["d is missing", "added was not in the archive", "added/below was not in the archive"]
+        assert [flaw.text for flaw in images.flaws()["b"]] == texts
 
 
 def test_an_empty_archive_is_an_empty_layer(driver: GraphDriver) -> None:

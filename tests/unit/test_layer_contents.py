@@ -16,7 +16,7 @@ def attributes(folder: Path, name: str, xattrs: dict[bytes, bytes], *, alone: bo
         entry = read_entry(layer, name.encode(), name.encode(), os.stat(folder / name))
         assert isinstance(entry, Entry)
         wanted = replace(entry, xattrs=xattrs, mtime=-1)
-        return list(compare({wanted.name: wanted}, layer, alone=alone))
+        return [flaw.text for flaw in compare({wanted.name: wanted}, layer, alone=alone)]
     finally:
         os.close(layer)
 

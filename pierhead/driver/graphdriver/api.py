@@ -78,6 +78,9 @@ class GraphDriver(Protocol):
     name: str
     stacks: bool
     """Whether a layer can be unpacked before its parent: ``create`` without one, ``apply``, in the end ``stack``."""
+    opaque_marks: tuple[str, ...]
+    """Attributes by which a folder of a layer hides what the layers below have in it: the one that ``apply`` sets (to
+    "y"), then others that do the same. None of them where layers are whole trees."""
 
     def probe(self) -> None:
         """Raise OSError that says what is missing and what would fix it, where this driver cannot work."""
@@ -134,6 +137,9 @@ class GraphDriver(Protocol):
 
     def open_layer(self, id: str) -> int:
         """A directory descriptor below which the files are that ``apply`` unpacked, at their own names."""
+
+    def mending(self, id: str) -> AbstractContextManager[int]:
+        """``open_layer`` for whoever puts right what somebody has changed there behind the driver's back."""
 
     def diff(self, id: str) -> Iterator[bytes]:
         """The layer as an uncompressed tar stream against its parent."""

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import secrets
+from collections.abc import Iterator
 from typing import BinaryIO
 
 from pierhead.driver.graphdriver.api import Applied, Record, Unpack, Usage
@@ -71,6 +72,7 @@ class BtrfsDriver(VfsDriver):
         try:
             if parent is None:
                 btrfs.create(above, "root")
+                os.chown("root", 0, 0, dir_fd=above)
                 os.chmod("root", 0o755, dir_fd=above)
             else:
                 with open(self._dir(id, "parent"), "x") as file:
@@ -108,6 +110,19 @@ class BtrfsDriver(VfsDriver):
         finally:
             os.close(fd)
         return applied
+
+    @contextlib.contextmanager
+    def mending(self, id: str) -> Iterator[int]:
+        """Which can be changed meanwhile, if it is a subvolume."""
+        with super().mending(id) as fd:
+            subvolume = os.fstat(fd).st_ino == btrfs.ROOT_INODE
+            if subvolume:
+                btrfs.set_readonly(fd, False)
+            try:
+                yield fd
+            finally:
+                if subvolume:
+                    btrfs.set_readonly(fd, True)
 
     def remove(self, id: str) -> int:
         """Delete the snapshot: what it shares with others stays theirs. The kernel frees the rest in the background."""

@@ -75,6 +75,15 @@ class Extractor:
             self._forget()
         return Applied(self._size, self._entries)
 
+    def restore(self, entry: Entry) -> None:
+        """Give what an entry has made, and is there, its owner, mode, attributes and time again. Raises OSError."""
+        parent, _, base = entry.name.rpartition(b"/")
+        above = open_in(self._root, parent, os.O_PATH | os.O_DIRECTORY)
+        try:
+            self._node_metadata(entry, above, base or b".")
+        finally:
+            os.close(above)
+
     # -- where things go ------------------------------------------------------------------------------------------
 
     def _forget(self) -> None:

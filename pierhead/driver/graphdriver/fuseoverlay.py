@@ -40,6 +40,7 @@ class FuseOverlayDriver(OverlayDriver):
     """``GraphDriver`` by fuse-overlayfs(1)."""
 
     name = "fuse-overlayfs"
+    opaque_marks: tuple[str, ...] = (*OverlayDriver.opaque_marks, "user.overlay.opaque", "user.fuseoverlayfs.opaque")
     marks = True
     extractor = _Extractor
     needs = "It needs root, and a file system with extended attributes; else use --storage-driver vfs"

@@ -21,7 +21,7 @@ from pierhead.driver.graphdriver.pack import END, Packer
 from pierhead.driver.graphdriver.projects import confine
 from pierhead.driver.graphdriver.remove import remove_tree
 from pierhead.driver.graphdriver.tree import copy_attributes, inherit, walk
-from pierhead.driver.graphdriver.whiteout import OPAQUE, PREFIX, OverlayExtractor, is_opaque, is_whiteout
+from pierhead.driver.graphdriver.whiteout import OPAQUE, OPAQUE_XATTR, PREFIX, OverlayExtractor, is_opaque, is_whiteout
 from pierhead.linux.dirent import knows_types
 from pierhead.linux.mount import OverlayRoot, Root
 
@@ -34,6 +34,7 @@ class OverlayDriver(OverlayLayout):
     name = "overlay2"
     stacks = True
     extractor = OverlayExtractor
+    opaque_marks: tuple[str, ...] = (OPAQUE_XATTR,)
     marks = False
     """Whether files named ``.wh.…`` in a layer are notes of whoever stacks the layers."""
     needs = (
@@ -85,6 +86,10 @@ class OverlayDriver(OverlayLayout):
         if parent is not None:
             self._write(id, "parent", parent)
             self._like(self._dir(parent, "diff"), self._dir(id, "diff"))
+        elif not writable:
+            # Whatever the data root hands down to new folders (set-group-ID, a default ACL).
+            os.chown(self._dir(id, "diff"), 0, 0)
+            os.chmod(self._dir(id, "diff"), 0o755)
         if writable:
             # Nothing is ever stacked on a container's layer: it needs no short name, and its chain is its parent's.
             os.mkdir(self._dir(id, "work"), 0o700)
@@ -194,6 +199,15 @@ class OverlayDriver(OverlayLayout):
     def open_layer(self, id: str) -> int:
         """``diff``."""
         return os.open(self._dir(id, "diff"), _DIRECTORY)
+
+    @contextlib.contextmanager
+    def mending(self, id: str) -> Iterator[int]:
+        """The chain is cut or goes on, as the root's mark says then."""
+        with opened(self._dir(id, "diff")) as fd:
+            yield fd
+            parent = self.parent(id)
+            if parent is not None:
+                write_note(self._dir(id, "lower"), "" if is_opaque(fd) else self._on(parent))
 
     def diff(self, id: str) -> Iterator[bytes]:
         """``diff`` with its whiteouts translated."""

@@ -6,7 +6,7 @@
 
 import os
 from collections.abc import Iterator, Sequence, Set
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import BinaryIO
 
 from pierhead.difference import Difference
@@ -33,6 +33,7 @@ class VfsDriver:
     name = "vfs"
     stacks = False
     """A layer begins as a copy of its parent."""
+    opaque_marks: tuple[str, ...] = ()
 
     def __init__(self, data_root: str) -> None:
         self._home = os.path.join(data_root, self.name)
@@ -55,6 +56,9 @@ class VfsDriver:
         if limit:
             confine((self._dir(id, "root"),), limit)
         if parent is None:
+            # Whatever the data root hands down to new folders (set-group-ID, a default ACL).
+            os.chown(self._dir(id, "root"), 0, 0)
+            os.chmod(self._dir(id, "root"), 0o755)
             return
         with open(self._dir(id, "parent"), "x") as file:
             file.write(parent)
@@ -125,6 +129,15 @@ class VfsDriver:
     def open_layer(self, id: str) -> int:
         """The copy: what was unpacked is in it."""
         return os.open(self._dir(id, "root"), _DIRECTORY)
+
+    @contextmanager
+    def mending(self, id: str) -> Iterator[int]:
+        """The copy alone: nothing depends on it any more."""
+        fd = self.open_layer(id)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
 
     def diff(self, id: str) -> Iterator[bytes]:
         """What ``changes`` names."""
