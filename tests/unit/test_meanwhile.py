@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 
+from pierhead.daemon.config import Config
 from pierhead.daemon.engine.engine import Engine
 from pierhead.daemon.engine.running import ExecInstance, Running, watch
 from pierhead.daemon.jobs import (
@@ -21,14 +22,16 @@ from pierhead.daemon.jobs import (
     lifecycle,
     links,
     memberships,
+    netfiles,
     networks,
     removal,
     restarts,
+    specs,
     streams,
     supervise,
 )
 from pierhead.daemon.jobs.network_rows import insert
-from pierhead.driver.execdriver.api import Event, ExecStarted, Exited, Monitor
+from pierhead.driver.execdriver.api import Event, ExecError, ExecStarted, Exited, Monitor
 from pierhead.driver.graphdriver.vfs import VfsDriver
 from pierhead.driver.networkdriver.api import Network
 from pierhead.errors import Conflict, InvalidParameter, NoSuchNetwork
@@ -36,6 +39,7 @@ from pierhead.graph.containers import Container, Containers
 from pierhead.graph.graph import Graph
 from pierhead.graph.graphdb import GraphDB
 from pierhead.graph.state import State
+from pierhead.libcontainer.spec import SetupFailed
 from pierhead.reference import Reference, parse
 from pierhead.wire.containers import ContainerUpdateRequest
 from pierhead.wire.execs import ExecStartConfig
@@ -88,7 +92,7 @@ class Scene:
     def __init__(self, folder: Path, **parts: Any) -> None:
         known = {name for name, field in Engine.__dataclass_fields__.items() if field.default is field.default_factory}
         self.db = GraphDB(str(folder / "db"))
-        config = SimpleNamespace(data_root=str(folder))
+        config = Config(data_root=str(folder))
         given = {"config": config, "db": self.db, "containers": Containers(self.db), "networks": {}, **parts}
         self.engine = Engine(**{name: given.get(name) for name in known})
         self.add(WEB, "web")
@@ -343,6 +347,34 @@ def test_an_exec_that_ends_at_once_is_told_to_have_started_first(scene: Scene) -
 
     asyncio.run(both())
     assert scene.events() == ["exec_start: true", "exec_die"]
+
+
+def test_an_exec_that_finds_no_process_to_join_is_told_that_the_container_does_not_run(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, exec=SimpleNamespace(delete=lambda id: None))
+
+    async def both() -> None:
+        running, monitor = scene.run()
+        process = SimpleNamespace(args=("true",), terminal=False)
+        scene.engine.execs["e"] = ExecInstance("e", WEB, cast(Any, process), False, False, False, False, "", 0.0)
+        starting = asyncio.create_task(execs.start(scene.engine, "e", ExecStartConfig(detach=True)))
+        while not monitor.asked:
+            await asyncio.sleep(0)
+        monitor.tell(ExecError("e", SetupFailed(3, "No such process", "", "setns", "process")), Exited(0, 0, 0))
+        with pytest.raises(Conflict, match="is not running"):
+            await asyncio.wait_for(starting, 60)
+        await asyncio.wait_for(running.settled.wait(), 60)
+
+    asyncio.run(both())
+    scene.db.close()
+
+
+def test_who_looks_at_a_container_that_is_being_removed_does_not_bring_its_folder_back(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    scene.engine.containers.update(WEB, state=State.REMOVING)
+    web = scene.engine.containers.get(WEB)
+    assert netfiles.written(scene.engine, WEB, "hosts") == b""
+    specs.mount_targets(scene.engine, web)
+    assert not (tmp_path / "containers" / WEB).exists()
 
 
 def test_a_container_is_paused_only_when_no_exec_is_just_being_started_in_it(tmp_path: Path) -> None:

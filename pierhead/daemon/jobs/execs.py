@@ -1,6 +1,7 @@
 """Jobs on exec instances: create, start, inspect, resize."""
 
 import asyncio
+import errno
 import os
 import secrets
 import time
@@ -162,7 +163,11 @@ async def start(engine: Engine, id: str, request: ExecStartConfig) -> Attached |
     except BaseException as error:
         if ours is not None:
             ours.close()
-        if isinstance(error, SetupFailed):
+        if (
+            isinstance(error, SetupFailed) and error.errno == errno.ESRCH
+        ):  # there is no process to join: it is told soon
+            await asyncio.wait({running.exited}, timeout=REPORT_PATIENCE)
+        if isinstance(error, SetupFailed) and not (error.errno == errno.ESRCH and running.exited.done()):
             failure = explain_exec(error)
             instance.exit_code = failure.exit_code
             instance.started = True

@@ -7,9 +7,14 @@ from pierhead.daemon.engine.engine import Engine
 from pierhead.linux.idmap import IdMaps
 
 
+def own_folder(engine: Engine, id: str) -> str:
+    """<data root>/containers/<id>, whether it is there or not."""
+    return os.path.join(engine.config.data_root, "containers", id)
+
+
 def container_folder(engine: Engine, id: str) -> str:
-    """<data root>/containers/<id>; made if it is missing."""
-    folder = os.path.join(engine.config.data_root, "containers", id)
+    """The same, made if it is missing: only for who holds the container's lock, lest it comes back after a removal."""
+    folder = own_folder(engine, id)
     if not os.path.isdir(folder):
         try:
             os.mkdir(folder, 0o710)
@@ -21,7 +26,7 @@ def container_folder(engine: Engine, id: str) -> str:
 
 def log_path(engine: Engine, id: str) -> str:
     """The newest log file, at Docker's LogPath."""
-    return os.path.join(engine.config.data_root, "containers", id, f"{id}-json.log")
+    return os.path.join(own_folder(engine, id), f"{id}-json.log")
 
 
 def digest(content: bytes) -> bytes:

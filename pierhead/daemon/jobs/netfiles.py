@@ -8,7 +8,7 @@ from ipaddress import ip_address
 from pierhead.daemon.engine.engine import Engine
 from pierhead.daemon.jobs import endpoints, links
 from pierhead.daemon.jobs.describe import config_of, host_config_of, network_kind
-from pierhead.daemon.jobs.files import container_folder, digest
+from pierhead.daemon.jobs.files import digest, own_folder
 from pierhead.daemon.jobs.network_rows import find_row, pools_of
 from pierhead.daemon.jobs.zones import overrides
 from pierhead.driver.networkdriver import resolvconf
@@ -75,7 +75,7 @@ def written(engine: Engine, container_id: str, name: str) -> bytes:
     """One of a container's own files ("hosts", "resolv.conf") as it is now; empty if there is none."""
     try:
         descriptor = os.open(
-            os.path.join(container_folder(engine, container_id), name), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+            os.path.join(own_folder(engine, container_id), name), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
         )
     except FileNotFoundError:
         return b""
@@ -140,7 +140,7 @@ def _resolv(engine: Engine, container: Container, host: HostConfig, kind: str) -
 def rewrite(engine: Engine, container: Container, before: list[str]) -> None:
     """After connect or disconnect: the container's own lines in hosts, and resolv.conf, follow; what the user wrote
     into hosts stays, and a resolv.conf that the user has changed. before: ``own_lines`` of before."""
-    folder = container_folder(engine, container.id)
+    folder = own_folder(engine, container.id)
     hosts = written(engine, container.id, "hosts").decode(errors="surrogateescape")
     after = own_lines(engine, container)
     for line in before:
@@ -163,7 +163,7 @@ def relink(engine: Engine, container_id: str, gone: str = "") -> None:
 
     gone: an alias that is no link any longer. Of one that does not run now the line stays as it is.
     """
-    path = os.path.join(container_folder(engine, container_id), "hosts")
+    path = os.path.join(own_folder(engine, container_id), "hosts")
     lines = written(engine, container_id, "hosts").decode(errors="surrogateescape").splitlines(keepends=True)
     new = {link.alias: link.line for link in links.of(engine, container_id) if link.addresses}
     if gone:

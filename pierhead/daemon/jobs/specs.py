@@ -12,7 +12,7 @@ from pierhead.daemon.engine.engine import Engine
 from pierhead.daemon.jobs import confinement, links
 from pierhead.daemon.jobs import mounts as mount_requests
 from pierhead.daemon.jobs.describe import args_of, config_of, host_config_of, mounts_of, network_kind
-from pierhead.daemon.jobs.files import container_folder
+from pierhead.daemon.jobs.files import own_folder
 from pierhead.daemon.jobs.mounts import PROPAGATIONS
 from pierhead.errors import InvalidParameter, NoSuchContainer
 from pierhead.graph.containers import Container
@@ -209,7 +209,7 @@ def _default_mounts(host: HostConfig, unified: bool, writable_cgroups: bool, map
 
 
 def _mounts(engine: Engine, container: Container, host: HostConfig, unified: bool) -> list[Mount]:
-    folder = container_folder(engine, network_owner(engine, container, host).id)
+    folder = own_folder(engine, network_owner(engine, container, host).id)
     writable_cgroups = confinement.of(host, engine.config).writable_cgroups
     mounts = _default_mounts(host, unified, writable_cgroups, user_maps(engine, host))
     for name in ("resolv.conf", "hostname", "hosts"):
