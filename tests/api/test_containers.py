@@ -1,14 +1,14 @@
 """Containers through the raw API: what a client relies on in each answer, and Docker's refusals."""
 
+import json
 import re
 import socket
 import time
 
 import pytest
 
-from tests.harness.api import Api, connect, demultiplex, frames
+from tests.harness.api import Api, connect, demultiplex, frames, waiting
 from tests.harness.engines import Engine
-from tests.harness.hands import Background
 from tests.harness.processes import wait_until
 
 NANOS = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?Z$")
@@ -187,12 +187,9 @@ def test_rename_is_seen_everywhere_and_refuses_a_taken_name(api: Api) -> None:
 
 def test_wait_waits_for_the_condition_asked_for(api: Api) -> None:
     id = api.create("sh", "-c", "exit 5", HostConfig={"AutoRemove": True})
-    waiting = Background(lambda: api.ok("POST", f"/containers/{id}/wait", condition="removed").json["StatusCode"])
-    next_exit = Background(lambda: api.ok("POST", f"/containers/{id}/wait", condition="next-exit").json["StatusCode"])
-    wait_until(lambda: waiting.thread.is_alive() and next_exit.thread.is_alive(), "both wait")
-    time.sleep(0.3)
-    api.ok("POST", f"/containers/{id}/start")
-    assert waiting.finish() == 5 and next_exit.finish() == 5
+    with waiting(api, id, "removed") as removed, waiting(api, id, "next-exit") as next_exit:
+        api.ok("POST", f"/containers/{id}/start")
+        assert json.load(removed)["StatusCode"] == json.load(next_exit)["StatusCode"] == 5
     assert api.send("GET", f"/containers/{id}/json").status == 404
 
 

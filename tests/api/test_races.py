@@ -1,5 +1,6 @@
 """Requests that meet: whoever wins, every client gets a plain answer, and the engine is as if they had queued."""
 
+import json
 import os
 import threading
 import time
@@ -9,7 +10,7 @@ from functools import partial
 
 import pytest
 
-from tests.harness.api import Answer, Api, connect, demultiplex
+from tests.harness.api import Answer, Api, connect, demultiplex, waiting
 from tests.harness.engines import Engine, Pierd
 from tests.harness.images import busybox_rootfs, docker_archive, tar
 from tests.harness.processes import wait_until
@@ -287,16 +288,9 @@ def test_exec_while_its_container_dies(engine: Engine, api: Api) -> None:
 @pytest.mark.parametrize("condition", ["not-running", "next-exit", "removed"])
 def test_wait_on_a_container_that_is_removed(api: Api, condition: str) -> None:
     id = api.run("sleep", "1000")
-    answers: list[Answer] = []
-    thread = threading.Thread(
-        target=lambda: answers.append(api.send("POST", f"/containers/{id}/wait", condition=condition))
-    )
-    thread.start()
-    time.sleep(0.2)
-    api.ok("DELETE", f"/containers/{id}", force=1)
-    thread.join(30)
-    assert not thread.is_alive(), "a wait that never ends"
-    assert answers[0].status == 200 and answers[0].json["StatusCode"] == 137
+    with waiting(api, id, condition) as answer:
+        api.ok("DELETE", f"/containers/{id}", force=1)
+        assert json.load(answer)["StatusCode"] == 137
 
 
 @pytest.mark.only_pierhead("Debian's dockerd lets the client wait for ever")

@@ -184,6 +184,8 @@ def test_a_killed_daemon_finds_it_running_and_hears_of_its_end(runtime: str) -> 
         os.kill(parent_of(pids["c1"]), signal.SIGKILL)  # its shim
         time.sleep(0.5)
         pierd.start(*pierd.extra)
+        for name in ("b1", "c1"):  # their ends are told to a daemon that answers already
+            wait_until(lambda: not pierd.api.inspect(name)["State"]["Running"], f"the end of {name}")  # noqa: B023
         states = {name: pierd.api.get(f"/containers/{name}/json")["State"] for name in ("a1", "b1", "c1")}
         assert states["a1"]["Running"] and states["a1"]["Pid"] == pids["a1"]
         assert (states["b1"]["Status"], states["b1"]["ExitCode"]) == ("exited", 137)

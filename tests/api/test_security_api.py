@@ -18,6 +18,7 @@ import pytest
 
 from tests.harness.api import Api, UnixConnection
 from tests.harness.engines import Engine
+from tests.harness.processes import wait_until
 
 pytestmark = pytest.mark.only_pierhead("holds dockerd to nothing")
 
@@ -305,7 +306,7 @@ def test_clients_that_come_go_and_never_read_cost_nothing_that_stays(api: Api, e
     never.socket.close()
     api.ok("POST", f"/containers/{id}/kill")
     api.wait(id)
-    assert len(os.listdir(f"/proc/{engine.pid}/fd")) <= descriptors + 4
+    wait_until(lambda: len(os.listdir(f"/proc/{engine.pid}/fd")) <= descriptors + 4, "the end of every connection")
 
 
 def resident(pid: int) -> int:

@@ -167,8 +167,9 @@ def test_events_are_followed_as_they_happen_and_filtered(api: Api) -> None:
         stream.close()
         return seen
 
+    before = api.get("/info")["NEventsListener"]
     following = Background(first_two)
-    time.sleep(0.5)
+    wait_until(lambda: api.get("/info")["NEventsListener"] > before, "who follows")
     api.output("true")
     assert following.finish() == ["start", "die"]
 

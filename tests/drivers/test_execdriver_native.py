@@ -150,7 +150,8 @@ def test_a_start_that_is_given_up_holds_nothing(box: Box) -> None:
 
 def test_a_start_after_a_while_finds_its_starter_ready(box: Box) -> None:
     sleeping(box)
-    time.sleep(0.3)  # by then the next starter has made its pages its own
+    wait_until(lambda: len(box.driver.pids()) == 3, "the next spare and its starter")
+    time.sleep(0.3)  # by then the starter has made its pages its own
     pids = box.driver.pids()
     sleeping(box)
     assert gone(pids[2])

@@ -4,6 +4,7 @@ import http.client
 import json
 import socket
 from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
@@ -211,3 +212,13 @@ class Api:
             return b"".join(payload for _, payload in frames(self.logs(id))).decode(errors="replace")
         finally:
             self.send("DELETE", f"/containers/{id}", force=1)
+
+
+@contextmanager
+def waiting(api: Api, id: str, condition: str) -> Iterator[http.client.HTTPResponse]:
+    """A wait for a container that the engine knows of: it has answered with the head, and its body comes later."""
+    connection = UnixConnection(api.path)
+    connection.request("POST", f"/{api.version}/containers/{id}/wait?condition={condition}")
+    with closing(connection), connection.getresponse() as response:
+        assert response.status == 200
+        yield response
