@@ -1,6 +1,7 @@
 """Jobs that have to wait, and what somebody else has done meanwhile: the spot is held, so that it always happens."""
 
 import asyncio
+import gc
 import os
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator
@@ -12,12 +13,14 @@ import pytest
 
 from pierhead.daemon.config import Config
 from pierhead.daemon.engine.engine import Engine
+from pierhead.daemon.engine.hostwatch import Seen
 from pierhead.daemon.engine.running import ExecInstance, Running, watch
 from pierhead.daemon.jobs import (
     attachments,
     containers,
     endings,
     execs,
+    host_changes,
     images,
     lifecycle,
     links,
@@ -375,6 +378,59 @@ def test_who_looks_at_a_container_that_is_being_removed_does_not_bring_its_folde
     assert netfiles.written(scene.engine, WEB, "hosts") == b""
     specs.mount_targets(scene.engine, web)
     assert not (tmp_path / "containers" / WEB).exists()
+
+
+def test_a_request_for_an_exec_that_could_not_be_sent_leaves_no_error_in_the_log(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, exec=SimpleNamespace(delete=lambda id: None))
+    said: list[dict[str, object]] = []
+
+    async def both() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: said.append(context))
+        running, monitor = scene.run()
+
+        def broken(*request: object) -> None:
+            raise BrokenPipeError(32, "Broken pipe")
+
+        monitor.exec = broken  # type: ignore[method-assign]
+        process = SimpleNamespace(args=("true",), terminal=False)
+        scene.engine.execs["e"] = ExecInstance("e", WEB, cast(Any, process), False, False, False, False, "", 0.0)
+        with pytest.raises(Conflict, match="is not running"):
+            await execs.start(scene.engine, "e", ExecStartConfig(detach=True))
+        monitor.tell(Exited(0, 0, 0))
+        await asyncio.wait_for(running.settled.wait(), 60)
+
+    asyncio.run(both())
+    scene.engine.execs.clear()
+    gc.collect()
+    assert said == []
+    scene.db.close()
+
+
+def test_what_is_just_leaving_is_not_put_back_as_if_others_had_taken_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host_changes, "PATIENCE", 0.02)
+    monkeypatch.setattr(host_changes, "TRIES", 1000)
+    inside = [True]
+    looked: list[bool] = []
+
+    class Driver:
+        def damage(self, networks: object, *, rules: bool) -> tuple[str, ...]:
+            looked.append(inside[0])
+            return ()
+
+    scene = Scene(tmp_path, networks={"bridge": Driver()})
+
+    async def both() -> None:
+        async with scene.engine.network_gate.shared():
+            mending = asyncio.create_task(host_changes.mend(scene.engine, Seen(links=True)))
+            await asyncio.sleep(0.1)
+            inside[0] = False
+        await asyncio.wait_for(mending, 60)
+
+    asyncio.run(both())
+    assert looked == [False]
+    scene.db.close()
 
 
 def test_a_container_is_paused_only_when_no_exec_is_just_being_started_in_it(tmp_path: Path) -> None:

@@ -19,6 +19,9 @@ log = logging.getLogger("pierd")
 PATIENCE = 2.0
 """Seconds that mending waits for containers and networks that are just leaving."""
 
+TRIES = 5
+"""How often it does, letting in those that have come meanwhile, before it goes on beside one that hangs."""
+
 Known = dict[str, list[tuple[Network, list[Endpoint]]]]
 
 
@@ -95,12 +98,16 @@ async def admit(engine: Engine) -> None:
 
 async def mend(engine: Engine, seen: Seen) -> None:
     """Look at what of ours may have been changed, and make again what is not as it should be."""
-    async with engine.network_gate.alone(PATIENCE):
-        networks = known(engine)
-        found = await damage(engine, networks, rules=seen.rules)
-        if found:
-            log.warning("the host's network was changed by %s: %s: restoring it", seen.who, "; ".join(found))
-            await _reconcile(engine, networks)
+    for left in reversed(range(TRIES)):
+        async with engine.network_gate.alone(PATIENCE) as alone:
+            if left and not alone:
+                continue  # what somebody is just taking away would be put back
+            networks = known(engine)
+            found = await damage(engine, networks, rules=seen.rules)
+            if found:
+                log.warning("the host's network was changed by %s: %s: restoring it", seen.who, "; ".join(found))
+                await _reconcile(engine, networks)
+            return
 
 
 async def reload(engine: Engine) -> NetworkReloadResponse:
