@@ -1,14 +1,23 @@
 """Whatever others do to the rules, bridges and settings of a running engine comes back, and is said."""
 
+import asyncio
 import contextlib
+import os
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from pierhead.daemon.config import Config
+from pierhead.daemon.engine.engine import Engine
+from pierhead.daemon.jobs import host_networks
+from pierhead.graph.graphdb import GraphDB
 from tests.harness.engines import Pierd, engine
+from tests.harness.netns import namespace
 from tests.harness.processes import run, wait_until
 
 ECHO = "nc -ll -p 8080 -e cat"
@@ -231,3 +240,41 @@ def test_a_port_without_icc_is_isolated_again_after_its_bridge_was_deleted(scene
     wait_until(lambda: "isolated on" in flags(), "an isolated port")
     api.ok("DELETE", f"/containers/{made}", force=1)
     api.ok("DELETE", "/networks/quiet")
+
+
+def test_rules_that_others_change_while_a_daemon_restores_its_own_are_looked_at(tmp_path: Path) -> None:
+    """A firewall that starts at the same time, as at boot."""
+    stale: list[str] = []
+
+    class Driver:
+        """Restores nothing; somebody else changes the rules while it does."""
+
+        def reconcile(self, networks: object, others: object, *, sweep: bool) -> None:
+            run(["nft", "add", "table", "ip", "strangers"]).check()
+
+        def __getattr__(self, name: str) -> Callable[..., object]:
+            return lambda *given, **more: ()
+
+    async def start() -> None:
+        instance = SimpleNamespace(stale=lambda: stale.append("told"), legacy_changed=lambda: False, watched=False)
+        instance.neighbours = lambda: None
+        instance.quiet = lambda: True
+        parts = dict.fromkeys(
+            name for name, field in Engine.__dataclass_fields__.items() if field.default is field.default_factory
+        )
+        drivers = {name: Driver() for name in ("bridge", "host", "null")}
+        db = GraphDB(str(tmp_path / "db"))
+        given = {"db": db, "config": Config(), "networks": drivers, "host_firewall": instance}
+        engine = Engine(**{**parts, **given})  # type: ignore[arg-type]
+        await host_networks.reconcile(engine)
+        deadline = asyncio.get_running_loop().time() + 10
+        while not stale and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(0.01)
+        assert engine.host_watch is not None
+        engine.host_watch.close()
+        await asyncio.gather(*engine.chores)
+        db.close()
+
+    with namespace(f"heal-{os.getpid()}") as place:
+        place.call(lambda: asyncio.run(start()))
+    assert stale

@@ -134,8 +134,8 @@ def _default_subnet(
 async def reconcile(engine: Engine) -> None:
     """At the daemon's start: make what the database knows exist, and nothing else of ours. Raises OSError."""
     await default_networks(engine)
+    host_changes.watch(engine)  # first: what others change in the middle of it is looked at after it
     await restore(engine)
-    host_changes.watch(engine)
     await host_changes.admit(engine)
 
 
