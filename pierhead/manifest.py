@@ -64,6 +64,14 @@ class Descriptor:
     platform: Platform | None = None
     annotations: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def attests(self) -> bool:
+        """Whether it is no image but what BuildKit says of one beside it (provenance, an SBOM)."""
+        kind = self.annotations.get("vnd.docker.reference.type")
+        return kind == "attestation-manifest" or (
+            self.platform is not None and (self.platform.os, self.platform.architecture) == ("unknown", "unknown")
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
@@ -216,6 +224,7 @@ def choose(index: Index, platform: Platform) -> Descriptor | None:
     if fitting:
         return fitting[0]
     # An index of a single image that says nothing of platforms (an OCI layout made by a tool) means that image.
-    if len(index.manifests) == 1 and index.manifests[0].platform is None:
-        return index.manifests[0]
+    images = [entry for entry in index.manifests if not entry.attests]
+    if len(images) == 1 and images[0].platform is None:
+        return images[0]
     return None

@@ -315,7 +315,7 @@ def _oci(bundle: Bundle, platform: manifest.Platform) -> list[Found]:
         raise InvalidParameter("invalid archive: index.json is no index")
     found = []
     for entry in index.manifests:
-        image = _resolve(bundle, entry, platform)
+        image = None if entry.attests else _resolve(bundle, entry, platform)
         if image is not None:
             found.append(_oci_image(bundle, image, _names(entry)))
     return found

@@ -13,7 +13,7 @@ import pytest
 
 from tests.harness.api import Api
 from tests.harness.engines import Engine
-from tests.harness.images import busybox_rootfs, config_of, digest, docker_archive, oci_archive, tar
+from tests.harness.images import busybox_rootfs, config_of, digest, docker_archive, oci_archive, oci_manifest, tar
 from tests.harness.registry import Answers, Registry, serving_registry
 from tests.harness.registry import registry as started_registry
 
@@ -107,6 +107,27 @@ def test_an_archive_has_the_id_of_its_configuration(api: Api, engine: Engine, ki
     assert api.output(image="loaded:1") == "second layer\n"
     assert "No such file" in api.output("cat", "/etc/os-release", image="loaded:1"), "a whiteout hides what is below"
     assert len(api.get("/images/loaded:1/history")) == 3
+
+
+@pytest.mark.needs_docker28("OCI layouts")
+def test_an_image_with_attestations_beside_it_is_loaded_without_them(api: Api) -> None:
+    with tarfile.open(fileobj=io.BytesIO(oci_archive(LAYERS[1:2], "attested:1"))) as plain:
+        files: dict[str, bytes | str] = {
+            member.name: file.read() for member in plain.getmembers() if (file := plain.extractfile(member))
+        }
+    statement, nowhere = b'{"_type": "https://in-toto.io/Statement/v0.1"}', {"architecture": "unknown", "os": "unknown"}
+    config = json.dumps({**nowhere, "rootfs": {"type": "layers", "diff_ids": [digest(statement)]}}).encode()
+    manifest = oci_manifest(config, [statement])
+    index = json.loads(files["index.json"])
+    image = index["manifests"][0]
+    marks = {"vnd.docker.reference.type": "attestation-manifest", "vnd.docker.reference.digest": image["digest"]}
+    attestation = {"mediaType": image["mediaType"], "digest": digest(manifest), "size": len(manifest)}
+    index["manifests"] = [{**attestation, "platform": nowhere}, image, {**attestation, "annotations": marks}]
+    files |= {"blobs/sha256/" + digest(blob)[7:]: blob for blob in (config, manifest, statement)}
+    assert "Loaded image: attested:1" in load(api, tar({**files, "index.json": json.dumps(index)}))
+    assert api.get("/images/attested:1/json")["RootFS"]["Layers"] == [digest(LAYERS[1])]
+    index["manifests"] = [{**attestation, "annotations": marks}]
+    assert "no image in it" in refused(api, tar({**files, "index.json": json.dumps(index)}))
 
 
 def test_what_was_saved_can_be_loaded_again_with_the_same_id(api: Api) -> None:
