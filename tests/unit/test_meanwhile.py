@@ -24,6 +24,7 @@ from pierhead.daemon.jobs import (
     images,
     lifecycle,
     links,
+    log_truncation,
     memberships,
     netfiles,
     networks,
@@ -44,7 +45,7 @@ from pierhead.graph.graphdb import GraphDB
 from pierhead.graph.state import State
 from pierhead.libcontainer.spec import SetupFailed
 from pierhead.reference import Reference, parse
-from pierhead.wire.containers import ContainerUpdateRequest
+from pierhead.wire.containers import ContainerUpdateRequest, PortBinding
 from pierhead.wire.execs import ExecStartConfig
 from pierhead.wire.networks import NetworkConnectRequest, NetworkCreateRequest, NetworkDisconnectRequest
 
@@ -76,6 +77,9 @@ class Talker:
     def attach(self, stream: Any) -> None:
         self.asked.append("attach")
         stream.connection.close()
+
+    def keep_ports(self, ports: object) -> None:
+        raise OSError(9, "Bad file descriptor")  # as of one whose end has been told
 
     def exec(self, exec_id: str, *rest: object) -> None:
         self.asked.append(exec_id)
@@ -430,6 +434,66 @@ def test_what_is_just_leaving_is_not_put_back_as_if_others_had_taken_it(
 
     asyncio.run(both())
     assert looked == [False]
+    scene.db.close()
+
+
+def test_ports_of_a_container_that_ends_before_they_are_changed_are_nobodys(tmp_path: Path) -> None:
+    """Rows that nobody gives back would keep the port from everybody, and the container from starting."""
+    published: list[object] = []
+    driver = SimpleNamespace(
+        name="bridge",
+        addressed=False,
+        publishes=True,
+        outward=lambda network: True,
+        binding=lambda network: "127.0.0.1",
+        hosts=lambda network: (4,),
+        apart=lambda network: False,
+        publish=lambda *given: published.append(given),
+    )
+    scene = Scene(tmp_path, exec=SimpleNamespace(delete=lambda id: None), networks={"bridge": driver})
+    scene.engine.host_firewall = cast(Any, SimpleNamespace(quiet=lambda *hooks: True))
+    scene.engine.containers.update(WEB, host_config=b'{"NetworkMode": "shop"}')
+    scene.add_network()
+    with scene.db.transaction():
+        memberships.assign(scene.engine, WEB, NET, None)
+    scene.db.execute("UPDATE endpoint SET active = 1, gateway = 1, interface = 'eth0', number = 0, mac = ''")
+    wanted = ContainerUpdateRequest(publish_add={"80/tcp": [PortBinding(host_ip="127.0.0.1", host_port="8099")]})
+
+    async def both() -> None:
+        running, monitor = scene.run()
+        async with scene.engine.network_gate.alone(60):
+            updating = asyncio.create_task(containers.update(scene.engine, "web", wanted))
+            while not scene.engine.network_gate._waiters:
+                await asyncio.sleep(0)
+            monitor.tell(Exited(0, 0, 0))
+            await running.exited
+        await asyncio.wait_for(asyncio.gather(updating, running.settled.wait()), 60)
+        assert monitor.asked == []
+
+    asyncio.run(both())
+    assert scene.db.all("SELECT * FROM port") == [] and published == []
+    assert containers.host_config_of(scene.engine.containers.get(WEB)).port_bindings == wanted.publish_add
+    scene.db.close()
+
+
+def test_a_log_whose_container_ends_before_its_shim_is_asked_is_truncated_all_the_same(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, exec=SimpleNamespace(delete=lambda id: None))
+
+    async def both() -> None:
+        running, monitor = scene.run()
+
+        def closed(serial: int) -> None:
+            raise OSError(9, "Bad file descriptor")
+
+        running.monitor.truncate_log = closed  # type: ignore[method-assign]
+        running.recorded.clear()  # its end cannot be worked off yet
+        monitor.tell(Exited(0, 0, 0))
+        await running.exited
+        assert await log_truncation._truncate(scene.engine, WEB) == 0
+        running.recorded.set()
+        await asyncio.wait_for(running.settled.wait(), 60)
+
+    asyncio.run(both())
     scene.db.close()
 
 

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from pierhead.daemon.engine.engine import Engine, phase
-from pierhead.daemon.jobs import endpoints, port_allocation, port_warnings
+from pierhead.daemon.engine.running import Running
+from pierhead.daemon.jobs import endpoints, port_allocation, port_warnings, rewiring
 from pierhead.daemon.jobs.describe import config_of, host_config_of, network_kind
 from pierhead.driver.networkdriver import ports, reservations
 from pierhead.driver.networkdriver.api import Endpoint, Network, PortBinding
@@ -44,13 +45,15 @@ async def update(engine: Engine, container: Container, request: ContainerUpdateR
     carrier = next((one for one in joined if one[1].gateway and engine.networks[one[0].driver].publishes), None)
     address = engine.networks[carrier[0].driver].binding(carrier[0]) if carrier is not None else ""
     change = _plan(container, endpoints.bindings_of(engine, container.id), request, address)
-    if carrier is None:
-        with engine.db.transaction(durable=True):
-            engine.containers.update(container.id, host_config=codec.encode(change.host))
-    else:
+    done = False
+    if carrier is not None and running is not None:
         with phase("networkdriver: publish"):
             async with engine.network_gate.shared():
-                await _apply(engine, container, change, *carrier)
+                if not running.exited.done():  # it may have ended while this waited
+                    done = await _apply(engine, running, container, change, *carrier)
+    if not done:
+        with engine.db.transaction(durable=True):
+            engine.containers.update(container.id, host_config=codec.encode(change.host))
     networks = [row["network_name"] for row in endpoints.endpoint_rows(engine, container.id)]
     return await port_warnings.of_request(engine, config_of(container), change.host, networks)
 
@@ -133,8 +136,12 @@ def _without(
 # Its effects ---------------------------------------------------------------------------------------------------------
 
 
-async def _apply(engine: Engine, container: Container, change: Change, network: Network, before: Endpoint) -> None:
-    """Make a running container's ports so: rows, sockets, rules. Raises PierheadError; then all is as before."""
+async def _apply(
+    engine: Engine, running: Running, container: Container, change: Change, network: Network, before: Endpoint
+) -> bool:
+    """Make a running container's ports so: rows, sockets, rules. Raises PierheadError; then all is as before, as it is
+    where it returns False: the container has ended meanwhile.
+    """
     id = container.id
 
     def left(binding: PortBinding) -> list[PortBinding]:
@@ -152,18 +159,23 @@ async def _apply(engine: Engine, container: Container, change: Change, network: 
         held = await port_allocation.reserve(engine, container, reservations.held(before.ports))
         try:
             engine.networks[network.driver].publish(network, after, before)
-            monitor = engine.running[id].monitor
-            monitor.keep_ports(port_allocation.kept(engine, network, after))
-            monitor.hold_ports(held)
+            running.monitor.keep_ports(port_allocation.kept(engine, network, after))
+            running.monitor.hold_ports(held)
         except BaseException:
             reservations.release(held)
             raise
+        return True
     except BaseException as error:
+        # Its end may have given them back already.
+        joined = any(one.id == before.id for _, one in endpoints.active(engine, id))
+        present = before if joined else replace(before, ports=())
         with engine.db.transaction(durable=True):
-            _rewrite(engine, container, before.ports)
+            _rewrite(engine, container, present.ports)
             engine.containers.update(id, host_config=container.host_config)
         if isinstance(error, OSError):
-            engine.networks[network.driver].publish(network, before, after)
+            engine.networks[network.driver].publish(network, present, after)
+            if await rewiring.gone(running, error):
+                return False
             raise PierheadError(f"failed to change the published ports of {container.name}: {plain(error)}") from error
         raise
 

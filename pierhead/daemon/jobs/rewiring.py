@@ -57,13 +57,18 @@ async def connect(engine: Engine, container: Container, row: Row) -> None:
     gateway = endpoints.outward(engine, row) and not any(endpoint.gateway for _, endpoint in before)
     try:
         async with engine.network_gate.shared():
+            if running.exited.done():  # while this waited: what it takes from now on its end does not give back
+                raise ProcessLookupError(errno.ESRCH, f"container {container.id} is not running")
             with engine.db.transaction():
                 id = allocate_endpoint(engine, container, row, place, gateway=gateway)
                 if gateway:
                     allocate_ports(engine, container, host_config_of(container))
             if gateway:
                 running.monitor.hold_ports(await reserve(engine, container))
-            network, endpoint = next(one for one in endpoints.active(engine, container.id) if one[1].id == id)
+            joined = [one for one in endpoints.active(engine, container.id) if one[1].id == id]
+            if not joined:  # its end has given it back
+                raise ProcessLookupError(errno.ESRCH, f"container {container.id} is not running")
+            [(network, endpoint)] = joined
             setup = await plan_endpoint(engine, network, endpoint)
             if endpoints.named(engine, network.driver, network.name) and not engine.resolvers.serves(container.id):
                 setup = merge([setup, resolver_setup(container.id)])
@@ -176,6 +181,7 @@ async def _move_gateway(engine: Engine, container: Container, old: Network) -> N
     chosen = endpoints.gateway_of(engine, rows)
     running = engine.running.get(container.id)
     if running is None:
+        engine.db.execute("DELETE FROM port WHERE container_id = ?", (container.id,))
         return
     driver = next((engine.networks[row["driver"]] for row in rows if row["id"] == chosen), None)
     if driver is None or not driver.publishes:
