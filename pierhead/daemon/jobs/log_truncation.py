@@ -3,7 +3,7 @@
 import os
 
 from pierhead.daemon.engine.engine import Engine, blocking
-from pierhead.daemon.jobs import space
+from pierhead.daemon.jobs import rewiring, space
 from pierhead.daemon.jobs.describe import host_config_of
 from pierhead.daemon.jobs.files import log_path
 from pierhead.driver.execdriver.jsonlog import JSONLog
@@ -27,12 +27,14 @@ async def _truncate(engine: Engine, id: str) -> int:
         if running is not None and engine.containers.get(id).live:
             try:
                 return await running.truncate_log()
-            except ProcessLookupError:
-                pass  # it has ended in this moment, and its shim has closed the log
             except TimeoutError:
                 raise Conflict(
                     f"container {id} was started by an older Pierhead, which cannot truncate logs: restart it first"
                 ) from None
+            except OSError as error:
+                if not await rewiring.gone(running, error):
+                    raise
+                # It has ended in this moment, and its shim has closed the log.
         return await blocking(_delete, log_path(engine, id))
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 
 from pierhead.daemon.engine.engine import Engine, blocking
+from pierhead.daemon.jobs import rewiring
 from pierhead.daemon.jobs.describe import host_config_of, network_kind
 from pierhead.daemon.jobs.network_rows import network_of
 from pierhead.daemon.jobs.network_sight import Looked, Sight, look
@@ -13,6 +14,7 @@ from pierhead.daemon.jobs.zones import NETFILTER
 from pierhead.driver.networkdriver import marks
 from pierhead.driver.networkdriver.api import Network
 from pierhead.driver.networkdriver.packetpath import Decision, Host, Packet
+from pierhead.errors import Conflict
 from pierhead.graph.containers import Container
 from pierhead.linux import nftdump
 from pierhead.linux.netstate import KINDS, Device, View
@@ -138,11 +140,15 @@ class Places:
         return place.view
 
     async def sockets(self, place: Place, kinds: Sequence[tuple[int, int, int]]) -> tuple[socket.socket, ...]:
-        """Sockets of a container's namespace. Raises OSError, TimeoutError."""
+        """Sockets of a container's namespace. Raises OSError, TimeoutError, Conflict for one that has just ended."""
         running = self.engine.running.get(place.containers[0].id)
-        if running is None:
-            raise ProcessLookupError(f"container {place.name} is not running")
-        return await running.open_sockets(kinds)
+        try:
+            if running is not None:
+                return await running.open_sockets(kinds)
+        except OSError as error:
+            if not await rewiring.gone(running, error):
+                raise
+        raise Conflict(f"container {place.name} has just ended: ask again")
 
     async def rules(self, place: Place) -> Ruleset:
         """Everybody's rules in a place (of a container, nftables' alone). Raises OSError, TimeoutError."""
