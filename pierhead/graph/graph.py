@@ -478,7 +478,8 @@ class Graph:
         """
         with self.releases.one():
             with self.db.transaction(durable=True):
-                for row in self.db.all("SELECT id, layer_id FROM container WHERE image_id = ?", (id,)):
+                users = "SELECT id, layer_id FROM container WHERE image_id = :id OR instr(mounts, :id)"
+                for row in self.db.all(users, {"id": id}):
                     if not self.driver.exists(row["layer_id"]):
                         raise Conflict(f"container {row['id'][:12]} is just being made of this image")
                     if row["id"] not in despite:

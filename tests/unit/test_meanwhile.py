@@ -18,6 +18,7 @@ from pierhead.daemon.engine.running import ExecInstance, Running, watch
 from pierhead.daemon.jobs import (
     attachments,
     containers,
+    creation,
     endings,
     execs,
     host_changes,
@@ -34,11 +35,12 @@ from pierhead.daemon.jobs import (
     streams,
     supervise,
 )
+from pierhead.daemon.jobs.mounts import Wanted
 from pierhead.daemon.jobs.network_rows import insert
 from pierhead.driver.execdriver.api import Event, ExecError, ExecStarted, Exited, Monitor
 from pierhead.driver.graphdriver.vfs import VfsDriver
 from pierhead.driver.networkdriver.api import Network
-from pierhead.errors import Conflict, InvalidParameter, NoSuchNetwork
+from pierhead.errors import Conflict, InvalidParameter, NoSuchImage, NoSuchNetwork
 from pierhead.graph.containers import Container, Containers
 from pierhead.graph.graph import Graph
 from pierhead.graph.graphdb import GraphDB
@@ -494,6 +496,41 @@ def test_a_log_whose_container_ends_before_its_shim_is_asked_is_truncated_all_th
         await asyncio.wait_for(running.settled.wait(), 60)
 
     asyncio.run(both())
+    scene.db.close()
+
+
+def test_an_image_is_not_removed_under_a_container_that_is_made_to_mount_it(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, layers=SimpleNamespace(create=lambda *given, **more: None))
+    graph = scene.engine.graph = Graph(scene.db, VfsDriver(str(tmp_path)), str(tmp_path))
+    image = graph.put_image(b'{"rootfs": {"type": "layers", "diff_ids": []}}', parse("files:1"))
+    (tmp_path / "containers").mkdir()
+    wanted = Wanted("image", "/m", name=image.id, source="files:1")
+    making = [scene.engine, scene.engine.containers.get(WEB), None, [wanted], {}, {}, 0]
+    asyncio.run(creation._make(*making))  # type: ignore[arg-type]
+    with pytest.raises(Conflict):  # whoever looked before that has seen no user
+        graph.delete_image(image.id)
+    scene.engine.containers.update(WEB, mounts=b"[]")
+    graph.delete_image(image.id)
+    with pytest.raises(NoSuchImage, match="files:1"):
+        asyncio.run(creation._make(*making))  # type: ignore[arg-type]
+    scene.db.close()
+
+
+def test_a_daemon_starts_beside_a_container_whose_end_leaves_something_behind(tmp_path: Path) -> None:
+    class Processes:
+        def reattach(self, id: str) -> None:
+            pass
+
+        def collect(self, id: str) -> Exited:
+            return Exited(3, 0, 0)
+
+        def delete(self, id: str) -> None:
+            raise OSError(16, "Device or resource busy")
+
+    scene = Scene(tmp_path, exec=Processes())
+    scene.engine.containers.update(WEB, state=State.RUNNING)
+    asyncio.run(supervise.resume(scene.engine))
+    assert (scene.state(), scene.engine.containers.get(WEB).exit_code) == (State.EXITED, 3)
     scene.db.close()
 
 

@@ -250,6 +250,9 @@ async def _make(
     with engine.db.transaction(durable=True):
         for network, settings in endpoints.items():
             networks.assign(engine, container.id, network, settings)
+        for point in points:
+            if point.type == "image" and not engine.graph.has(point.name):
+                raise NoSuchImage(point.source)  # removed since it was found: from here on it cannot be
         links.register(engine, container.id, linked)
         engine.containers.update(container.id, intent="", mounts=codec.encode(points))
 
