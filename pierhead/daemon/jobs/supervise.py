@@ -160,7 +160,10 @@ async def _meet(engine: Engine, container: Container) -> None:
     monitor = await blocking(engine.exec.reattach, container.id)
     if monitor is None:
         exit = await blocking(engine.exec.collect, container.id)
-        await engine.run(settle, container.id, exit or Exited(LOST_EXIT_CODE, 0, time.time_ns()))
+        try:
+            await engine.run(settle, container.id, exit or Exited(LOST_EXIT_CODE, 0, time.time_ns()))
+        except ExceptionGroup as error:  # it is recorded; what is left of it must not keep the daemon from serving
+            log.error("%s", error, exc_info=error)
         return
     running = watch(
         container.id,
