@@ -15,7 +15,11 @@ import pytest
 from pierhead.daemon.config import Config
 from pierhead.daemon.engine.engine import Engine
 from pierhead.daemon.jobs import host_networks
+from pierhead.driver.networkdriver.api import Network
+from pierhead.driver.networkdriver.bridgeoptions import bridge_name, parse
+from pierhead.driver.networkdriver.hostbridge import HostBridge
 from pierhead.graph.graphdb import GraphDB
+from pierhead.linux.netlink import Netlink
 from tests.harness.engines import Pierd, engine
 from tests.harness.netns import namespace
 from tests.harness.processes import run, wait_until
@@ -242,6 +246,22 @@ def test_a_port_without_icc_is_isolated_again_after_its_bridge_was_deleted(scene
     api.ok("DELETE", "/networks/quiet")
 
 
+def starting(folder: Path, driver: object, firewall: SimpleNamespace) -> Engine:
+    """An engine that is about to meet its networks, whose driver is a fake."""
+    known = {name for name, field in Engine.__dataclass_fields__.items() if field.default is field.default_factory}
+    given: dict[str, object] = {"db": GraphDB(str(folder / "db")), "config": Config(), "host_firewall": firewall}
+    given["networks"] = dict.fromkeys(("bridge", "host", "null"), driver)
+    firewall.legacy_changed, firewall.neighbours, firewall.quiet = lambda: False, lambda: None, lambda: True
+    return Engine(**{name: given.get(name) for name in known})  # type: ignore[arg-type]
+
+
+async def stopped(made: Engine) -> None:
+    assert made.host_watch is not None
+    made.host_watch.close()
+    await asyncio.gather(*made.chores)
+    made.db.close()
+
+
 def test_rules_that_others_change_while_a_daemon_restores_its_own_are_looked_at(tmp_path: Path) -> None:
     """A firewall that starts at the same time, as at boot."""
     stale: list[str] = []
@@ -256,25 +276,42 @@ def test_rules_that_others_change_while_a_daemon_restores_its_own_are_looked_at(
             return lambda *given, **more: ()
 
     async def start() -> None:
-        instance = SimpleNamespace(stale=lambda: stale.append("told"), legacy_changed=lambda: False, watched=False)
-        instance.neighbours = lambda: None
-        instance.quiet = lambda: True
-        parts = dict.fromkeys(
-            name for name, field in Engine.__dataclass_fields__.items() if field.default is field.default_factory
-        )
-        drivers = {name: Driver() for name in ("bridge", "host", "null")}
-        db = GraphDB(str(tmp_path / "db"))
-        given = {"db": db, "config": Config(), "networks": drivers, "host_firewall": instance}
-        engine = Engine(**{**parts, **given})  # type: ignore[arg-type]
-        await host_networks.reconcile(engine)
+        made = starting(tmp_path, Driver(), SimpleNamespace(stale=lambda: stale.append("told")))
+        await host_networks.reconcile(made)
         deadline = asyncio.get_running_loop().time() + 10
         while not stale and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(0.01)
-        assert engine.host_watch is not None
-        engine.host_watch.close()
-        await asyncio.gather(*engine.chores)
-        db.close()
+        await stopped(made)
 
     with namespace(f"heal-{os.getpid()}") as place:
         place.call(lambda: asyncio.run(start()))
     assert stale
+
+
+def test_a_bridge_whose_name_another_engine_takes_at_the_same_start_gets_another_name(tmp_path: Path) -> None:
+    """Two engines at boot: each has seen that there is no docker0."""
+    asked: list[str] = []
+
+    class Driver:
+        """Finds that somebody was faster."""
+
+        def reconcile(self, networks: list[tuple[Network, object]], others: object, *, sweep: bool) -> None:
+            for network, _ in networks:
+                if network.name == "bridge":
+                    asked.append(bridge_name(network))
+                    if len(asked) == 1:
+                        run(["ip", "link", "add", "docker0", "type", "bridge"]).check()
+                    with Netlink() as link:
+                        HostBridge(network, parse(network), 0x50000001).make(link)
+
+        def __getattr__(self, name: str) -> Callable[..., object]:
+            return lambda *given, **more: ()
+
+    async def start() -> None:
+        made = starting(tmp_path, Driver(), SimpleNamespace(stale=lambda: None))
+        await host_networks.reconcile(made)
+        await stopped(made)
+
+    with namespace(f"heal-{os.getpid()}") as place:
+        place.call(lambda: asyncio.run(start()))
+    assert asked == ["docker0", "pier0"]

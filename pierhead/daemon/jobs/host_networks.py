@@ -12,7 +12,7 @@ from pierhead.daemon.jobs import host_changes, memberships
 from pierhead.daemon.jobs.network_rows import free_subnet, insert, insert_pool, members, network_of
 from pierhead.driver.networkdriver import ipam, marks
 from pierhead.driver.networkdriver.api import DEFAULT_GATEWAYS, Network, Pool
-from pierhead.errors import InvalidParameter, PierheadError
+from pierhead.errors import Forbidden, InvalidParameter, PierheadError
 from pierhead.graph.graphdb import Row
 from pierhead.wire.networks import IPAM, NetworkCreateRequest
 
@@ -135,7 +135,12 @@ async def reconcile(engine: Engine) -> None:
     """At the daemon's start: make what the database knows exist, and nothing else of ours. Raises OSError."""
     await default_networks(engine)
     host_changes.watch(engine)  # first: what others change in the middle of it is looked at after it
-    await restore(engine)
+    try:
+        await restore(engine)
+    except Forbidden as error:  # another engine that starts at this moment has just taken the default bridge's name
+        log.warning("%s: looking for another one", error)
+        await default_networks(engine)
+        await restore(engine)
     await host_changes.admit(engine)
 
 

@@ -91,10 +91,7 @@ class HostBridge:
         found = link.link(name)
         users = found is not None and self._users(found)
         if found is not None and found.group != self.group and not users:
-            raise Forbidden(
-                f"cannot create network {self.network.id} ({name}): an interface of that name exists and is not this "
-                f"engine's; choose another with -o {NAME}=…"
-            )
+            raise self._taken()
         mtu = self.options.mtu or (0 if users else egress_mtu(link))
         if found is None:
             # An address of its own: else the bridge takes the lowest of its ports' and changes it with them.
@@ -102,8 +99,10 @@ class HostBridge:
             # Another start may be making it again too.
             link.send(netlink.bridge_add(name, group=self.group, mac=mac, mtu=mtu), ignore=(errno.EEXIST,))
             found = link.link(name)
-            if found is None or found.group != self.group:
+            if found is None:
                 raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), name)
+            if found.group != self.group:
+                raise self._taken()
         for path, value in self.settings(users=users).items():
             sysctls.write(path, value)
         wanted = self.addresses()
@@ -122,6 +121,12 @@ class HostBridge:
                 if self._astray(interface, wanted)
             ]
         link.send(*messages, netlink.link_set(index=found.index, up=True, mtu=mtu if found.mtu != mtu else 0))
+
+    def _taken(self) -> Forbidden:
+        return Forbidden(
+            f"cannot create network {self.network.id} ({self.options.name}): an interface of that name exists and is "
+            f"not this engine's; choose another with -o {NAME}=…"
+        )
 
     def give_back(self, link: Netlink) -> None:
         """Take what we added from a bridge that stays, its user's own. Idempotent. Raises OSError."""
