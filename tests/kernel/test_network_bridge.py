@@ -1,6 +1,7 @@
 """The bridge driver against real packets: a host with a neighbour, containers as bare namespaces."""
 
 import contextlib
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -437,7 +438,7 @@ def test_a_host_that_did_not_forward_forwards_for_nobody_else(outside: World) ->
         stack.callback(lab.end)
         outside.host.run("sh", "-c", "echo 0 > /proc/sys/net/ipv4/ip_forward")
         lab.network(0)
-        guest = stack.enter_context(namespace("h4f-guest"))
+        guest = stack.enter_context(namespace(f"h4f-guest-{os.getpid()}"))
         outside.host.ip("link", "add", "vguest", "type", "veth", "peer", "name", "eth0", "netns", guest.name)
         outside.host.ip("link", "set", "vguest", "master", "virbr0", "up")
         guest.ip("addr", "add", "192.168.122.5/24", "dev", "eth0")

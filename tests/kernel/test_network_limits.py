@@ -1,6 +1,7 @@
 """What the kernel itself limits: known here as it really is."""
 
 import errno
+import os
 
 import pytest
 
@@ -13,7 +14,7 @@ from tests.harness.netns import namespace
 @pytest.mark.timeout(300)
 def test_a_bridge_takes_as_many_containers_as_the_engine_says_and_not_one_more() -> None:
     """Ports are the cheap ends of veth pairs: one container more than this would fail half way through its start."""
-    with namespace("pier-limits") as host:
+    with namespace(f"pier-limits-{os.getpid()}") as host:
 
         def fill() -> tuple[int, int]:
             """Ports that the bridge has taken, and why it took no other."""

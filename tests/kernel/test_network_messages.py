@@ -23,13 +23,13 @@ TABLE = "pierhead-4e000001"
 
 @pytest.fixture
 def host() -> Iterator[Namespace]:
-    with namespace("h4m-host") as made:
+    with namespace(f"h4m-host-{os.getpid()}") as made:
         yield made
 
 
 @pytest.fixture
 def inner() -> Iterator[Namespace]:
-    with namespace("h4m-inner") as made:
+    with namespace(f"h4m-inner-{os.getpid()}") as made:
         yield made
 
 

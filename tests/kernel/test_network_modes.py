@@ -4,6 +4,7 @@ br_netfilter on and off: nothing may depend on it.
 """
 
 import contextlib
+import os
 import socket
 import subprocess
 from collections.abc import Collection, Iterator
@@ -320,7 +321,7 @@ def test_forwarding_that_the_host_wanted_for_one_family_is_not_dropped_for_the_o
         lab.driver = driver
         stack.callback(lab.end)
         lab.network(1, ipv6=True)
-        guest = stack.enter_context(namespace("h4p-guest"))
+        guest = stack.enter_context(namespace(f"h4p-guest-{os.getpid()}"))
         quiet_host.host.ip("link", "add", "vguest", "type", "veth", "peer", "name", "eth0", "netns", guest.name)
         quiet_host.host.ip("link", "set", "vguest", "master", "virbr0", "up")
         guest.ip("addr", "add", "192.168.122.5/24", "dev", "eth0")

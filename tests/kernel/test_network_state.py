@@ -1,6 +1,7 @@
 """What the kernel tells of a network namespace, read from another one through sockets that were opened in it."""
 
 import errno
+import os
 import socket
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -10,6 +11,7 @@ import pytest
 
 from pierhead.linux.netstate import KINDS, RTN_LOCAL, Device, View
 from tests.harness.netns import Namespace, namespace
+from tests.harness.processes import wait_until
 
 
 class Machines(NamedTuple):
@@ -21,7 +23,8 @@ class Machines(NamedTuple):
 
 @pytest.fixture
 def machines() -> Iterator[Machines]:
-    with namespace("n5s-host") as host, namespace("n5s-guest") as guest:
+    name = f"n5s-{os.getpid()}"
+    with namespace(f"{name}-host") as host, namespace(f"{name}-guest") as guest:
         host.ip("link", "add", "br0", "type", "bridge")
         host.ip("address", "add", "10.7.0.1/24", "dev", "br0")
         host.ip("link", "set", "br0", "up")
@@ -52,8 +55,9 @@ def test_both_ends_of_a_cable_are_found_by_each_other(machines: Machines) -> Non
 
 def test_what_is_down_or_pulled_is_told_apart(machines: Machines) -> None:
     machines.guest.ip("link", "set", "eth0", "down")
+    wait_until(lambda: devices(machines.host)["v0"].blocked, "the bridge to hear of it, in up to a second")
     outside = devices(machines.host)["v0"]
-    assert outside.up and not outside.carrier and outside.blocked
+    assert outside.up and not outside.carrier
     machines.host.ip("link", "set", "v0", "nomaster")
     machines.host.ip("link", "set", "v0", "down")
     outside = devices(machines.host)["v0"]
@@ -65,9 +69,10 @@ def test_a_bridge_ports_flags_and_a_devices_settings_are_read(machines: Machines
     for name, value in {"br0/rp_filter": "1", "br0/forwarding": "1", "br0/route_localnet": "1"}.items():
         machines.host.run("sh", "-c", f"echo {value} > /proc/sys/net/ipv4/conf/{name}").check()
     machines.host.run("sh", "-c", "echo 1 > /proc/sys/net/ipv6/conf/br0/disable_ipv6").check()
+    wait_until(lambda: not devices(machines.host)["v0"].blocked, "the bridge to hear of the cable")
     found = devices(machines.host)
     port, bridge = found["v0"], found["br0"]
-    assert port.isolated and port.hairpin and not port.blocked
+    assert port.isolated and port.hairpin
     assert (bridge.rp_filter, bridge.forwarding, bridge.route_localnet, bridge.ipv6) == (1, True, True, False)
     assert found["lo"].ipv6 and found["lo"].loopback and not found["lo"].forwarding
     with view(machines.host) as seen:
