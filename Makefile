@@ -3,9 +3,9 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 PY := .venv/bin/python
-# Two workers are what two cores carry; one file stays with one worker, so a daemon serves a whole file.  Files come in
-# the order of tests/conftest.py, not by their number of tests.
-WORKERS ?= 2
+# Three workers: many tests wait for the kernel, and two leave a seventh of two cores idle.  One file stays with one
+# worker, so a daemon serves a whole file.  Files come in the order of tests/conftest.py, not by their number of tests.
+WORKERS ?= 3
 # With it every process of a run compiles the tests again: a quarter of a minute each time.
 unexport PYTHONDONTWRITEBYTECODE
 PYTEST := $(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
