@@ -237,6 +237,7 @@ def test_an_export_is_the_files_without_what_is_mounted(engine: Engine, api: Api
     with tarfile.open(fileobj=io.BytesIO(answer.body)) as tar:
         found = {member.name: member for member in tar.getmembers()}
         assert tar.extractfile(found["BZh91AY"]).read() == b"BZh\n"  # type: ignore[union-attr]
+    assert found[".dockerenv"].isfile() and not found["etc/hosts"].size
     assert "etc/os-release" not in found and "data/kept" not in found and "bin/busybox" in found
     assert found["home/soft"].issym() and found["home/fifo"].isfifo()
     new = found["var/tmp/new"]

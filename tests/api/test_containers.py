@@ -333,10 +333,18 @@ def test_top_shows_the_processes_with_the_hosts_ids(api: Api) -> None:
 
 
 def test_changes_name_what_was_added_changed_and_deleted(api: Api) -> None:
-    id = api.run("sh", "-c", "echo x > /new; echo y >> /etc/passwd; rm /etc/os-release; test -f /.dockerenv")
+    id = api.run("sh", "-c", "echo x > /new; echo y >> /etc/passwd; rm /etc/os-release; rm /.dockerenv")
     assert api.wait(id) == 0, "how programs know that they are in a container"
     changes = {entry["Path"]: entry["Kind"] for entry in api.get(f"/containers/{id}/changes")}
-    assert changes == {"/new": 1, "/etc": 0, "/etc/passwd": 0, "/etc/os-release": 2}
+    assert changes == {"/new": 1, "/etc": 0, "/etc/passwd": 0, "/etc/os-release": 2, "/.dockerenv": 2}
+
+
+def test_changes_show_the_folders_that_mounts_needed(api: Api) -> None:
+    host = {"Binds": ["vol:/new/place", "/etc/hostname:/f/g"], "Tmpfs": {"/t": ""}}
+    id = api.run("true", HostConfig=host)
+    api.wait(id)
+    changes = {entry["Path"]: entry["Kind"] for entry in api.get(f"/containers/{id}/changes")}
+    assert changes == dict.fromkeys(("/new", "/new/place", "/f", "/f/g", "/t"), 1)
 
 
 def test_auto_removed_containers_vanish(api: Api) -> None:

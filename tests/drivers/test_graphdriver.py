@@ -12,7 +12,7 @@ from random import Random
 
 import pytest
 
-from pierhead.driver.graphdriver.api import Change, GraphDriver, Kept
+from pierhead.driver.graphdriver.api import MARK, Change, GraphDriver, Kept
 from pierhead.driver.graphdriver.tar import BadArchive
 from pierhead.graph.layer_contents import compare
 from pierhead.graph.layer_folders import Flaw, Folders, Told, told
@@ -55,7 +55,9 @@ def opened(driver: GraphDriver, id: str, *, readonly: bool = True) -> Iterator[P
 
 
 def tree(root: Path) -> set[str]:
-    return {os.path.relpath(os.path.join(at, name), root) for at, dirs, files in os.walk(root) for name in dirs + files}
+    """What is there, without what only containers have."""
+    found = {os.path.join(at, name) for at, dirs, files in os.walk(root) for name in dirs + files}
+    return {os.path.relpath(path, root) for path in found} - {MARK}
 
 
 def disk(path: Path) -> int:
@@ -387,6 +389,7 @@ def test_changes_and_difference_agree_with_a_plain_comparison(driver: GraphDrive
     )
     driver.create("w", "a", writable=True)
     with opened(driver, "w", readonly=False) as root:
+        (root / MARK).unlink(missing_ok=True)
         before = snapshot(root)
         scramble(root, Random(seed))
         after = snapshot(root)
@@ -438,6 +441,20 @@ def test_an_untouched_container_has_no_changes(driver: GraphDriver) -> None:
     with opened(driver, "w", readonly=False) as root:
         assert (root / "d/x").read_text() == "text"
     assert list(driver.changes("w")) == [] and driver.measure("w").content == 0
+
+
+def test_a_container_knows_that_it_is_one_and_its_image_does_not(driver: GraphDriver) -> None:
+    layer(driver, "a", None, file("x"))
+    layer(driver, "marked", "a", symlink(MARK, "/nowhere"))
+    for id, parent in ("w", "a"), ("own", "marked"):
+        driver.create(id, parent, writable=True)
+        fd = driver.open_root(id, places=True)
+        try:
+            assert stat.S_ISLNK(os.lstat(f"/proc/self/fd/{fd}/{MARK}").st_mode) == (id == "own")
+        finally:
+            os.close(fd)
+        assert list(driver.changes(id)) == [] and listing(b"".join(driver.diff(id))) == {}
+    assert MARK in listing(b"".join(driver.diff("marked"))), "what an image has is the image's"
 
 
 def test_the_difference_applied_elsewhere_is_the_same_tree(driver: GraphDriver) -> None:

@@ -382,7 +382,7 @@ def test_who_looks_at_a_container_that_is_being_removed_does_not_bring_its_folde
     scene.engine.containers.update(WEB, state=State.REMOVING)
     web = scene.engine.containers.get(WEB)
     assert netfiles.written(scene.engine, WEB, "hosts") == b""
-    specs.mount_targets(scene.engine, web)
+    specs.file_mounts(scene.engine, web)
     assert not (tmp_path / "containers" / WEB).exists()
 
 

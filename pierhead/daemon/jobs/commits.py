@@ -44,7 +44,7 @@ async def export(engine: Engine, name: str) -> AsyncIterator[bytes]:
     done = on_loop(told)
 
     def work(out: Outflow[bytes]) -> None:
-        root = engine.layers.open_root(container.layer_id)
+        root = engine.layers.open_root(container.layer_id, places=True)
         try:
             pour(pack_tree(root), out)
         finally:

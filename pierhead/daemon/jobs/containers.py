@@ -416,7 +416,7 @@ async def top(engine: Engine, name: str, ps_args: str = "") -> ContainerTopRespo
 
 
 async def changes(engine: Engine, name: str) -> builtins.list[FilesystemChange]:
-    """What differs from the image, without the places that only our own mounts needed."""
+    """What differs from the image, without the places that every container has something mounted on."""
     container = engine.containers.find(name)
     try:
         found = await blocking(lambda: [*engine.layers.changes(container.layer_id)])
@@ -424,15 +424,14 @@ async def changes(engine: Engine, name: str) -> builtins.list[FilesystemChange]:
         if engine.containers.get(container.id).state is State.REMOVING:
             raise NoSuchContainer(name) from None
         raise
-    ours = specs.mount_targets(engine, container)
-    kept = [change for change in found if not (change.path in ours and change.kind != 2)]
+    kept = [change for change in found if not (change.path in specs.MOUNTED_ON and change.kind != 2)]
     paths = {change.path for change in kept}
     removed = {change.path for change in found} - paths
     # A folder that is listed only for such a place in it is not the user's change either.
     emptied = {
         change.path
         for change in kept
-        if change.kind == 0
+        if change.kind != 2
         and any(path.startswith(f"{change.path}/") for path in removed)
         and not any(path.startswith(f"{change.path}/") for path in paths)
     }

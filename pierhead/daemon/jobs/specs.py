@@ -53,6 +53,9 @@ MASKED = (
 )
 READONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 INIT_TARGET = "/sbin/docker-init"
+FILES = ("/etc/resolv.conf", "/etc/hostname", "/etc/hosts")
+MOUNTED_ON = frozenset({"/proc", "/sys", "/dev", "/dev/pts", "/dev/shm", "/dev/mqueue", "/dev/console", *FILES})
+"""Where every container has something mounted, whatever it asks for: init makes what the image has not."""
 
 _SAFE = ("nosuid", "noexec", "nodev")
 
@@ -212,9 +215,9 @@ def _mounts(engine: Engine, container: Container, host: HostConfig, unified: boo
     folder = own_folder(engine, network_owner(engine, container, host).id)
     writable_cgroups = confinement.of(host, engine.config).writable_cgroups
     mounts = _default_mounts(host, unified, writable_cgroups, user_maps(engine, host))
-    for name in ("resolv.conf", "hostname", "hosts"):
+    for path in FILES:
         mode = "ro" if host.readonly_rootfs else "rw"
-        mounts[f"/etc/{name}"] = Mount(f"/etc/{name}", "bind", os.path.join(folder, name), (mode,))
+        mounts[path] = Mount(path, "bind", os.path.join(folder, os.path.basename(path)), (mode,))
     asked = {posixpath.normpath("/" + mount.target.lstrip("/")): mount for mount in host.mounts or []}
     for point in mounts_of(container):
         if point.destination == "/dev":
@@ -255,17 +258,9 @@ def _asked(engine: Engine, point: MountPoint, asked: Asked | None) -> Mount:
     )
 
 
-def mount_targets(engine: Engine, container: Container) -> frozenset[str]:
-    """Every place in a container that something is mounted on: init makes those that the image has not."""
-    host = host_config_of(container)
-    mounts = _mounts(engine, container, host, cgroup_layout().version == 2)
-    return frozenset(mount.target for mount in mounts) | {"/dev/console"}
-
-
 def file_mounts(engine: Engine, container: Container) -> tuple[Mount, ...]:
     """What of its mounts has files also while it does not run: binds and images, without those of the engine's own."""
     mounts = _mounts(engine, container, host_config_of(container), cgroup_layout().version == 2)
-    own = {f"/etc/{name}" for name in ("resolv.conf", "hostname", "hosts")}
     return tuple(
         mount
         for mount in mounts
@@ -273,7 +268,7 @@ def file_mounts(engine: Engine, container: Container) -> tuple[Mount, ...]:
         or (
             mount.kind == "bind"
             and mount.target not in (INIT_TARGET, "/dev/shm", "/dev/mqueue")
-            and (mount.target not in own or os.path.exists(mount.source))
+            and (mount.target not in FILES or os.path.exists(mount.source))
         )
     )
 

@@ -8,6 +8,9 @@ from typing import BinaryIO, Protocol
 from pierhead.difference import Difference
 from pierhead.linux.mount import Root
 
+MARK = ".dockerenv"
+"""How programs know that they are in a container: in every container's root, and in no difference."""
+
 
 @dataclass(frozen=True, slots=True)
 class Change:
@@ -132,8 +135,12 @@ class GraphDriver(Protocol):
         """The same for whoever puts it into a mount namespace of its own, which it must have done at the exit: what
         the kernel cannot mount there is mounted on the host meanwhile. Raises OSError."""
 
-    def open_root(self, id: str, *, readonly: bool = True) -> int:
-        """A directory descriptor of the assembled root (a detached mount, gone when it is closed)."""
+    def open_root(self, id: str, *, readonly: bool = True, places: bool = False) -> int:
+        """A directory descriptor of the assembled root (a detached mount, gone when it is closed).
+
+        places: with what a container finds below all its layers, MARK and what is mounted on; where nothing is below,
+        MARK is always there.
+        """
 
     def open_layer(self, id: str) -> int:
         """A directory descriptor below which the files are that ``apply`` unpacked, at their own names."""
@@ -145,7 +152,7 @@ class GraphDriver(Protocol):
         """The layer as an uncompressed tar stream against its parent."""
 
     def changes(self, id: str) -> Iterator[Change]:
-        """What differs from the parent, in path order."""
+        """What differs from the parent, in path order; of a container's, from what it found when it was made."""
 
     def measure(self, id: str) -> Usage:
         """One layer, in one walk. content: of what it adds to its parent; disk: of everything that is there because of

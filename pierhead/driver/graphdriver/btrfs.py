@@ -2,6 +2,7 @@
 
 <data_root>/btrfs/<id>/root      a subvolume: the layer with everything below it; read-only once it is unpacked
 <data_root>/btrfs/<id>/parent    the parent's id
+<data_root>/btrfs/<id>/mark      as with vfs
 
 As with vfs a layer is a whole tree, so what differs is found by comparing; and a chain may be as long as one likes.
 """
@@ -84,6 +85,8 @@ class BtrfsDriver(VfsDriver):
                     os.close(source)
             if limit:
                 self._limit(id, limit)
+            if writable:
+                self._mark(id)
         finally:
             os.close(above)
 

@@ -185,11 +185,12 @@ class OverlayDriver(OverlayLayout):
         """The kernel mounts it where it is wanted."""
         return contextlib.nullcontext(self.root(id))
 
-    def open_root(self, id: str, *, readonly: bool = True) -> int:
+    def open_root(self, id: str, *, readonly: bool = True, places: bool = False) -> int:
         """A detached overlay mount. readonly leaves a writable layer's upper directory out of use for others to use."""
         root = self.root(id)
         if root.upper is not None:
-            lower = (*root.lower[:-1], os.path.join(self._home, "empty"))  # nothing is mounted there: no skeleton
+            # Where nothing is to be mounted there is no skeleton.
+            lower = root.lower if places else (*root.lower[:-1], os.path.join(self._home, "empty"))
             root = OverlayRoot((root.upper, *lower)) if readonly else OverlayRoot(lower, root.upper, root.work)
         return self._open_overlay(root, readonly=readonly)
 
@@ -242,9 +243,13 @@ class OverlayDriver(OverlayLayout):
             os.close(fd)
 
     def changes(self, id: str) -> Iterator[Change]:
-        """``diff`` against the parent's assembled root."""
-        parent = self.parent(id)
-        below = None if parent is None else self.open_root(parent)
+        """``diff`` against the parent's assembled root, and the skeleton below a container's."""
+        below: int | None
+        root, parent = self.root(id), self.parent(id)
+        if root.upper is not None:
+            below = self._open_overlay(OverlayRoot((*root.lower, os.path.join(self._home, "empty"))), readonly=True)
+        else:
+            below = None if parent is None else self.open_root(parent)
         try:
             fd = self.open_layer(id)
             try:

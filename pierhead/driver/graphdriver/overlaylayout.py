@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence, Set
 from functools import partial
 
 from pierhead.difference import Difference, Kind
-from pierhead.driver.graphdriver.api import Kept, Remainder, Usage
+from pierhead.driver.graphdriver.api import MARK, Kept, Remainder, Usage
 from pierhead.driver.graphdriver.merge import merge, unshared
 from pierhead.driver.graphdriver.notes import check_note, check_parent, lost, read_note, write_note
 from pierhead.driver.graphdriver.places import PLACES, Places
@@ -39,10 +39,9 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 SKELETON = "skeleton"
 SKELETON_FOLDERS = ("proc", "sys", "dev", "etc")
-SKELETON_FILES = ("etc/hosts", "etc/hostname", "etc/resolv.conf", ".dockerenv")
+SKELETON_FILES = ("etc/hosts", "etc/hostname", "etc/resolv.conf", MARK)
 """What every container mounts something on, below all layers of its image: whatever the image has hides it, and no
-container's own layer gets (and loses again) a dozen entries only to be mounted on.  /.dockerenv is how programs know
-that they are in a container."""
+container's own layer gets (and loses again) a dozen entries only to be mounted on."""
 
 
 class OverlayLayout:

@@ -2,18 +2,21 @@
 
 <data_root>/vfs/<id>/root      the layer with everything below it
 <data_root>/vfs/<id>/parent    the parent's id
+<data_root>/vfs/<id>/mark      empty, beside a container's: its /.dockerenv was made with it
 """
 
+import contextlib
 import os
+import stat
 from collections.abc import Iterator, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import BinaryIO
 
 from pierhead.difference import Difference
-from pierhead.driver.graphdriver.api import Applied, Change, Kept, Record, Remainder, Unpack, Usage
-from pierhead.driver.graphdriver.compare import DELETED, compare
+from pierhead.driver.graphdriver.api import MARK, Applied, Change, Kept, Record, Remainder, Unpack, Usage
+from pierhead.driver.graphdriver.compare import ADDED, DELETED, compare
 from pierhead.driver.graphdriver.detached import open_directory_mount
-from pierhead.driver.graphdriver.notes import check_parent, lost
+from pierhead.driver.graphdriver.notes import check_note, check_parent, lost
 from pierhead.driver.graphdriver.pack import END, Packer
 from pierhead.driver.graphdriver.projects import confine
 from pierhead.driver.graphdriver.remove import remove_tree
@@ -59,18 +62,47 @@ class VfsDriver:
             # Whatever the data root hands down to new folders (set-group-ID, a default ACL).
             os.chown(self._dir(id, "root"), 0, 0)
             os.chmod(self._dir(id, "root"), 0o755)
-            return
-        with open(self._dir(id, "parent"), "x") as file:
-            file.write(parent)
-        source = self.open_layer(parent)
-        try:
-            target = self.open_layer(id)
+        else:
+            with open(self._dir(id, "parent"), "x") as file:
+                file.write(parent)
+            source = self.open_layer(parent)
             try:
-                copy_tree(source, target)
+                target = self.open_layer(id)
+                try:
+                    copy_tree(source, target)
+                finally:
+                    os.close(target)
             finally:
-                os.close(target)
+                os.close(source)
+        if writable:
+            self._mark(id)
+
+    def _mark(self, id: str) -> None:
+        """Make a container's MARK, where its image has none of its own."""
+        fd = self.open_layer(id)
+        try:
+            # Exclusively: a link that an image has there is not followed.
+            os.close(os.open(MARK, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o755, dir_fd=fd))
+        except FileExistsError:
+            return
         finally:
-            os.close(source)
+            os.close(fd)
+        with open(self._dir(id, "mark"), "x"):
+            pass
+
+    def _has_mark(self, id: str) -> bool:
+        """Whether MARK is there as ``_mark`` makes it."""
+        found = self._at_mark(id)
+        return found is not None and stat.S_ISREG(found.st_mode) and not found.st_size
+
+    def _at_mark(self, id: str) -> os.stat_result | None:
+        fd = self.open_layer(id)
+        try:
+            return os.stat(MARK, dir_fd=fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+        finally:
+            os.close(fd)
 
     def parent(self, id: str) -> str | None:
         """As ``create`` was told."""
@@ -113,6 +145,15 @@ class VfsDriver:
             if not os.path.isdir(self._dir(layer.id, "root")):
                 yield lost(layer, self._dir(layer.id, "root"))
             yield from check_parent(layer, self._dir(layer.id, "parent"))
+            if layer.writable:
+                yield from self._check_mark(layer)
+
+    def _check_mark(self, layer: Kept) -> Iterator[Difference]:
+        """The note is needed where MARK is in a container alone."""
+        with contextlib.suppress(FileNotFoundError):  # said of the layer, or of its parent
+            if self._has_mark(layer.id) and (layer.parent is None or self._at_mark(layer.parent) is None):
+                what = f"/{MARK} is taken for a change that the container of layer {layer.id[:12]} has made"
+                yield from check_note(layer, self._dir(layer.id, "mark"), "", what)
 
     def root(self, id: str) -> DirectoryRoot:
         """The copy itself."""
@@ -122,7 +163,7 @@ class VfsDriver:
         """There is nothing to mount."""
         return nullcontext(self.root(id))
 
-    def open_root(self, id: str, *, readonly: bool = True) -> int:
+    def open_root(self, id: str, *, readonly: bool = True, places: bool = False) -> int:
         """A detached bind mount of the copy."""
         return open_directory_mount(self._dir(id, "root"), readonly=readonly)
 
@@ -171,7 +212,9 @@ class VfsDriver:
         try:
             fd = self.open_layer(id)
             try:
-                yield from compare(fd, below, overlay=False)
+                ours = Change(f"/{MARK}", ADDED)
+                hidden = os.path.exists(self._dir(id, "mark")) and self._has_mark(id)
+                yield from (change for change in compare(fd, below, overlay=False) if not (hidden and change == ours))
             finally:
                 os.close(fd)
         finally:
