@@ -402,6 +402,7 @@ def test_a_request_for_an_exec_that_could_not_be_sent_leaves_no_error_in_the_log
         scene.engine.execs["e"] = ExecInstance("e", WEB, cast(Any, process), False, False, False, False, "", 0.0)
         with pytest.raises(Conflict, match="is not running"):
             await execs.start(scene.engine, "e", ExecStartConfig(detach=True))
+        assert not running.execs, "a pause would wait for its answer"
         monitor.tell(Exited(0, 0, 0))
         await asyncio.wait_for(running.settled.wait(), 60)
 
@@ -436,6 +437,31 @@ def test_what_is_just_leaving_is_not_put_back_as_if_others_had_taken_it(
 
     asyncio.run(both())
     assert looked == [False]
+    scene.db.close()
+
+
+def test_a_container_starts_while_the_network_is_mended_beside_one_that_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host_changes, "PATIENCE", 0.02)
+    told: list[str] = []
+    driver = SimpleNamespace(damage=lambda *given, **more: told.append("looked") or ())
+    scene = Scene(tmp_path, networks={"bridge": driver})
+    gate = scene.engine.network_gate
+
+    async def start() -> None:
+        async with gate.shared():
+            told.append("started")
+
+    async def both() -> None:
+        async with gate.shared():  # it hangs
+            mending = asyncio.create_task(host_changes.mend(scene.engine, Seen(links=True)))
+            while not gate._wanted:
+                await asyncio.sleep(0)
+            await asyncio.wait_for(asyncio.gather(start(), mending), 60)
+
+    asyncio.run(both())
+    assert told == ["started", "looked"]
     scene.db.close()
 
 

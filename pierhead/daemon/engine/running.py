@@ -164,7 +164,6 @@ def watch(
                 instance.finish(137)
             if instance.answer is not None and not instance.answer.done():
                 instance.answer.set_exception(ProcessLookupError(f"container {id} is not running"))
-                instance.answer.exception()  # marked as seen: the request may not even have been sent
         for waiting in (running.answers, running.opening, running.truncating):
             for answer in waiting.values():
                 if not answer.done():

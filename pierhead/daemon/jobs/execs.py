@@ -154,18 +154,17 @@ async def start(engine: Engine, id: str, request: ExecStartConfig) -> Attached |
         engine.events.publish("container", "exec_die", container.id, told)
 
     instance.died = died
-    running.execs[id] = instance
     try:
         running.monitor.exec(
             id, instance.process, stream, instance.open_stdin and ours is not None, instance.privileged
         )
+        running.execs[id] = instance  # not before: nobody answers what could not be asked, and a pause waits for that
         await instance.answer
     except BaseException as error:
         if ours is not None:
             ours.close()
-        if (
-            isinstance(error, SetupFailed) and error.errno == errno.ESRCH
-        ):  # there is no process to join: it is told soon
+        if isinstance(error, SetupFailed) and error.errno == errno.ESRCH:
+            # There is no process to join: the container's end is told soon.
             await asyncio.wait({running.exited}, timeout=REPORT_PATIENCE)
         if isinstance(error, SetupFailed) and not (error.errno == errno.ESRCH and running.exited.done()):
             failure = explain_exec(error)

@@ -3,6 +3,7 @@
 The rows say what should be there; the drivers say what is not, and make it again.
 """
 
+import asyncio
 import logging
 
 from pierhead.daemon.engine.engine import Engine, blocking
@@ -100,14 +101,14 @@ async def mend(engine: Engine, seen: Seen) -> None:
     """Look at what of ours may have been changed, and make again what is not as it should be."""
     for left in reversed(range(TRIES)):
         async with engine.network_gate.alone(PATIENCE) as alone:
-            if left and not alone:
-                continue  # what somebody is just taking away would be put back
-            networks = known(engine)
-            found = await damage(engine, networks, rules=seen.rules)
-            if found:
-                log.warning("the host's network was changed by %s: %s: restoring it", seen.who, "; ".join(found))
-                await _reconcile(engine, networks)
-            return
+            if alone or not left:  # else what somebody is just taking away would be put back
+                networks = known(engine)
+                found = await damage(engine, networks, rules=seen.rules)
+                if found:
+                    log.warning("the host's network was changed by %s: %s: restoring it", seen.who, "; ".join(found))
+                    await _reconcile(engine, networks)
+                return
+        await asyncio.sleep(0)  # those that have come meanwhile pass: they wait for whoever wants to be alone
 
 
 async def reload(engine: Engine) -> NetworkReloadResponse:
