@@ -465,6 +465,34 @@ def test_a_container_starts_while_the_network_is_mended_beside_one_that_hangs(
     scene.db.close()
 
 
+def test_rules_that_others_have_taken_away_come_back_beside_one_that_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host_changes, "PATIENCE", 0.02)
+    monkeypatch.setattr(host_changes, "TRIES", 1_000_000)
+    looked: list[bool] = []
+
+    def damage(networks: object, *, rules: bool) -> tuple[str, ...]:
+        looked.append(rules)
+        return ()
+
+    scene = Scene(tmp_path, networks={"bridge": SimpleNamespace(damage=damage, admit=lambda neighbours: None)})
+    scene.engine.host_firewall = cast(Any, SimpleNamespace(neighbours=lambda: None, quiet=lambda *hooks: True))
+
+    async def both() -> None:
+        async with scene.engine.network_gate.shared():  # it hangs
+            for seen in (Seen(links=True), Seen(rules=True)):  # the second while the first is waited with
+                host_changes._look(scene.engine, seen)
+            async with asyncio.timeout(60):
+                while not looked:
+                    await asyncio.sleep(0.01)
+        await asyncio.gather(*scene.engine.chores)
+
+    asyncio.run(both())
+    assert looked == [True]
+    scene.db.close()
+
+
 def test_ports_of_a_container_that_ends_before_they_are_changed_are_nobodys(tmp_path: Path) -> None:
     """Rows that nobody gives back would keep the port from everybody, and the container from starting."""
     published: list[object] = []

@@ -21,7 +21,8 @@ PATIENCE = 2.0
 """Seconds that mending waits for containers and networks that are just leaving."""
 
 TRIES = 5
-"""How often it does, letting in those that have come meanwhile, before it goes on beside one that hangs."""
+"""How often it does, letting in those that have come meanwhile, before it goes on beside one that hangs: once where
+rules have been taken away, which everybody's ports need."""
 
 Known = dict[str, list[tuple[Network, list[Endpoint]]]]
 
@@ -101,13 +102,16 @@ async def mend(engine: Engine, seen: Seen) -> None:
     """Look at what of ours may have been changed, and make again what is not as it should be."""
     for left in reversed(range(TRIES)):
         async with engine.network_gate.alone(PATIENCE) as alone:
-            if alone or not left:  # else what somebody is just taking away would be put back
+            if alone or seen.rules or not left:  # else what somebody is just taking away would be put back
                 networks = known(engine)
                 found = await damage(engine, networks, rules=seen.rules)
                 if found:
                     log.warning("the host's network was changed by %s: %s: restoring it", seen.who, "; ".join(found))
                     await _reconcile(engine, networks)
                 return
+        if engine.seen_meanwhile is not None and engine.seen_meanwhile.rules:
+            engine.seen_meanwhile = seen.with_(engine.seen_meanwhile)
+            return
         await asyncio.sleep(0)  # those that have come meanwhile pass: they wait for whoever wants to be alone
 
 
