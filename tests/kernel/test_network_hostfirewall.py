@@ -3,11 +3,14 @@
 import contextlib
 from collections.abc import Iterator
 from ipaddress import ip_address
+from typing import Any
 
 import pytest
 
 from pierhead.driver.networkdriver.hostfirewall import HostFirewall
 from pierhead.driver.networkdriver.obstacles import Obstacle
+from pierhead.driver.networkdriver.packetpath import INPUT
+from pierhead.linux import nftdump
 from tests.harness.firewalls import Firewalls, firewalls, unpacked
 from tests.harness.netns import World, world
 from tests.kernel.test_network_bridge import INSTANCE, Lab, ask, silent, tcp
@@ -219,3 +222,30 @@ def test_an_ip6tables_policy_stops_ipv6_alone(lab: Lab, theirs: Firewalls) -> No
         assert silent(lab.host, "192.0.2.77", 1) and "IPv6 forwarding" in str(found[0])
     finally:
         firewall.close()
+
+
+def test_that_nobody_filters_is_not_held_for_known_in_the_middle_of_a_look(
+    outside: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = outside.neighbour
+    firewall = HostFirewall(INSTANCE)
+    firewall.watched = True
+    read = nftdump.read
+    meanwhile: list[bool] = []
+
+    def look(*known: Any) -> nftdump.Ruleset:
+        meanwhile.append(firewall.quiet(INPUT))
+        return read(*known)
+
+    monkeypatch.setattr(nftdump, "read", look)
+    try:
+        there.call(firewall.ruleset)
+        assert there.call(lambda: firewall.quiet(INPUT))
+        there.run("nft", "add table ip late; add chain ip late i { type filter hook input priority 0; }").check()
+        firewall.stale()
+        there.call(firewall.ruleset)
+        assert not there.call(lambda: firewall.quiet(INPUT))
+    finally:
+        firewall.close()
+        there.run("nft", "delete", "table", "ip", "late")
+    assert meanwhile == [False, False]

@@ -20,6 +20,9 @@ from pierhead.linux.nftdump import Chain, Ruleset
 LIFETIME = 10.0
 """Seconds that an answer is given again while the rules stay as they are: interfaces and routes change without them."""
 
+Answers = dict[object, tuple[float, list[Obstacle]]]
+"""By question: until when the answer holds, and the answer."""
+
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
@@ -72,15 +75,21 @@ class HostFirewall:
         self._rulesets = Rulesets()
         self._lock = threading.Lock()
         self._native = Ruleset()
-        self._fresh = False
+        self._changes = 0
+        self._looked = -1  # how many changes there had been before the look that the ruleset is of; -1: none
         self._legacy: dict[tuple[int, str], bytes] = {}
         self._chains: tuple[Chain, ...] = ()
         self._ruleset = Ruleset()
-        self._answers: dict[object, tuple[float, list[Obstacle]]] = {}
+        self._answers: Answers = {}
 
     def stale(self) -> None:
         """Somebody has changed nftables' rules (old iptables' are compared at every question)."""
-        self._fresh = False
+        self._changes += 1
+
+    @property
+    def _fresh(self) -> bool:
+        """Whether ``_ruleset`` has nftables' rules as they are."""
+        return self._looked == self._changes
 
     def quiet(self, *hooks: int) -> bool:
         """Whether it is known without a long look that nobody else filters at these hooks (what is forwarded, where
@@ -99,7 +108,12 @@ class HostFirewall:
 
     def ruleset(self) -> Ruleset:
         """The rules of others, of nftables and of old iptables. Raises OSError."""
+        return self._look()[0]
+
+    def _look(self) -> tuple[Ruleset, Answers]:
+        """The rules, and what was answered by them before."""
         with self._lock:
+            looked = self._looked
             legacy = {}
             for family, table in xtables.tables():
                 legacy[family, table] = xtables.without_counters(family, xtables.read(family, table))
@@ -110,17 +124,15 @@ class HostFirewall:
                     chain for key, block in legacy.items() for chain in xtables.parse(key[0], key[1], block)
                 )
             if not self._fresh:
-                self._fresh = self.watched  # before the look: what is changed meanwhile makes it stale again
-                try:
-                    self._native = nftdump.read(self._netfilter, lambda table: table.startswith(self._own))
-                except OSError:
-                    self._fresh = False
-                    raise
+                # From before the look: what is changed meanwhile makes it stale again.
+                looked = self._changes if self.watched else -1
+                self._native = nftdump.read(self._netfilter, lambda table: table.startswith(self._own))
                 changed = True
             if changed:
                 self._ruleset = Ruleset((*self._native.chains, *self._chains), self._native.sets)
                 self._answers = {}
-            return self._ruleset
+            self._looked = looked  # after it: ``quiet`` waits for no look
+            return self._ruleset, self._answers
 
     def everything(self) -> Ruleset:
         """The rules of everybody, this instance's own included, as they are now. Raises OSError."""
@@ -169,17 +181,17 @@ class HostFirewall:
 
         Raises OSError.
         """
-        ruleset = self.ruleset()
+        ruleset, answers = self._look()
         if not self._hooked(ruleset, FORWARD):
             return []
         key = (bridge, *addresses, internal, filtered)
-        until, found = self._answers.get(key, (0.0, []))
+        until, found = answers.get(key, (0.0, []))
         if until < time.monotonic():
             around, found = Surroundings.read(), []
             for address in addresses:
                 asked = Bridge(bridge, address, around.egress.get(address.version, ""), internal, filtered)
                 found += obstacles.forwarding(ruleset, asked, around.host, self._words)
-            self._answers[key] = time.monotonic() + LIFETIME, found
+            answers[key] = time.monotonic() + LIFETIME, found
         return found
 
     def neighbours(self) -> Neighbours:
