@@ -90,6 +90,13 @@ class Containers:
             raise NoSuchContainer(id)
         return _container(row)
 
+    def named(self, name: str) -> Container:
+        """By name alone, for one that was noted: an id may begin like it. Raises NoSuchContainer."""
+        row = self._db.first("SELECT * FROM container WHERE name = ?", (name,))
+        if row is None:
+            raise NoSuchContainer(name)
+        return _container(row)
+
     def find(self, name: str) -> Container:
         """By full id, name (with or without "/"), or unique id prefix, in this order, as Docker does."""
         row = self._db.first("SELECT * FROM container WHERE id = ?", (name,)) or self._db.first(

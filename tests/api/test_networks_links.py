@@ -152,6 +152,16 @@ def test_a_start_needs_the_linked_container(api: Api) -> None:
 
 
 @pytest.mark.only_pierhead("Docker wants the very container")
+def test_a_linked_container_that_is_gone_is_not_taken_for_one_whose_id_begins_like_its_name(api: Api) -> None:
+    api.create("sleep", "1000", name="db")
+    web = api.create("sleep", "1000", name="web", **linked("db:data"))
+    api.ok("POST", "/containers/db/rename", name=web[:8])
+    api.ok("DELETE", f"/containers/{web[:8]}")
+    refused = api.send("POST", "/containers/web/start")
+    assert f"Cannot link to a non running container: /{web[:8]} AS /web/data" in refused.message
+
+
+@pytest.mark.only_pierhead("Docker wants the very container")
 def test_a_container_made_anew_under_the_name_takes_the_place(api: Api) -> None:
     api.run("sleep", "1000", name="db")
     api.create("sleep", "1000", name="web", **linked("db:data"))

@@ -105,7 +105,7 @@ def resolve(engine: Engine, container: Container) -> None:
     for row in rows:
         path = f"/{row['target_name']} AS /{container.name}/{row['alias']}"
         try:
-            target = engine.containers.get(row["target_id"] or engine.containers.find(row["target_name"]).id)
+            target = engine.containers.get(row["target_id"] or engine.containers.named(row["target_name"]).id)
         except NoSuchContainer:
             raise PierheadError(f"Cannot link to a non running container: {path}") from None
         if not _on_bridge(engine, target.id):
