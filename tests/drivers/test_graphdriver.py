@@ -13,6 +13,7 @@ from random import Random
 import pytest
 
 from pierhead.driver.graphdriver.api import MARK, Change, GraphDriver, Kept
+from pierhead.driver.graphdriver.overlay import OverlayDriver
 from pierhead.driver.graphdriver.tar import BadArchive
 from pierhead.graph.layer_contents import compare
 from pierhead.graph.layer_folders import Flaw, Folders, Told, told
@@ -739,3 +740,14 @@ def test_no_descriptor_is_left_open(driver: GraphDriver) -> None:
     b"".join(driver.diff("a"))
     next(driver.diff("a"))
     assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_layer_that_goes_while_it_is_compared_is_said_to_be_missing(tmp_path: Path) -> None:
+    driver = OverlayDriver(str(tmp_path))
+    driver.create("going", None)
+    (tmp_path / "overlay2/l" / (tmp_path / "overlay2/going/link").read_text()).unlink()
+    found = driver.check([Kept("going", None, False)])
+    assert "no short name" in next(found).found
+    driver.remove("going")
+    assert "is missing: its content is gone" in next(found).found
+    assert not list(found)

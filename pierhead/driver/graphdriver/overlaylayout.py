@@ -239,8 +239,12 @@ class OverlayLayout:
                 "it is given one",
                 partial(self._rename, layer.id),
             )
-        with opened(self._dir(layer.id, "diff")) as fd:
-            cut = is_opaque(fd)
+        try:
+            with opened(diff := self._dir(layer.id, "diff")) as fd:
+                cut = is_opaque(fd)
+        except FileNotFoundError:  # somebody is just removing it: whoever compares looks again
+            yield lost(layer, diff)
+            return
         try:
             lower = "" if layer.parent is None or cut else self._chain_through(layer.parent)
         except OSError:
