@@ -11,7 +11,7 @@ from functools import partial
 from pierhead.daemon.engine.engine import Engine, blocking, log
 from pierhead.daemon.jobs import networks, removal, volume_comparison
 from pierhead.daemon.jobs.describe import host_config_of
-from pierhead.daemon.jobs.files import container_folder
+from pierhead.daemon.jobs.files import container_folder, own_folder
 from pierhead.difference import Difference, Kind
 from pierhead.driver.graphdriver.remove import remove_tree
 from pierhead.errors import PierheadError, plain
@@ -186,7 +186,7 @@ def _incomplete(engine: Engine, container: Container) -> Iterator[Difference]:
     id, name = container.id, container.name
     if container.intent == "create":
         return
-    if not os.path.isdir(os.path.join(engine.config.data_root, "containers", id)):
+    if not os.path.isdir(own_folder(engine, id)):
         yield Difference(
             Kind.MISSING,
             "container",

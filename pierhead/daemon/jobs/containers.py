@@ -1,6 +1,5 @@
 """Jobs on containers as objects: create, list, inspect, rename, update, remove, prune, top, changes."""
 
-import asyncio
 import builtins
 import copy
 import errno
@@ -23,10 +22,12 @@ from pierhead.daemon.jobs import (
     port_updates,
     processes,
     removal,
+    rewiring,
     space,
     specs,
 )
 from pierhead.daemon.jobs.describe import args_of, attributes, config_of, host_config_of, mounts_of
+from pierhead.daemon.jobs.files import own_folder
 from pierhead.daemon.jobs.log_drivers import shown_path
 from pierhead.errors import Conflict, InvalidParameter, NoSuchContainer
 from pierhead.graph.containers import Container
@@ -57,8 +58,6 @@ LIST_FILTERS = frozenset(
     "ancestor before exited expose health id is-task isolation label name network publish since status volume".split()
 )
 PRUNE_FILTERS = frozenset({"until", "label", "label!"})
-PATIENCE = 10.0
-"""Seconds in which the end of a container is told whose cgroup is not there any more."""
 
 
 async def create(
@@ -225,7 +224,7 @@ def _add_sizes(
 async def inspect(engine: Engine, name: str, size: bool = False) -> ContainerInspectResponse:
     """Everything about a container."""
     container = engine.containers.find(name)
-    folder = os.path.join(engine.config.data_root, "containers", container.id)
+    folder = own_folder(engine, container.id)
     live = container.live
     shown = ContainerState(
         status=container.state,
@@ -342,10 +341,7 @@ async def _limit(engine: Engine, id: str, resources: Resources) -> None:
     try:
         await blocking(engine.exec.update, id, resources)
     except OSError as error:
-        # Its end is told before its cgroup goes.
-        if running is not None and error.errno in (errno.ENOENT, errno.ENODEV):
-            await asyncio.wait({running.exited}, timeout=PATIENCE)
-        if running is not None and not running.exited.done():
+        if not await rewiring.gone(running, error, (errno.ENOENT, errno.ENODEV)):  # its cgroup is not there any more
             raise
 
 

@@ -1,13 +1,12 @@
 """What a prune would remove and give back: the very choice that it makes, and nothing is touched."""
 
-import os
-
 from pierhead.daemon.engine.engine import Engine, blocking
 from pierhead.daemon.jobs import containers as container_jobs
 from pierhead.daemon.jobs import images as image_jobs
 from pierhead.daemon.jobs import marks
 from pierhead.daemon.jobs import networks as network_jobs
 from pierhead.daemon.jobs import volumes as volume_jobs
+from pierhead.daemon.jobs.files import own_folder
 from pierhead.driver.graphdriver.usage import measure
 from pierhead.graph.containers import Container
 from pierhead.graph.needs import Needs
@@ -34,7 +33,7 @@ def _containers(engine: Engine, filters: Filters, needs: Needs) -> ContainerPrun
 
 def _container(engine: Engine, container: Container, needs: Needs) -> int:
     """Take a container away in thought: the bytes that gives back."""
-    folder = os.path.join(engine.config.data_root, "containers", container.id)
+    folder = own_folder(engine, container.id)
     own = engine.layers.measure(container.layer_id).disk + measure(folder).disk
     return own + needs.without_container(container.id)
 

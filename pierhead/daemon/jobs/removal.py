@@ -1,12 +1,12 @@
 """How a container goes: its run is ended, its layer, folder and anonymous volumes are given back, its row deleted."""
 
-import os
 from contextlib import suppress
 
 from pierhead.daemon.engine.engine import Engine, blocking, phase
 from pierhead.daemon.engine.waiters import Condition
 from pierhead.daemon.jobs import launch, lifecycle, networks, restarts, space, volumes
 from pierhead.daemon.jobs.describe import attributes
+from pierhead.daemon.jobs.files import own_folder
 from pierhead.driver.graphdriver.remove import remove_tree
 from pierhead.errors import Conflict, NoSuchContainer
 from pierhead.graph.containers import Container
@@ -80,7 +80,7 @@ async def discard(engine: Engine, id: str, with_volumes: bool) -> None:
 
 def _remove_files(engine: Engine, container: Container) -> int:
     freed = engine.graph.remove_writable(container.layer_id)
-    return freed + remove_tree(os.path.join(engine.config.data_root, "containers", container.id))
+    return freed + remove_tree(own_folder(engine, container.id))
 
 
 async def erase(engine: Engine, id: str, with_volumes: bool) -> int:

@@ -38,12 +38,15 @@ PATIENCE = 10.0
 """Seconds in which the end of a container is told that such an error was the first to tell."""
 
 
-async def gone(running: Running | None, error: BaseException) -> bool:
-    """Whether what failed in a container's namespace failed because the container has ended: it is told of soon."""
+async def gone(running: Running | None, error: BaseException, saying: Sequence[int] = GONE) -> bool:
+    """Whether what failed in a container's namespace failed because the container has ended: it is told of soon.
+
+    saying: the errors by which that can be known before.
+    """
     if running is None:
         return True
     cause = error if isinstance(error, OSError) else error.__cause__
-    if isinstance(cause, OSError) and (cause.errno in GONE or str(cause.filename).endswith("/ns/net")):
+    if isinstance(cause, OSError) and (cause.errno in saying or str(cause.filename).endswith("/ns/net")):
         await asyncio.wait({running.exited}, timeout=PATIENCE)
     return running.exited.done()
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 
 from pierhead.daemon.engine.engine import Engine
+from pierhead.daemon.jobs.files import own_folder
 from pierhead.driver.graphdriver.usage import blocks, measure
 from pierhead.graph.containers import Container
 from pierhead.graph.holdings import HeldLayer, Holdings, holdings
@@ -49,7 +50,7 @@ class ContainerUse:
 def container_use(engine: Engine, container: Container) -> ContainerUse:
     """One container, in one walk of what it has written (blocking)."""
     layer = engine.layers.measure(container.layer_id)
-    folder = os.path.join(engine.config.data_root, "containers", container.id)
+    folder = own_folder(engine, container.id)
     logs, files = 0, blocks(folder)
     try:
         names = os.listdir(folder)

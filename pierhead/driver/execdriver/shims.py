@@ -330,13 +330,13 @@ def _unlocked(folder: int, wait: float = 0) -> bool:
 
 def _holders(folder: int) -> tuple[int, ...]:
     """The processes, but for ourselves, that have the folder open (proc_pid_fd(5))."""
+    name, found = os.readlink(f"/proc/self/fd/{folder}"), os.fstat(folder)
     others = [int(entry) for entry in os.listdir("/proc") if entry.isdecimal() and int(entry) != os.getpid()]
-    return tuple(pid for pid in others if _has_open(pid, folder))
+    return tuple(pid for pid in others if _has_open(pid, name, found))
 
 
-def _has_open(pid: int, folder: int) -> bool:
+def _has_open(pid: int, name: str, wanted: os.stat_result) -> bool:
     """False of a process that is gone, or not ours to look at."""
-    name, wanted = os.readlink(f"/proc/self/fd/{folder}"), os.fstat(folder)
     with suppress(FileNotFoundError, ProcessLookupError, PermissionError):
         for descriptor in os.listdir(f"/proc/{pid}/fd"):
             path = f"/proc/{pid}/fd/{descriptor}"
